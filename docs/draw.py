@@ -98,9 +98,9 @@ SMALL = LARGE // 256
 
 def scales() -> str:
     """Two tokens, one 256 times as large as the other, as 16-bit vectors and as int8 vectors in groups."""
-    x, cell, seg, cmax = 112, 62, 4, 255
+    x, cell, group, cmax = 112, 62, 4, 255
     both = np.stack([LARGE, SMALL])
-    wide, narrow = quantize_q16(both, WIDE_BITS), quantize_vector(both, seg, cmax)
+    wide, narrow = quantize_q16(both, WIDE_BITS), quantize_vector(both, group, cmax)
     out, y = [], 30.0
     for token, name in enumerate(("token 1", "token 2, 256 times smaller")):
         values = both[token]
@@ -113,9 +113,9 @@ def scales() -> str:
         out += [text(16, y + 102, "int8: q", kind="soft")]
         out += row(x, y + 86, [number(v) for v in narrow.q[token]], cell, "b")
         for g, c in enumerate(narrow.c[token]):
-            left = x + g * seg * cell
+            left = x + g * group * cell
             words = f"c = {c}"
-            out += [box(left + 2, y + 112, seg * cell - 4, 20, "c", words)]
+            out += [box(left + 2, y + 112, group * cell - 4, 20, "c", words)]
         scale = f"{narrow.mantissa[token]} · {power(int(narrow.exponent[token]))} / (127 · {cmax})"
         out += [text(x + 8 * cell, y + 150, f"q · c · {scale}", at="end", kind="soft")]
         y += 178

@@ -107,7 +107,7 @@ class Job:
         if self.alone:
             return CORES
         found = [engine_named(name) for name in ENGINES[self.target]]
-        return ",".join(e.name for e in found if self.copies or not e.copies)
+        return ",".join(e.name for e in found if self.copies or not e.second_layout)
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from shrinkc.costs.table import Error, cycles_of
-from shrinkc.costs.work import BESIDE, Work, lane
+from shrinkc.costs.work import OVERLAPPED, Work, lane
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def fit(samples: Sequence[Sample]) -> dict[str, float]:
 def _iterate(samples: Sequence[Sample], guess: str) -> dict[str, float]:
     """The coefficients after at most 20 iterations that start from ``guess``."""
     shorter: list[str] = [
-        {"both": "-", "engine": BESIDE, "cores": "engine"}[guess] for _ in samples
+        {"both": "-", "engine": OVERLAPPED, "cores": "engine"}[guess] for _ in samples
     ]
     found: dict[str, float] = {}
     for _ in range(20):
@@ -60,20 +60,20 @@ def _iterate(samples: Sequence[Sample], guess: str) -> dict[str, float]:
 
 
 def _shorter(per: Mapping[str, float], work: Work) -> str:
-    """The faster one of an engine and the cores that work at the same time: BESIDE (the cores) or "engine"."""
-    lanes = dict.fromkeys((BESIDE, "engine"), 0.0)
+    """The faster one of an engine and the cores that work at the same time: OVERLAPPED (the cores) or "engine"."""
+    lanes = dict.fromkeys((OVERLAPPED, "engine"), 0.0)
     for name, count in work.features.items():
         if who := lane(name):
-            lanes[BESIDE if who == BESIDE else "engine"] += per.get(name, 0.0) * count
-    return "engine" if lanes[BESIDE] > lanes["engine"] else BESIDE
+            lanes[OVERLAPPED if who == OVERLAPPED else "engine"] += per.get(name, 0.0) * count
+    return "engine" if lanes[OVERLAPPED] > lanes["engine"] else OVERLAPPED
 
 
 def _counted(work: Work, shorter: str) -> dict[str, float]:
     """The features of ``work`` without those of the faster lane."""
-    if shorter == BESIDE:
-        return {n: v for n, v in work.features.items() if lane(n) != BESIDE}
+    if shorter == OVERLAPPED:
+        return {n: v for n, v in work.features.items() if lane(n) != OVERLAPPED}
     if shorter == "engine":
-        return {n: v for n, v in work.features.items() if lane(n) in ("", BESIDE)}
+        return {n: v for n, v in work.features.items() if lane(n) in ("", OVERLAPPED)}
     return dict(work.features)
 
 

@@ -10,10 +10,10 @@
 #define SC_BLOCK 8                     /* inputs that one core scans or quantises at a time */
 #define SC_PRODUCT_BLOCKS 8            /* of a run that N-EUREKA multiplies with several tokens */
 #define SC_PRODUCT_WORDS 8             /* of a row that it takes at a time */
-#define SC_PRODUCT_PAIR_WORDS 16       /* of a segment up to which two are a step */
-#define SC_FLAT_WORDS 8                /* of a segment of 4 bit up to which sums have 16 */
+#define SC_PRODUCT_PAIR_WORDS 16       /* of a group up to which two are a step */
+#define SC_FLAT_WORDS 8                /* of a group of 4 bit up to which sums have 16 */
 #define SC_SPLIT_WORDS 192             /* of a row from which on cores split a block, where a tile has few */
-#define SC_SPLIT_SEGMENTS 8            /* and segments, where it has scales for them */
+#define SC_SPLIT_GROUPS 8              /* and groups, where it has scales for them */
 #define SC_WIDE_WORDS 32               /* of a row of a 16-bit vector's matrix, made 8 bit at a time */
 #define SC_LOOKUP_MAX 8                /* most tokens of a draft */
 #define SC_QVEC_BYTES 32               /* sizeof(sc_qvec) on a 64-bit host */

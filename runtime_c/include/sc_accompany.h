@@ -25,7 +25,7 @@ SC_PHASE static void await_token(const sc_matrix *m, int norm) {
 #if SC_Q16
     q16_pad(&m->in, xq[0], 4u * m->in.words);
     q16_scale(&m->in, q16_bits(parts[0]), norm, xv);
-    if (SC_FRUGAL) xv->q = xq[0];
+    if (SC_IN_PLACE) xv->q = xq[0];
     const uint64_t squares = norm ? q16_sum(parts[0], SC_NORM_EPS) : 0;
 #endif
     sc_meet();
@@ -59,22 +59,23 @@ static inline void accompany_attention(uint32_t layer) {
 static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
     const sc_layer *const l = &sc_layers[index];
     const sc_matrix *const m = l->m[s->slot];
-    if (s->beside == SC_BESIDE_HEADS && !sc_is_worker(SC_FETCHER)) await_cache(index, SC_CORES);
-    if (s->beside == SC_BESIDE_MATRIX) {
+    if (s->controller_task == SC_CONTROLLER_HEADS && !sc_is_worker(SC_FETCHER)) await_cache(index, SC_CORES);
+    if (s->controller_task == SC_CONTROLLER_MATRIX) {
         const uint32_t first = sc_first_of(s, index);
         set_out(s->slot, SC_CORES);
         sc_engine_attend(m, sc_now.tokens - first);
 #if SC_RANK > 0
         if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
 #endif
-    } else if (s->beside >= SC_BESIDE_QUANT && IS_AWAITED(m, SC_PERM(l->perm[s->slot]))) {
-        await_token(m, s->beside == SC_BESIDE_NORM);
-    } else if (s->beside >= SC_BESIDE_QUANT ||
-               (s->beside >= SC_BESIDE_HEADS && (SC_HEAD_CORES > SC_CORES || sc_now.tokens > 1))) {
+    } else if (s->controller_task >= SC_CONTROLLER_QUANT && IS_AWAITED(m, SC_PERM(l->perm[s->slot]))) {
+        await_token(m, s->controller_task == SC_CONTROLLER_NORM);
+    } else if (s->controller_task >= SC_CONTROLLER_QUANT ||
+               (s->controller_task >= SC_CONTROLLER_HEADS &&
+                (SC_HEAD_CORES > SC_CORES || sc_now.tokens > 1))) {
         s->run(s, index, SC_CORES);
-    } else if (s->beside == SC_BESIDE_HEADS) {
+    } else if (s->controller_task == SC_CONTROLLER_HEADS) {
         accompany_heads(index);
-    } else if (s->beside == SC_BESIDE_ATTENTION) {
+    } else if (s->controller_task == SC_CONTROLLER_ATTENTION) {
         accompany_attention(index);
     } else {
         sc_meet();

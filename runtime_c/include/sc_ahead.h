@@ -34,7 +34,7 @@ static inline void gain_ahead(int core) {
 /* With which matrix the next layer's cache is loaded. As early as possible, since a long cache keeps the DMA
  * busy until the next heads: right after attention. With gate and up, if tiles or HyperRAM transfers use the
  * DMA. With the layer's own first matrix, if the buffer is in use until then. */
-#if SC_FRUGAL
+#if SC_IN_PLACE
 #define SC_CACHE_BESIDE SC_QKV
 #else
 #define SC_CACHE_BESIDE (SC_FETCHER == SC_CORES && SC_KV_LAYERS_HYPERRAM == 0 ? SC_O : SC_GU)
@@ -61,7 +61,7 @@ static inline void fetch_first(void) {
     gain_next = 0;
     gain_load();
 #endif
-#if SC_KV_WINDOW > 0 && SC_FRUGAL
+#if SC_KV_WINDOW > 0 && SC_IN_PLACE
     kv_next = 0;
 #elif SC_KV_WINDOW > 0
     kv_load(0);

@@ -21,20 +21,20 @@ static uint8_t (*const tiles)[1] = 0; /* all matrices are read in place */
  * have their own). xq, xc, xv: quantised input of the current matrix. */
 SC_VIEW(x, X, int32_t[SC_HIDDEN], SC_CHUNK);
 SC_VIEW(y, Y, int32_t[SC_Y_WORDS], SC_CHUNK);
-#if SC_FRUGAL /* one token's, or several tokens' of norms; or a scratch buffer of the team */
+#if SC_IN_PLACE /* one token's, or several tokens' of norms; or a scratch buffer of the team */
 SC_VIEW(xq, XQ, int8_t[SC_XQ_WORDS * 4], 1);
 _Static_assert((SC_HIDDEN + 3) / 4 * 8 * SC_CHUNK <= SC_BYTES_XQ, "planned bytes of norms' vectors");
-_Static_assert(4 * SC_ASIDE_WORDS * SC_TEAM <= SC_BYTES_XQ, "planned bytes of what is set aside");
+_Static_assert(4 * SC_SPILL_WORDS * SC_TEAM <= SC_BYTES_XQ, "planned bytes of what is set aside");
 #else
 SC_VIEW(xq, XQ, int8_t[SC_XQ_WORDS * 4], SC_CHUNK);
 #endif
 SC_VIEW(xv, XV, sc_qvec, SC_CHUNK);
-#if SC_XSEGS > 0 /* for int8 vectors */
-SC_VIEW(xc, XC, int32_t[SC_XSEGS], SC_CHUNK);
+#if SC_XGROUPS > 0 /* for int8 vectors */
+SC_VIEW(xc, XC, int32_t[SC_XGROUPS], SC_CHUNK);
 SC_VIEW(block_max, BLOCK_MAX, uint32_t[SC_XBLOCKS], SC_CHUNK);
 #endif
 #if SC_XSUMS
-SC_VIEW(xsum, XSUM, int32_t[SC_XSEGS], SC_CHUNK);
+SC_VIEW(xsum, XSUM, int32_t[SC_XGROUPS], SC_CHUNK);
 #endif
 /* Tokens that several cores share: up to half the team. Beyond that each core has whole tokens, unless inputs
  * are permuted. */

@@ -62,7 +62,7 @@ SC_INLINE int sc_is_worker(int core) { return SC_TEAM == SC_CORES || core < SC_C
  * keeper. If that is the controller, its code takes no instruction cache from the workers. With int8 vectors
  * it must be a worker, because the controller is done with a norm before the workers are. */
 #define SC_FETCHER                                                                                           \
-    (SC_TILE_BYTES > 0 || SC_ROPE_IN_FLASH || SC_XSEGS > 0 ? SC_LAST_CORE(SC_CORES) : SC_KEEPER)
+    (SC_TILE_BYTES > 0 || SC_ROPE_IN_FLASH || SC_XGROUPS > 0 ? SC_LAST_CORE(SC_CORES) : SC_KEEPER)
 /* Cores that process heads. Several tokens: the team, if the plan has buffers for the controller. One token:
  * the team only if that lowers the heads of the busiest core, because the controller's code takes instruction
  * cache (hands_of() in ir/steps.py). */
@@ -100,7 +100,7 @@ static inline uint32_t sc_first_of_head(void) {
 }
 /* Arena offset of a matrix's vectors, for the last `tokens` tokens of the pass. */
 static inline uint32_t sc_vectors_at(const sc_matrix *m, uint32_t tokens) {
-#if SC_FRUGAL
+#if SC_IN_PLACE
     const uint32_t room = tokens > 1 ? sc_room_in_place(m) : 0, first = sc_now.tokens - tokens;
     if (room) return (sc_slot_of(m) == SC_DOWN ? SC_SOURCE_OF_DOWN : SC_SOURCE_OF_O) + 4 * room * first;
 #endif
@@ -126,13 +126,14 @@ typedef struct {
     uint32_t offset;
 } sc_place;
 static inline sc_place sc_place_of(const sc_matrix *m, uint32_t block) {
-#ifdef SC_NEAR_EVERY
+#ifdef SC_INTERLEAVE
     if (m->level == SC_IN_TWO) {
-        const uint32_t tile = block / m->tile_blocks, near = tile / SC_NEAR_EVERY;
-        const int is_near = tile == near * SC_NEAR_EVERY;
+        const uint32_t tile = block / m->tile_blocks, near = tile / SC_INTERLEAVE;
+        const int is_near = tile == near * SC_INTERLEAVE;
         const uint32_t before = is_near ? near : tile - near - 1; /* tiles before it in the same memory */
         const uint32_t at = (before * m->tile_blocks + block - tile * m->tile_blocks) * m->block_bytes;
-        return is_near ? (sc_place){SC_NEAR_LEVEL, SC_NEAR_AT + at} : (sc_place){SC_IN_FLASH, m->offset + at};
+        return is_near ? (sc_place){SC_INTERLEAVED_LEVEL, SC_INTERLEAVED_AT + at}
+                       : (sc_place){SC_IN_FLASH, m->offset + at};
     }
 #endif
     return (sc_place){m->level, m->offset + block * m->block_bytes};

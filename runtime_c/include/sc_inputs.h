@@ -56,8 +56,8 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
     sc_meet();
     if (!sc_is_worker(core) && (tokens == 1 || WORKERS_START_JOBS)) sc_engine_prepare(m, tokens, 0);
     const int alone = j.gain || !(SC_PERMS && j.perm);
-    const uint32_t whole = j.aside ? tokens : alone ? whole_tokens(tokens) : 0;
-    if (j.aside) j.aside += core * SC_ASIDE_WORDS;
+    const uint32_t whole = j.spill ? tokens : alone ? whole_tokens(tokens) : 0;
+    if (j.spill) j.spill += core * SC_SPILL_WORDS;
     for (uint32_t t = (uint32_t)core; t < whole; t += SC_TEAM) sc_q16_token(&j, t, SC_NORM_EPS);
     j.first = whole;
     if (whole < tokens) {
@@ -102,7 +102,7 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
     if (!finished_by_controller(m) && last) {
         q16_pad(cut, xq[0], 4u * cut->words);
         q16_scale(cut, most, gain != 0, xv);
-        if (SC_FRUGAL) xv->q = xq[0]; /* may still point to where one of several tokens was */
+        if (SC_IN_PLACE) xv->q = xq[0]; /* may still point to where one of several tokens was */
     }
     if (sc_on_engine(m)) sc_meet();
     if (!finished_by_controller(m) && gain && last) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
@@ -110,13 +110,13 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
 
 /* Whether quantize_token() makes the matrix's input. */
 static inline int one_token(const sc_matrix *m, const uint16_t *perm) {
-    return sc_now.tokens == 1 && (SC_XSEGS == 0 || m->format & SC_FMT_Q16) && !(SC_PERMS && perm);
+    return sc_now.tokens == 1 && (SC_XGROUPS == 0 || m->format & SC_FMT_Q16) && !(SC_PERMS && perm);
 }
 #endif
 
 /* src -> out: quantised input of matrix m for tokens first .. sc_now.tokens - 1, with values from `to` on.
  * With gain: RMSNorm first. */
-#if SC_XSEGS > 0
+#if SC_XGROUPS > 0
 SC_PHASE static
 #else /* not hot: quantize_token() serves single-token decode */
 static
@@ -126,7 +126,7 @@ static
     quantize(const sc_matrix *m, const int32_t *src, uint32_t stride, const int32_t *gain,
              const uint16_t *perm, uint32_t first, int8_t *to, sc_qvec *out, int core) {
 #if SC_Q16
-    if (SC_XSEGS == 0 || m->format & SC_FMT_Q16) {
+    if (SC_XGROUPS == 0 || m->format & SC_FMT_Q16) {
         src += first * stride, out += first;
         const sc_q16_job j = {&m->in,
                               src,
@@ -141,13 +141,13 @@ static
                               to,
                               sc_q16_pitch(m, sc_now.tokens - first),
                               out,
-                              SC_FRUGAL && (const void *)to == src ? (int32_t *)(void *)xq[0] : 0};
+                              SC_IN_PLACE && (const void *)to == src ? (int32_t *)(void *)xq[0] : 0};
         quantize_several(m, &j, core);
         return;
     }
 #endif
     sc_meet();
-#if SC_XSEGS > 0
+#if SC_XGROUPS > 0
     const sc_cut *cut = &m->in;
     (void)to;
     const uint32_t tokens = sc_now.tokens, whole = first + whole_tokens(tokens - first);

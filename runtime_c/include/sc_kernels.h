@@ -10,7 +10,7 @@
 
 /* Code that prefill uses with per-channel matrices. Hot, unless the much larger code for grouped matrices
  * needs the cache. */
-#if SC_XSEGS > 0
+#if SC_XGROUPS > 0
 #define SC_WARM __attribute__((noinline))
 #else
 #define SC_WARM SC_HOT
@@ -22,8 +22,8 @@
  * the matrix (numerics/vectors.py). */
 typedef struct {
     int8_t *q;    /* [4 * words], 4-byte aligned. 16-bit: low bytes, then high bytes */
-    int32_t *c;   /* [nseg] group scales, 1 .. range */
-    int32_t *sum; /* [nseg] sums of q, only for asymmetric weights, else NULL */
+    int32_t *c;   /* [groups] group scales, 1 .. range */
+    int32_t *sum; /* [groups] sums of q, only for asymmetric weights, else NULL */
     uint32_t mantissa;
     int32_t exponent;
 } sc_qvec;
@@ -52,7 +52,7 @@ void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, 
                      const sc_part *parts, int norm, uint64_t eps, sc_qvec *out, int core, int cores);
 /* After another barrier, for asymmetric weights: sum[g] of q. */
 void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores);
-/* Both halves by one core, and sums if `out` has a place for them. tops[nseg]: scratch. */
+/* Both halves by one core, and sums if `out` has a place for them. tops[groups]: scratch. */
 void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain, const uint16_t *perm,
                   int pre_shift, uint64_t eps, uint32_t *tops, sc_qvec *out);
 /* Applies RMSNorm to mantissa and exponent. One core, after the vector is complete. */
@@ -73,9 +73,9 @@ typedef struct {
     int8_t *q;      /* [tokens][2][pitch]; out[].q point into it */
     uint32_t pitch; /* sc_q16_pitch() */
     sc_qvec *out;
-    int32_t *aside; /* SC_ASIDE_WORDS per core, if vectors replace their source in place; else NULL */
+    int32_t *spill; /* SC_SPILL_WORDS per core, if vectors replace their source in place; else NULL */
 } sc_q16_job;
-#if SC_FRUGAL
+#if SC_IN_PLACE
 /* Slot of a matrix in its layer; the LM head is slot 0. Adapters lie between them: models with adapters have
  * no in-place plan. */
 static inline enum sc_slot sc_slot_of(const sc_matrix *m) {
@@ -83,9 +83,9 @@ static inline enum sc_slot sc_slot_of(const sc_matrix *m) {
 }
 #endif
 /* Words of a token's room if the vectors of several tokens replace their source in place, else 0:
- * Plan.frugal. */
+ * Plan.in_place. */
 static inline uint32_t sc_room_in_place(const sc_matrix *m) {
-#if SC_FRUGAL
+#if SC_IN_PLACE
     return sc_slot_of(m) == SC_DOWN ? SC_ROOM_OF_DOWN : sc_slot_of(m) == SC_O ? SC_ROOM_OF_O : 0;
 #else
     (void)m;
@@ -95,10 +95,10 @@ static inline uint32_t sc_room_in_place(const sc_matrix *m) {
 /* Bytes from the low to the high bytes of a vector: in place, half of its room. The second layout has padding
  * between them, which only a single token needs. */
 static inline uint32_t sc_q16_pitch(const sc_matrix *m, uint32_t tokens) {
-    const uint32_t room = SC_FRUGAL && tokens > 1 ? sc_room_in_place(m) : 0;
+    const uint32_t room = SC_IN_PLACE && tokens > 1 ? sc_room_in_place(m) : 0;
     if (room) return 2 * room;
-#ifdef SC_ENGINE_COPIES
-    if (tokens > 1 && m->spread) return 4u * m->in.last_words;
+#ifdef SC_ENGINE_SECOND_LAYOUT
+    if (tokens > 1 && m->taps) return 4u * m->in.last_words;
 #endif
     (void)tokens;
     return 4u * m->in.words;
@@ -161,7 +161,7 @@ void sc_split_rows_of_several(const sc_matrix *m, const uint8_t *tile, uint32_t 
 /* Whether to split. A short block is not worth another barrier, and a quantisation group cannot be split. */
 static inline int sc_is_split(const sc_matrix *m, uint32_t count, int cores) {
     return 2 * count <= (uint32_t)cores && m->in.words >= SC_SPLIT_WORDS &&
-           ((m->format & SC_FMT_Q16) || m->in.nseg >= SC_SPLIT_SEGMENTS);
+           ((m->format & SC_FMT_Q16) || m->in.groups >= SC_SPLIT_GROUPS);
 }
 
 #ifdef SC_HAS_ENGINES

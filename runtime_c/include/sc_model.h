@@ -8,7 +8,7 @@
 #include "model.h"
 #include "sc_abi.h"
 
-/* Memories on the chip come first.  SC_IN_TWO: every SC_NEAR_EVERY-th tile, from the first on, is in SC_NEAR_LEVEL, and
+/* Memories on the chip come first.  SC_IN_TWO: every SC_INTERLEAVE-th tile, from the first on, is in SC_INTERLEAVED_LEVEL, and
  * the others are in flash. */
 enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2, SC_IN_TWO = 3 };
 /* bits of a weight, what a block holds beside row scales and weights, whether it reads 16-bit vectors, and of
@@ -21,21 +21,21 @@ enum sc_format {
     SC_FMT_ZEROS = 128
 };
 
-/* How a vector of k inputs is cut for a matrix: segments of seg_elems inputs, the last of
- * last_elems.  A segment occupies whole words (4 inputs), as many at a time as the matrix's format, or
+/* How a vector of k inputs is cut for a matrix: groups of group_elems inputs, the last of
+ * last_elems.  A group occupies whole words (4 inputs), as many at a time as the matrix's format, or
  * for the first half of a side path the format beside it, stores together.  Of a 16-bit vector, whose high bytes are
  * `words` words behind its low ones, last_words may be fewer: up to there both are followed by zeros. */
 typedef struct {
-    uint16_t k, nseg, seg_elems, last_elems;
-    uint16_t seg_blocks, blocks; /* SC_BLOCKs of a full segment, and in all */
-    uint16_t seg_words, last_words, words;
-    uint16_t range; /* largest segment scale; most bits of a 16-bit vector, which is one segment */
+    uint16_t k, groups, group_elems, last_elems;
+    uint16_t group_blocks, blocks; /* SC_BLOCKs of a full group, and in all */
+    uint16_t group_words, last_words, words;
+    uint16_t range; /* largest group scale; most bits of a 16-bit vector, which is one group */
 } sc_cut;
 
 /* One matrix as it lies in memory: ceil(rows / 8) blocks of
  *   uint16 r[8]
- *   per segment: [uint8 d[8] if grouped] [int16 b[8] if asymmetric, or signed nibbles z[8] of zero points] weights
- * and mean acc = sum over segments of c * round((d * sum of w * x - b * sum of x) / 2^drop), where zero points have
+ *   per group: [uint8 d[8] if grouped] [int16 b[8] if asymmetric, or signed nibbles z[8] of zero points] weights
+ * and mean acc = sum over groups of c * round((d * sum of w * x - b * sum of x) / 2^drop), where zero points have
  * b = d * z, or with SC_FMT_Q16 just the sum of w * x.
  * Weights: words of 8 rows after each other; how many inputs are in a word, and where, is said in the
  * sc_dot_w*.h of each width.
@@ -49,30 +49,30 @@ typedef struct sc_matrix {
     sc_cut in;            /* the activations it reads */
     uint8_t level;        /* enum sc_level */
     uint8_t format;       /* enum sc_format */
-    uint8_t drop;         /* grouped: bits a segment's sum loses, those by which it is folded included */
+    uint8_t drop;         /* grouped: bits a group's sum loses, those by which it is folded included */
 #ifdef SC_HAS_ENGINES
     uint8_t engine; /* SC_ON_*: who runs it; others than the cores have layouts of their own (sc_engines.h) */
 #endif
     int16_t shift; /* of a sum's high word, before the token's exponent */
-#ifdef SC_ENGINE_TAILS
-    uint8_t tails; /* of which of its engine's jobs: Tails of engines/engine.py */
+#ifdef SC_ENGINE_REMAINDERS
+    uint8_t remainders; /* of which of its engine's jobs: Remainders in engines/engine.py */
 #endif
-#ifdef SC_ENGINE_COPIES
-    /* taps that a vector takes in the matrix's copy: engines/neureka_both.py; 0: it has none */
-    uint8_t spread;
+#ifdef SC_ENGINE_SECOND_LAYOUT
+    /* taps that a vector takes in the second layout: engines/neureka_both.py; 0: there is none */
+    uint8_t taps;
 #endif
     const struct sc_matrix *b; /* side path or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;
 
-/* What a segment of a block has before its weights. */
+/* What a group of a block has before its weights. */
 static inline uint32_t sc_table_bytes(const int format) {
     const uint32_t offsets = format & SC_FMT_ZEROS ? SC_ROWS / 2 : 2 * SC_ROWS;
     return (format & SC_FMT_GROUPED ? SC_ROWS : 0u) + (format & SC_FMT_ASYM ? offsets : 0u);
 }
 
-/* Of a block's segments, tables and weights. */
+/* Of a block's groups, tables and weights. */
 static inline uint32_t sc_weight_bytes(const sc_matrix *m) {
-    return m->in.nseg * sc_table_bytes(m->format) + m->in.words * 4u * (m->format & SC_FMT_BITS);
+    return m->in.groups * sc_table_bytes(m->format) + m->in.words * 4u * (m->format & SC_FMT_BITS);
 }
 
 /* Matrices of a layer in the order they are streamed. */
@@ -102,13 +102,13 @@ typedef void sc_step_fn(const sc_layer_step *s, uint32_t layer, int core);
 
 enum sc_form { SC_WORDS, SC_BYTES, SC_VECTOR }; /* int32, int8, or sc_qvec, of which dst is an array */
 /* The controller's part in it: none, that in a matrix, in heads, in attention, in a vector without and with a norm. */
-enum sc_beside {
-    SC_BESIDE_NOTHING,
-    SC_BESIDE_MATRIX,
-    SC_BESIDE_HEADS,
-    SC_BESIDE_ATTENTION,
-    SC_BESIDE_QUANT,
-    SC_BESIDE_NORM
+enum sc_controller_task {
+    SC_CONTROLLER_NOTHING,
+    SC_CONTROLLER_MATRIX,
+    SC_CONTROLLER_HEADS,
+    SC_CONTROLLER_ATTENTION,
+    SC_CONTROLLER_QUANT,
+    SC_CONTROLLER_NORM
 };
 
 struct sc_layer_step {
@@ -119,7 +119,7 @@ struct sc_layer_step {
     uint8_t slot;   /* of the matrix it multiplies with, or of the one that reads its result */
     uint8_t how;    /* of sc_step_linear: enum sc_epilogue; of sc_step_norm: which of the layer's gains */
     uint8_t form;   /* enum sc_form of its result */
-    uint8_t beside; /* enum sc_beside */
+    uint8_t controller_task; /* enum sc_controller_task */
 };
 
 #define SC_LAYER_STEPS (SC_LAYER_LAST - SC_LAYER_FIRST + 1)

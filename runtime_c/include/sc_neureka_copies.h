@@ -6,7 +6,7 @@
 
 #include "sc_neureka_rows.h"
 
-#ifdef SC_ENGINE_COPIES
+#ifdef SC_ENGINE_SECOND_LAYOUT
 #define HALF_ROWS 64u /* equal to neureka_both.py, like the constants in start_copy() */
 #define WEIGHTS_ALIGN 32u
 
@@ -33,7 +33,7 @@ static extent extent_of(uint32_t rows, uint32_t taps, uint32_t tiles, uint32_t l
 
 /* start() for a matrix with a second layout. Returns whether it has one. */
 static int start_copy(image *i, const sc_matrix *m, const uint8_t *at, const int8_t *q) {
-    const uint32_t taps = m->spread, bits = bits_of(m), rows = padded_rows(m), pitch = 4u * m->in.words;
+    const uint32_t taps = m->taps, bits = bits_of(m), rows = padded_rows(m), pitch = 4u * m->in.words;
     if (taps == 0) return 0;
     const uint32_t in = pitch / (taps == 1 ? 3 : 9), tiles = (in + CHANNELS - 1) / CHANNELS;
     const uint32_t last_in = in - (tiles - 1) * CHANNELS, half = HALF_ROWS << (taps == 1);

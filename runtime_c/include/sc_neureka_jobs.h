@@ -18,7 +18,7 @@ typedef struct {
     uint32_t
         summed; /* the engine adds high sums to low sums in separate jobs, because one tile cannot hold both
                  * for all tokens */
-#ifdef SC_ENGINE_TAILS
+#ifdef SC_ENGINE_REMAINDERS
     uint32_t paired; /* jobs in which every other one has tails; pairs of them alternate over the tokens */
 #endif
 } cut;
@@ -37,8 +37,8 @@ static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
     if (c.pixels <= 4 || !dense(m) || c.summed) c.log++;
     if (dense(m) && c.pixels > 4 && c.rows > OUTPUTS) c.lead = (c.summed ? 5 : 1) * OUTPUTS;
     c.count = (c.rows + c.lead + (1u << c.log) - 1) >> c.log;
-#ifdef SC_ENGINE_TAILS
-    c.paired = c.each < tokens && m->tails == TAILS_OF_EVERY_OTHER ? c.count & ~1u : 0;
+#ifdef SC_ENGINE_REMAINDERS
+    c.paired = c.each < tokens && m->remainders == TAILS_OF_EVERY_OTHER ? c.count & ~1u : 0;
 #endif
     if (c.each < tokens) c.count *= tokens;
     return c;
@@ -57,7 +57,7 @@ typedef struct {
 static inline part part_of(const cut *c, uint32_t job) {
     uint32_t rows = job, token = 0;
     if (c->each < c->tokens) rows = job / c->tokens, token = job % c->tokens;
-#ifdef SC_ENGINE_TAILS
+#ifdef SC_ENGINE_REMAINDERS
     if (rows < c->paired) {
         const uint32_t in_pair = (rows & 1) * c->tokens + token;
         rows = (rows & ~1u) + (in_pair & 1), token = in_pair / 2;
@@ -70,7 +70,7 @@ static inline part part_of(const cut *c, uint32_t job) {
 
 /* part_of(c, job), computed quickly from part p of the previous job. */
 static inline part part_behind(const cut *c, uint32_t job, part p) {
-#ifdef SC_ENGINE_TAILS
+#ifdef SC_ENGINE_REMAINDERS
     if (c->paired) return part_of(c, job);
 #endif
     if (c->lead) return part_of(c, job);
@@ -81,7 +81,7 @@ static inline part part_behind(const cut *c, uint32_t job, part p) {
     return p;
 }
 
-#ifdef SC_ENGINE_TAILS
+#ifdef SC_ENGINE_REMAINDERS
 #define TOKEN_PIXELS 5u
 #else
 #define TOKEN_PIXELS 4u

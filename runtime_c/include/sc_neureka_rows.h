@@ -29,11 +29,11 @@ static inline const uint16_t *multipliers(const sc_matrix *m, const uint8_t *at)
 }
 static inline uint32_t padded_rows(const sc_matrix *m) { return m->blocks * SC_ROWS; }
 
-#ifdef SC_ENGINE_TAILS
-enum { TAILS_OF_ALL = 1, TAILS_OF_EVERY_OTHER = 2 }; /* Tails in engines/engine.py */
+#ifdef SC_ENGINE_REMAINDERS
+enum { TAILS_OF_ALL = 1, TAILS_OF_EVERY_OTHER = 2 }; /* Remainders in engines/engine.py */
 static inline int job_has_tails(uint32_t tails, uint32_t job) { return tails && !(job & (tails - 1)); }
 /* If all jobs have tails, a vector's tail follows its image, padded to a fourth column. */
-static inline int behind(const sc_matrix *m) { return m->tails == TAILS_OF_ALL; }
+static inline int behind(const sc_matrix *m) { return m->remainders == TAILS_OF_ALL; }
 #else
 #define behind(m) 0
 #endif
@@ -51,13 +51,13 @@ static inline uint32_t row_bytes_of(const sc_matrix *m, int tailed) {
     return TILE_BYTES * (dense(m) ? 1 : bits_of(m)) * tiles_of(m, tailed);
 }
 
-#ifdef SC_ENGINE_TAILS
+#ifdef SC_ENGINE_REMAINDERS
 #define ROWS_LOG 7 /* rows of a job; the job's tails follow its rows */
 /* Tails: blocks of 8 rows with words of 8 or 4 bits, as the cores read them. One word between blocks, so that
  * neighbouring blocks begin in different L1 banks. */
 #define TAIL_BLOCK(words) (4u * (SC_ROWS * (words) + 1))
 static inline int has_tail(const sc_matrix *m, uint32_t row) {
-    return job_has_tails(m->tails, row >> ROWS_LOG);
+    return job_has_tails(m->remainders, row >> ROWS_LOG);
 }
 /* Inputs of a tail: 4 of the last channels for each tap, then the next 4; with nibbles, 8 for each tap. */
 typedef struct {
@@ -301,7 +301,7 @@ SC_WARM static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row
         read_four(signed_bytes(word, bits), p.inputs.count - 4 * q, scale, factor, shift,
                   x + p.inputs.first + 4 * q);
     }
-#ifdef SC_ENGINE_TAILS
+#ifdef SC_ENGINE_REMAINDERS
     if (!has_tail(m, row)) return;
     const tail_place p = tail_of(m);
     const uint8_t *words = tails_at(m, at, row) + 4 * (row % SC_ROWS);

@@ -43,7 +43,7 @@ SC_WARM static void write_job(const sc_matrix *m, const cut *c, uint32_t job, en
     sc_neureka_place(at, first->weights + p.first / SC_ROWS * m->block_bytes,
                      (uint32_t)(uintptr_t)sums_of(c, job), last, tiles);
     /* in-place vectors of different lengths have equal strides, so their form ids are equal too */
-    if (SC_FRUGAL) sc_neureka_weight_row(at, first->weight_row);
+    if (SC_IN_PLACE) sc_neureka_weight_row(at, first->weight_row);
     write_tail(at, image_of(m), p.first >> c->log, last, tiles);
     const uint32_t pitch = sc_q16_pitch(m, c->tokens);
     sc_neureka_read(at, first->in + 2 * pitch * p.token + (half == HIGH ? pitch : 0));

@@ -6,7 +6,7 @@
 
 #include "sc_neureka_rows.h"
 
-#ifdef SC_ENGINE_TAILS
+#ifdef SC_ENGINE_REMAINDERS
 static inline int has_any_tails(const image *i) { return i->tails > 0; }
 static inline int has_tails(const image *i, uint32_t job) { return job_has_tails(i->tails, job); }
 

@@ -21,7 +21,7 @@ _Static_assert(SC_CORES % PAIRS == 0, "a core has one pair of rows");
 /* What the loops over blocks and tokens load from memory, because no registers are left. */
 typedef struct {
     int32_t offsets;        /* bytes from a pair's scales to its offsets or zero points */
-    int32_t segment;        /* bytes to the next group */
+    int32_t group;          /* bytes to the next group */
     int32_t blocks;         /* bytes to the core's next block */
     int32_t fold;           /* sc_fold() of the format */
     int32_t tokens;         /* number of tokens */
@@ -39,14 +39,14 @@ _Static_assert(sizeof(adding) == 4 * 16, "loads count words");
 /* A run: consecutive blocks of a tile, processed together. Steps use buffers 0 and 1 in turn. */
 typedef struct {
     const uint8_t *blocks; /* first group of the first block */
-    uint32_t block_bytes, segment_bytes, count;
-    uint32_t segments, step; /* number of groups; groups per step */
-    uint32_t each, last;     /* words of a group, and of the last group */
-    uint32_t rows_apart;     /* bytes between the groups of a step in rows[] */
-    uint32_t row_words;      /* words between rows in sums[] */
-    uint8_t *rows[2];        /* int8[group of a step][8 * count][inputs], padded to whole image rows */
-    int32_t *sums[2];        /* [8 * count][row_words]; a row holds [group of a step][PITCH] */
-    int32_t *acc;            /* [4 * count][ACC_PITCH][2] */
+    uint32_t block_bytes, group_bytes, count;
+    uint32_t groups, step; /* number of groups; groups per step */
+    uint32_t each, last;   /* words of a group, and of the last group */
+    uint32_t rows_apart;   /* bytes between the groups of a step in rows[] */
+    uint32_t row_words;    /* words between rows in sums[] */
+    uint8_t *rows[2];      /* int8[group of a step][8 * count][inputs], padded to whole image rows */
+    int32_t *sums[2];      /* [8 * count][row_words]; a row holds [group of a step][PITCH] */
+    int32_t *acc;          /* [4 * count][ACC_PITCH][2] */
 } run;
 
 /* clang-format off */
@@ -148,8 +148,8 @@ typedef struct {
 #define FLAT_MULS(a, b, d, e)                                                                                \
     MUL_LOW("%[" a "]", "%[" a "]", "%[" d "]") MUL_LOW("%[" b "]", "%[" b "]", "%[" e "]")
 /* Loads the pair's products with a group of the step; group 0 last, because that advances p. */
-#define FLAT_SUMS(a, b, segment)                                                                             \
-    "lw %[" a "], 4*" #segment "*%[pitch](%[p])\n" "lw %[" b "], 4*(%[row] + " #segment "*%[pitch])(%[p])\n"
+#define FLAT_SUMS(a, b, group)                                                                             \
+    "lw %[" a "], 4*" #group "*%[pitch](%[p])\n" "lw %[" b "], 4*(%[row] + " #group "*%[pitch])(%[p])\n"
 #define FLAT_FIRST(a, b) "lw %[" b "], 4*%[row](%[p])\n" SC_LW_POST("%[" a "]", "%[p]")
 #define FLAT_ADD(a, b, c)                                                                                    \
     SC_ROUND("%[" a "]", "%[drop]") SC_ROUND("%[" b "]", "%[drop]")                                          \
@@ -184,7 +184,7 @@ static adding adding_of(const run *r, const int format, const sc_qvec *x, uint32
     const int32_t block = EVERY * SC_ROWS * 4, n = (int32_t)tokens;
     return (adding){
         .offsets = SC_ROWS + (SC_SEVERAL_HAS(SC_FMT_ZEROS) ? -(int32_t)pair : 2 * (int32_t)pair),
-        .segment = (int32_t)r->segment_bytes,
+        .group = (int32_t)r->group_bytes,
         .blocks = EVERY * (int32_t)r->block_bytes,
         .fold = sc_fold(format),
         .tokens = n,
@@ -237,7 +237,7 @@ SC_INLINE void add_rows(const run *r, const int format, adding *known, const sc_
             ADDED(ADD_ONE(3, 11, WITH, THERE), ROWS, OFFSETS);
         else
             ADDED(ADD_ONE(0, 0, WITHOUT, THERE), ROWS);
-        known->t = t += (1 + two) * (int32_t)r->segment_bytes;
+        known->t = t += (1 + two) * (int32_t)r->group_bytes;
         known->c++, known->sum += asym;
         if (left <= 0) break;
         known->p = known->q;
@@ -277,7 +277,7 @@ SC_INLINE void add_flat_rows(const run *r, adding *known, const sc_qvec *x, uint
         ADDED(FLAT_ONE(9, 16, 1, WITH, FLAT_THERE, FLAT_DOTS), ROWS, OFFSETS);
     else
         ADDED(FLAT_ONE(3, 13, 0, WITHOUT, FLAT_PLAIN, FLAT_MULS), ROWS);
-    known->t = t += n * r->segment_bytes;
+    known->t = t += n * r->group_bytes;
     known->c += n, known->sum += asym ? n : 0;
 #undef ROWS
 #undef OFFSETS

@@ -11,7 +11,7 @@
 
 static inline int sc_on_products(const sc_matrix *m) {
     return (m->format & (SC_FMT_GROUPED | SC_FMT_Q16)) == SC_FMT_GROUPED &&
-           (m->in.seg_words | m->in.last_words) % SC_PRODUCT_WORDS == 0;
+           (m->in.group_words | m->in.last_words) % SC_PRODUCT_WORDS == 0;
 }
 
 /* Converts this core's share of the activations to bit planes, in place; the engine reads them as its

@@ -35,11 +35,11 @@ typedef struct {
 SC_INLINE sc_split_part sc_split_inputs(const sc_matrix *m, const int format, const sc_split_place *at) {
     const uint32_t word = 4u * (uint32_t)(format & SC_FMT_BITS); /* bytes of one word of each of the 8 rows */
     const int wide = format & SC_FMT_Q16;
-    const uint32_t unit = wide ? sc_inputs(format) / 4 : 1, whole = wide ? m->in.words : m->in.nseg;
+    const uint32_t unit = wide ? sc_inputs(format) / 4 : 1, whole = wide ? m->in.words : m->in.groups;
     const uint32_t share = (whole / unit + at->parts - 1) / at->parts * unit, first = at->part * share;
     if (first >= whole) return (sc_split_part){0, 0, 0};
     return (sc_split_part){first, whole - first < share ? whole : first + share,
-                           first * (wide ? word : sc_table_bytes(format) + m->in.seg_words * word)};
+                           first * (wide ? word : sc_table_bytes(format) + m->in.group_words * word)};
 }
 
 #endif

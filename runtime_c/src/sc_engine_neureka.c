@@ -31,7 +31,7 @@ _Static_assert((SC_CHUNK > PIXELS / 2 ? (JOBS * (4 * PIXELS + 2)) << (JOB_ROWS_L
                "planned room of many tokens' jobs");
 #endif
 
-#if SC_FRUGAL && defined(SC_ON_NEUREKA_3X3)
+#if SC_IN_PLACE && defined(SC_ON_NEUREKA_3X3)
 #error "vectors of the 3x3 mode are images, which have a place of their own"
 #endif
 
@@ -43,7 +43,7 @@ _Static_assert(SC_TEAM > SC_CORES, "the controller looks after the engine");
 /* Registers that depend on the number of rows of a job. */
 typedef struct {
     uint32_t last_out_in, tiles_out_in;
-#ifdef SC_ENGINE_COPIES
+#ifdef SC_ENGINE_SECOND_LAYOUT
     uint16_t out_pixel, out_row; /* output strides in bytes */
     uint16_t apart;              /* words from low to high sums */
 #endif
@@ -59,14 +59,14 @@ typedef struct {
     uint16_t count;           /* number of jobs; 0: not on N-EUREKA */
     uint16_t whole;           /* number of whole jobs before those with half as many rows */
     uint16_t rows, last_rows; /* rows of a whole job, of the last job */
-#ifdef SC_ENGINE_COPIES
+#ifdef SC_ENGINE_SECOND_LAYOUT
     uint16_t zeros_at, zeros; /* second layout: end of the low bytes, words of zeros after them */
 #else
     uint16_t apart; /* words from low to high sums */
 #endif
     uint16_t last_each, last_blocks; /* rows per core in the last job: even, or whole blocks */
     const uint16_t *multipliers;     /* [rows], in L1 if the plan has room */
-#ifdef SC_ENGINE_TAILS
+#ifdef SC_ENGINE_REMAINDERS
     uint16_t tail_row; /* bytes that the engine reads of a row with a tail */
     uint16_t tail_at;  /* first byte of a tail in the vector */
     uint16_t high;     /* bytes from low to high bytes of the vector */
@@ -100,8 +100,8 @@ static const uint16_t *keep_multipliers(const sc_matrix *m, const uint8_t *at) {
 /* Number of whole jobs for one token. The last two or three jobs have half as many rows, because the engine
  * is idle while the cores finish the last sums. */
 static uint32_t whole_jobs(const sc_matrix *m, const cut *whole, const cut *half) {
-#ifdef SC_ENGINE_TAILS
-    if (m->tails) return whole->count;
+#ifdef SC_ENGINE_REMAINDERS
+    if (m->remainders) return whole->count;
 #endif
     (void)m;
     return half->count < 2 ? whole->count : half->count < 4 ? 0 : half->count / 2 - 1;
@@ -132,14 +132,14 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     i->last_each = (uint16_t)((last.count + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
     i->last_blocks = (uint16_t)((last.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
     i->form = m->in.words << 7 | bits_of(m) << 1 | (uint32_t)dense(m);
-#ifdef SC_ENGINE_TAILS
-    i->tails = m->tails;
-    if (m->tails) {
+#ifdef SC_ENGINE_REMAINDERS
+    i->tails = m->remainders;
+    if (m->remainders) {
         i->tail_words = (uint8_t)tail_words(m), i->tail_at = (uint16_t)tail_of(m).first;
         i->tail_row = (uint16_t)row_bytes_of(m, 1), i->high = (uint16_t)(4 * m->in.words);
         i->nibbles = has_nibbles(m) & 1;
         i->last_each = i->last_blocks;
-        i->form |= (uint32_t)m->tails << 5;
+        i->form |= (uint32_t)m->remainders << 5;
     }
 #endif
     i->whole = (uint16_t)whole, i->count = (uint16_t)(ends == &c ? whole : half.count - whole);
@@ -242,7 +242,7 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
     if (follows) write_first(i);
 }
 
-#ifdef SC_ENGINE_TAILS
+#ifdef SC_ENGINE_REMAINDERS
 #define MEETS_IN_JOIN 0 /* tails are added first */
 #else
 #define MEETS_IN_JOIN 1
@@ -277,7 +277,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         }
         int32_t *const low = sums + mine;
         const uint32_t of = row + mine;
-#ifdef SC_ENGINE_TAILS
+#ifdef SC_ENGINE_REMAINDERS
         sc_meet();
         if (has_tails(i, job)) add_own_tails(i, core, low, (rows + SC_ROWS - 1) / SC_ROWS * SC_ROWS);
 #endif
@@ -329,7 +329,7 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
                     acc[t][r] += dot(w, x[t].q + p.first, x[t].q + pitch + p.first, p.count);
             }
         }
-#ifdef SC_ENGINE_TAILS
+#ifdef SC_ENGINE_REMAINDERS
         for (uint32_t t = 0; has_tail(m, b * SC_ROWS) && t < tokens; t++) {
             const tail_place p = tail_of(m);
             const int8_t *const q = x[t].q + p.first;

@@ -136,7 +136,7 @@ SC_PHASE void sc_step_quant(const sc_layer_step *s, uint32_t layer, int core) {
 SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
     const sc_layer *l = &sc_layers[layer];
     const uint32_t first = sc_first_of(s, layer);
-    if (SC_FRUGAL && sc_is_worker(SC_FETCHER) && s->slot == SC_QKV) set_out(SC_QKV, core);
+    if (SC_IN_PLACE && sc_is_worker(SC_FETCHER) && s->slot == SC_QKV) set_out(SC_QKV, core);
     sc_output out = {.kind = s->how, .stride = s->dst_stride};
     out.dst = SC_BUFFER(int32_t *, s->dst);
     if (__builtin_expect(first > 0, 0)) out.dst += first * s->dst_stride;
@@ -230,7 +230,7 @@ void sc_start(void *unused, int core) {
 #else
             int32_t *sum = 0;
 #endif
-#if SC_XSEGS > 0
+#if SC_XGROUPS > 0
             int32_t *c = xc[t];
 #else
             int32_t *c = 0;

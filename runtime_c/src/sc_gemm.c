@@ -48,11 +48,11 @@ typedef struct {
     int32_t u, v;         /* the vectors' scales for this group */
     int32_t less, other;  /* factors of the offsets */
     int32_t drop;
-} segment;
+} group;
 
 /* acc[r] += round((p[r] * d[r] + b[r] * less) / 2^drop) * u, then the same for the second vector. The loops
  * fit a core's instruction buffer. */
-SC_INLINE void add_pair(const int format, const segment *s, const int32_t *p, int32_t *acc) {
+SC_INLINE void add_pair(const int format, const group *s, const int32_t *p, int32_t *acc) {
     const uint8_t *d = s->d, *b = s->b;
 #if SC_XPULP
     int32_t scale, offset, e, f, g, h;
@@ -113,14 +113,14 @@ SC_INLINE void add_pair(const int format, const segment *s, const int32_t *p, in
 
 /* sums[token][8] of quantisation groups first .. end - 1 of a block whose weights begin at w: block_dot() for
  * all tokens. Exact in int32. */
-static inline void block_segments(const sc_matrix *m, const int format, const uint8_t *w, uint32_t first,
-                                  uint32_t end, const sc_qvec *x, uint32_t tokens, int32_t *wide,
-                                  int32_t *sums) {
+static inline void block_groups(const sc_matrix *m, const int format, const uint8_t *w, uint32_t first,
+                                uint32_t end, const sc_qvec *x, uint32_t tokens, int32_t *wide,
+                                int32_t *sums) {
     int32_t products[2 * SC_ROWS];
     int16_t offsets[SC_ROWS];
-    segment s = {.drop = m->drop};
-    for (uint32_t g = first, at = first * 4 * m->in.seg_words; g < end; g++) {
-        const uint32_t words = g + 1 < m->in.nseg ? m->in.seg_words : m->in.last_words;
+    group s = {.drop = m->drop};
+    for (uint32_t g = first, at = first * 4 * m->in.group_words; g < end; g++) {
+        const uint32_t words = g + 1 < m->in.groups ? m->in.group_words : m->in.last_words;
         s.d = w, s.b = w + SC_ROWS;
         /* once for all tokens: add_pair() then only knows offsets */
         if (SC_SEVERAL_HAS(SC_FMT_ZEROS)) s.b = sc_offsets_of_zeros(s.d, offsets);
@@ -141,7 +141,7 @@ static inline void block_segments(const sc_matrix *m, const int format, const ui
     }
 }
 
-/* block_segments() for 16-bit activations, SC_WIDE_WORDS words at a time. The two vectors are the low and the
+/* block_groups() for 16-bit activations, SC_WIDE_WORDS words at a time. The two vectors are the low and the
  * high bytes. */
 static inline void block_pieces(const sc_matrix *m, const int format, const uint8_t *w, uint32_t first,
                                 uint32_t end, const sc_qvec *x, uint32_t tokens, int32_t *wide,
@@ -172,7 +172,7 @@ SC_INLINE void block_tokens(const sc_matrix *m, const int format, const uint8_t 
     if (SC_SEVERAL_HAS(SC_FMT_Q16))
         block_pieces(m, format, w, first, end, x, tokens, wide, sums);
     else
-        block_segments(m, format, w, first, end, x, tokens, wide, sums);
+        block_groups(m, format, w, first, end, x, tokens, wide, sums);
 }
 
 /* Words of sums per token. */
@@ -183,7 +183,7 @@ SC_HOT void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t f
                              int32_t *scratch, int core, int cores) {
     const int format = m->format;
     const uint32_t each = sums_of(format), even = (tokens + 1) / 2 * 2;
-    const uint32_t whole = SC_SEVERAL_HAS(SC_FMT_Q16) ? m->in.words : m->in.nseg;
+    const uint32_t whole = SC_SEVERAL_HAS(SC_FMT_Q16) ? m->in.words : m->in.groups;
     int32_t *const wide = scratch + each * even;
     /* Cores share the blocks. With fewer blocks than cores they share the tokens too, an even number each. */
     const uint32_t parts = count < (uint32_t)cores ? (uint32_t)cores / count : 1;

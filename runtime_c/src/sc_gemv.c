@@ -65,15 +65,14 @@ SC_INLINE const uint8_t *words_dot(const int format, const uint8_t *w, const int
 
 /* acc[8] of quantisation groups first .. end - 1 (at least one) with an int8 vector; w and xq point to the
  * first group. */
-SC_INLINE const uint8_t *segments_dot(const sc_matrix *m, const int format, const uint8_t *w,
-                                      const int8_t *xq, const sc_qvec *x, uint32_t first, uint32_t end,
-                                      int32_t *acc) {
+SC_INLINE const uint8_t *groups_dot(const sc_matrix *m, const int format, const uint8_t *w, const int8_t *xq,
+                                    const sc_qvec *x, uint32_t first, uint32_t end, int32_t *acc) {
     const int32_t *c = x->c + first, *sum = (format & SC_FMT_ASYM) ? x->sum + first : x->sum;
-    const uint32_t nseg = m->in.nseg;
+    const uint32_t groups = m->in.groups;
     const int32_t drop = m->drop;
     for (uint32_t g = first + 1; g <= end; g++) {
         const uint8_t *d = w, *b = w + SC_ROWS;
-        const uint32_t words = g < nseg ? m->in.seg_words : m->in.last_words;
+        const uint32_t words = g < groups ? m->in.group_words : m->in.last_words;
         const int32_t scale = *c++;
         /* all terms have the factor 2^fold until they are rounded */
         const int32_t less = (format & SC_FMT_ASYM) ? -*sum++ * (1 << sc_fold(format)) : 0;
@@ -120,7 +119,7 @@ SC_INLINE const uint8_t *block_dot(const sc_matrix *m, const int format, const u
                                    const sc_qvec *x, int32_t *acc) {
     const uint8_t *w = block + 2 * SC_ROWS;
     if (format & SC_FMT_Q16) return words_dot(format, w, x->q, 4 * m->in.words, m->in.words, acc);
-    return segments_dot(m, format, w, x->q, x, 0, m->in.nseg, acc);
+    return groups_dot(m, format, w, x->q, x, 0, m->in.groups, acc);
 }
 
 /* block_dot() for a format known only at run time: selects the bit width once, not per group. */
@@ -202,7 +201,7 @@ SC_INLINE void part_dot(const sc_matrix *m, const int format, const uint8_t *blo
     if (format & SC_FMT_Q16)
         words_dot(format, w, x->q + 4 * p.first, 4 * m->in.words, p.end - p.first, acc);
     else
-        segments_dot(m, format, w, x->q + p.first * 4 * m->in.seg_words, x, p.first, p.end, acc);
+        groups_dot(m, format, w, x->q + p.first * 4 * m->in.group_words, x, p.first, p.end, acc);
 }
 
 /* Not marked hot: its loops run long. */
@@ -242,15 +241,16 @@ void sc_split_rows(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint
 SC_INLINE void embed_row(const int format, const sc_matrix *m, const uint8_t *block, uint32_t row, uint32_t k,
                          uint32_t factor, int shift, int32_t *x, int core, int cores) {
     const uint32_t head = sc_table_bytes(format);
-    const uint32_t seg_bytes = head + m->in.seg_words * SC_ROWS * (uint32_t)(format & SC_FMT_BITS) / 2;
+    const uint32_t group_bytes = head + m->in.group_words * SC_ROWS * (uint32_t)(format & SC_FMT_BITS) / 2;
     const int32_t r = (int32_t)row_scale(block, (int)row);
     for (uint32_t i = (uint32_t)core; i < k; i += (uint32_t)cores) {
-        uint32_t g = i / m->in.seg_elems, at = i - g * m->in.seg_elems;
-        const uint8_t *seg = block + 2 * SC_ROWS + g * seg_bytes;
-        int32_t v = get(format, seg + head, row, at);
-        if (format & SC_FMT_ZEROS) v -= sc_zero_point(sc_load32(seg + SC_ROWS), (int)row);
-        if (format & SC_FMT_GROUPED) v *= seg[row];
-        if ((format & (SC_FMT_ASYM | SC_FMT_ZEROS)) == SC_FMT_ASYM) v -= sc_offset16(seg + SC_ROWS, (int)row);
+        uint32_t g = i / m->in.group_elems, at = i - g * m->in.group_elems;
+        const uint8_t *group = block + 2 * SC_ROWS + g * group_bytes;
+        int32_t v = get(format, group + head, row, at);
+        if (format & SC_FMT_ZEROS) v -= sc_zero_point(sc_load32(group + SC_ROWS), (int)row);
+        if (format & SC_FMT_GROUPED) v *= group[row];
+        if ((format & (SC_FMT_ASYM | SC_FMT_ZEROS)) == SC_FMT_ASYM)
+            v -= sc_offset16(group + SC_ROWS, (int)row);
         x[i] = sc_requantize(v * r, factor, shift);
     }
 }

@@ -96,7 +96,7 @@ static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader,
         return;
     }
     name[n - 1] = 'c';
-    dump_words(name, v->c, reader->in.nseg);
+    dump_words(name, v->c, reader->in.groups);
     dump_bytes(op, v->q, 0, reader->in.words * 4u);
 }
 

@@ -28,13 +28,13 @@ void sc_products_planes(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, i
 }
 
 static inline uint32_t pixels(uint32_t blocks) { return (SC_ROWS * blocks + WIDTH - 1) / WIDTH * WIDTH; }
-static inline uint32_t words_of(const run *r, uint32_t g) { return g + 1 < r->segments ? r->each : r->last; }
+static inline uint32_t words_of(const run *r, uint32_t g) { return g + 1 < r->groups ? r->each : r->last; }
 
 /* Whether all sums fit 16 bits, sum(x) too. */
 static inline int flat(const sc_matrix *m) {
 #ifdef SC_FLAT_FORMAT
     return SC_FLAT_ALL ||
-           (m->format == SC_FLAT_FORMAT && m->in.seg_words <= SC_FLAT_WORDS && m->drop > SC_W4_FOLD);
+           (m->format == SC_FLAT_FORMAT && m->in.group_words <= SC_FLAT_WORDS && m->drop > SC_W4_FOLD);
 #else
     (void)m;
     return 0;
@@ -43,7 +43,7 @@ static inline int flat(const sc_matrix *m) {
 
 /* Groups per step: two if groups are short, to add both at once. */
 static inline uint32_t step_of(const sc_matrix *m) {
-    return m->in.seg_words <= SC_PRODUCT_PAIR_WORDS ? 2 : 1;
+    return m->in.group_words <= SC_PRODUCT_PAIR_WORDS ? 2 : 1;
 }
 
 static inline uint32_t tables(const int format) { return SC_SEVERAL_TABLES; }
@@ -51,7 +51,8 @@ static inline uint32_t tables(const int format) { return SC_SEVERAL_TABLES; }
 /* Bytes that a run takes in `room`. */
 static inline uint32_t run_bytes(const sc_matrix *m, uint32_t blocks) {
     const uint32_t step = step_of(m);
-    return 8 * pixels(blocks) * (step * m->in.seg_words + ROW_WORDS(step)) + 4 * SC_ROWS * blocks * ACC_PITCH;
+    return 8 * pixels(blocks) * (step * m->in.group_words + ROW_WORDS(step)) +
+           4 * SC_ROWS * blocks * ACC_PITCH;
 }
 
 /* Blocks per run: as many as fit, in runs of equal length. */
@@ -63,10 +64,10 @@ static inline uint32_t run_length(const sc_matrix *m, uint32_t count) {
 }
 
 static inline run run_of(const sc_matrix *m, uint8_t *room, uint32_t count) {
-    run r = {.count = count, .segments = m->in.nseg, .each = m->in.seg_words, .last = m->in.last_words};
+    run r = {.count = count, .groups = m->in.groups, .each = m->in.group_words, .last = m->in.last_words};
     const uint32_t n = pixels(count);
     r.block_bytes = m->block_bytes;
-    r.segment_bytes = tables(m->format) + SC_ROWS * r.each / 2 * (m->format & SC_FMT_BITS);
+    r.group_bytes = tables(m->format) + SC_ROWS * r.each / 2 * (m->format & SC_FMT_BITS);
     r.step = step_of(m), r.rows_apart = 4 * n * r.each, r.row_words = ROW_WORDS(r.step);
     r.rows[0] = room, r.rows[1] = room + r.step * r.rows_apart;
     r.sums[0] = (int32_t *)(void *)(r.rows[1] + r.step * r.rows_apart);
@@ -92,7 +93,7 @@ SC_HOT static __attribute__((noinline)) void widen_rows(const run *r, const int 
                                                         uint32_t n, uint32_t buffer, int core) {
     const uint32_t two = n > 1;
     const uint32_t words0 = words_of(r, g), words1 = two ? words_of(r, g + 1) : 0;
-    const uint8_t *const from = r->blocks + g * r->segment_bytes + tables(format);
+    const uint8_t *const from = r->blocks + g * r->group_bytes + tables(format);
 #define WIDEN(bits, inputs, fold)                                                                            \
     case bits: {                                                                                             \
         const uint32_t unit = inputs / 4, bytes = SC_ROWS * inputs * bits / 8;                               \
@@ -111,7 +112,7 @@ SC_HOT static __attribute__((noinline)) void widen_rows(const run *r, const int 
         for (;;) {                                                                                           \
             const uint32_t second = i >= units0, u = second ? i - units0 : i;                                \
             const uint32_t words = second ? words1 : words0;                                                 \
-            const uint8_t *w = from + second * r->segment_bytes + b * r->block_bytes + u * bytes;            \
+            const uint8_t *w = from + second * r->group_bytes + b * r->block_bytes + u * bytes;              \
             int32_t *rows = (int32_t *)(void *)(r->rows[buffer] + second * r->rows_apart) +                  \
                             b * SC_ROWS * words + u * unit;                                                  \
             if (!COLUMN(bits, rows, words, blocks, w, blocks * r->block_bytes, count)) {                     \
@@ -132,19 +133,19 @@ SC_HOT static __attribute__((noinline)) void widen_rows(const run *r, const int 
 }
 
 #ifdef SC_FLAT_FORMAT
-_Static_assert(SC_CORES == SC_FLAT_WORDS, "a core has a unit of two words of a step of two segments");
+_Static_assert(SC_CORES == SC_FLAT_WORDS, "a core has a unit of two words of a step of two groups");
 
 /* widen_rows() for flat sums: weights without the factor 2^fold. */
 SC_HOT static __attribute__((noinline)) void widen_flat(const run *r, uint32_t g, uint32_t n, uint32_t buffer,
                                                         int core) {
     const uint32_t unit = (uint32_t)core % 4, second = (uint32_t)core / 4, last = SC_LAST_CORE(SC_CORES);
-    const uint8_t *const from = r->blocks + g * r->segment_bytes + tables(SC_FLAT_FORMAT);
+    const uint8_t *const from = r->blocks + g * r->group_bytes + tables(SC_FLAT_FORMAT);
     uint32_t left = n < 2 ? 0 : r->count < SC_CORES ? r->count - 1 : SC_CORES - 1;
 #define WIDEN(u, s, block, count)                                                                            \
     sc_widen_flat_w4((int32_t *)(void *)(r->rows[buffer] + (s) * r->rows_apart) +                            \
                          (block) * SC_ROWS * SC_FLAT_WORDS + 2 * (u),                                        \
                      SC_FLAT_WORDS,                                                                          \
-                     from + (s) * r->segment_bytes + (block) * r->block_bytes + 4 * SC_ROWS * (u),           \
+                     from + (s) * r->group_bytes + (block) * r->block_bytes + 4 * SC_ROWS * (u),             \
                      r->block_bytes, count)
     if (second < n) WIDEN(unit, second, 0, r->count - ((uint32_t)core == last ? left : 0));
     if ((uint32_t)core < left) WIDEN(last % 4, last / 4, r->count - left + (uint32_t)core, 1);
@@ -234,14 +235,14 @@ SC_HOT void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t
                                const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
                                uint8_t *room, int core) {
     const int format = m->format, is_flat = flat(m), last = core == SC_LAST_CORE(SC_CORES);
-    const uint32_t length = run_length(m, count), segments = m->in.nseg;
+    const uint32_t length = run_length(m, count), groups = m->in.groups;
     for (uint32_t at = 0; at < count; at += length) {
         run r = run_of(m, room, count - at < length ? count - at : length);
         r.blocks = tile + at * m->block_bytes + 2 * SC_ROWS;
         adding known = adding_of(&r, format, x, tokens, core);
         /* An odd group is the first step: the engine finishes it before the cores have widened the next
          * one. */
-        uint32_t n = segments % r.step ? segments % r.step : r.step, before = 0;
+        uint32_t n = groups % r.step ? groups % r.step : r.step, before = 0;
         widen(&r, format, is_flat, 0, n, 0, core);
         /* starts jobs g .. g + n - 1; sums of the `before` jobs before them are complete */
         for (uint32_t g = 0, buffer = 0;; buffer ^= 1) {
@@ -251,10 +252,10 @@ SC_HOT void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t
             if (g == 0) clear(&r, core);
             if (last)
                 for (uint32_t i = 0; i < n; i++) fire(&r, x, g + i, i, buffer, tokens);
-            if (then < segments) widen(&r, format, is_flat, then, r.step, buffer ^ 1, core);
+            if (then < groups) widen(&r, format, is_flat, then, r.step, buffer ^ 1, core);
             if (before > 0) add(&r, format, is_flat, &known, x, before, buffer ^ 1, m->drop);
             if (n == 0) break;
-            before = n, g = then, n = then < segments ? r.step : 0;
+            before = n, g = then, n = then < groups ? r.step : 0;
         }
         sc_barrier();
         finish_run(&r, m, first + at, x, side, tokens, out, core);

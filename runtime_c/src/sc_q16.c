@@ -67,8 +67,8 @@ SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
         int32_t top = 1;
         SC_MAX_RUN(top, x, cut->k);
         most = sc_top_bit((uint32_t)top) + 1;
-        if (SC_FRUGAL && j->aside)
-            split_in_place(x, cut->k, most - cut->range, most, q, j->pitch, j->aside);
+        if (SC_IN_PLACE && j->spill)
+            split_in_place(x, cut->k, most - cut->range, most, q, j->pitch, j->spill);
         else
             q16_split(x, cut->k, most - cut->range, most, q, j->pitch);
     }

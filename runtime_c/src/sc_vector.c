@@ -8,14 +8,15 @@
 
 /* A block: its group, its index in the group, and its number of elements. */
 typedef struct {
-    uint32_t seg, at, len;
+    uint32_t group, at, len;
 } place;
 
-/* The block `at` blocks after the first one of group seg. */
-SC_INLINE place place_of(const sc_cut *cut, uint32_t seg, uint32_t at) {
-    for (; at >= cut->seg_blocks; at -= cut->seg_blocks) seg++; /* few groups: cheaper than a division */
-    const uint32_t left = (seg + 1 == cut->nseg ? cut->last_elems : cut->seg_elems) - at * SC_BLOCK;
-    return (place){seg, at, left < SC_BLOCK ? left : SC_BLOCK};
+/* The block `at` blocks after the first one of group group. */
+SC_INLINE place place_of(const sc_cut *cut, uint32_t group, uint32_t at) {
+    for (; at >= cut->group_blocks; at -= cut->group_blocks)
+        group++; /* few groups: cheaper than a division */
+    const uint32_t left = (group + 1 == cut->groups ? cut->last_elems : cut->group_elems) - at * SC_BLOCK;
+    return (place){group, at, left < SC_BLOCK ? left : SC_BLOCK};
 }
 
 /* Elements at .. at + n - 1: in place, or gathered with perm (then n <= SC_BLOCK). */
@@ -46,8 +47,8 @@ SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const i
     uint32_t low = 0, high = 0;
     place p = place_of(cut, 0, (uint32_t)core);
     for (uint32_t b = (uint32_t)core; b < cut->blocks;
-         b += (uint32_t)cores, p = place_of(cut, p.seg, p.at + (uint32_t)cores)) {
-        const uint32_t base = p.seg * cut->seg_elems + p.at * SC_BLOCK;
+         b += (uint32_t)cores, p = place_of(cut, p.group, p.at + (uint32_t)cores)) {
+        const uint32_t base = p.group * cut->group_elems + p.at * SC_BLOCK;
         if (gain) add_squares(x + base, p.len, pre_shift, &low, &high); /* of all inputs, in any order */
         const int32_t block_top = gained_top(x, y, gain, perm, base, p.len, 0);
         block_max[b] = (uint32_t)block_top;
@@ -107,11 +108,11 @@ static inline void scale_of(uint32_t top, sc_qvec *out) {
 }
 
 /* Group scale c. *reciprocal: 127 * 2^SC_QSHIFT / (magnitude that 127 represents). */
-static inline uint32_t segment_scale(const sc_cut *cut, uint32_t seg_top, uint32_t top, uint32_t mantissa,
-                                     int exponent, int32_t *reciprocal) {
+static inline uint32_t group_scale(const sc_cut *cut, uint32_t group_top, uint32_t top, uint32_t mantissa,
+                                   int exponent, int32_t *reciprocal) {
     uint32_t c = cut->range, limit = mantissa;
-    if (seg_top != top || top == 0) { /* otherwise both quotients are known */
-        c = ((uint32_t)sc_shift((int32_t)seg_top, exponent) * c + mantissa - 1) / mantissa;
+    if (group_top != top || top == 0) { /* otherwise both quotients are known */
+        c = ((uint32_t)sc_shift((int32_t)group_top, exponent) * c + mantissa - 1) / mantissa;
         c += c == 0;
         limit = (mantissa * c + cut->range - 1) / cut->range;
     }
@@ -134,21 +135,21 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t 
 
     place p = place_of(cut, 0, (uint32_t)core);
     for (uint32_t b = (uint32_t)core; b < cut->blocks;
-         b += (uint32_t)cores, p = place_of(cut, p.seg, p.at + (uint32_t)cores)) {
-        const int last = p.seg + 1 == cut->nseg;
+         b += (uint32_t)cores, p = place_of(cut, p.group, p.at + (uint32_t)cores)) {
+        const int last = p.group + 1 == cut->groups;
         const uint32_t at = p.at * SC_BLOCK, first = b - p.at,
-                       end = last ? cut->blocks : first + cut->seg_blocks;
-        int32_t seg_top = 0, reciprocal;
-        SC_MAX_WORDS(seg_top, block_max + first, end - first, 4);
+                       end = last ? cut->blocks : first + cut->group_blocks;
+        int32_t group_top = 0, reciprocal;
+        SC_MAX_WORDS(group_top, block_max + first, end - first, 4);
         const uint32_t c =
-            segment_scale(cut, (uint32_t)seg_top, (uint32_t)top, scale.mantissa, scale.exponent, &reciprocal);
-        if (at == 0) out->c[p.seg] = (int32_t)c;
+            group_scale(cut, (uint32_t)group_top, (uint32_t)top, scale.mantissa, scale.exponent, &reciprocal);
+        if (at == 0) out->c[p.group] = (int32_t)c;
 
         int32_t gathered[SC_BLOCK];
-        const int32_t *v = ordered(y, norm ? 0 : perm, p.seg * cut->seg_elems + at, p.len, gathered);
+        const int32_t *v = ordered(y, norm ? 0 : perm, p.group * cut->group_elems + at, p.len, gathered);
         int8_t *dst =
-            quantize_run(v, p.len, scale.exponent, reciprocal, out->q + p.seg * cut->seg_words * 4 + at);
-        if (b + 1 == end) pad(dst, 4u * (last ? cut->last_words : cut->seg_words) - at - p.len);
+            quantize_run(v, p.len, scale.exponent, reciprocal, out->q + p.group * cut->group_words * 4 + at);
+        if (b + 1 == end) pad(dst, 4u * (last ? cut->last_words : cut->group_words) - at - p.len);
     }
     if (core == SC_LAST_CORE(cores)) { /* it has the fewest blocks */
         out->mantissa = scale.mantissa;
@@ -171,28 +172,28 @@ void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t
                   int pre_shift, uint64_t eps, uint32_t *tops, sc_qvec *out) {
     uint32_t low = 0, high = 0;
     int32_t top = 0;
-    for (uint32_t g = 0, base = 0; g < cut->nseg; g++, base += cut->seg_elems) {
-        const uint32_t count = g + 1 == cut->nseg ? cut->last_elems : cut->seg_elems;
+    for (uint32_t g = 0, base = 0; g < cut->groups; g++, base += cut->group_elems) {
+        const uint32_t count = g + 1 == cut->groups ? cut->last_elems : cut->group_elems;
         const uint32_t most = perm ? SC_BLOCK : count; /* elements at a time */
-        int32_t seg_top = 0;
+        int32_t group_top = 0;
         if (gain) add_squares(x + base, count, pre_shift, &low, &high); /* of all inputs, in any order */
         for (uint32_t at = base, left = count, n; left; left -= n, at += n) {
             n = left < most ? left : most;
-            seg_top = gained_top(x, y, gain, perm, at, n, seg_top);
+            group_top = gained_top(x, y, gain, perm, at, n, group_top);
         }
-        tops[g] = (uint32_t)seg_top;
-        top = sc_max(top, seg_top);
+        tops[g] = (uint32_t)group_top;
+        top = sc_max(top, group_top);
     }
     scale_of((uint32_t)top, out);
     const int exponent = out->exponent;
-    for (uint32_t g = 0, base = 0; g < cut->nseg; g++, base += cut->seg_elems) {
-        const int last = g + 1 == cut->nseg;
-        const uint32_t count = last ? cut->last_elems : cut->seg_elems;
-        const uint32_t words = last ? cut->last_words : cut->seg_words,
+    for (uint32_t g = 0, base = 0; g < cut->groups; g++, base += cut->group_elems) {
+        const int last = g + 1 == cut->groups;
+        const uint32_t count = last ? cut->last_elems : cut->group_elems;
+        const uint32_t words = last ? cut->last_words : cut->group_words,
                        most = perm && !gain ? SC_BLOCK : count;
-        int8_t *const q = out->q + g * cut->seg_words * 4, *dst = q;
+        int8_t *const q = out->q + g * cut->group_words * 4, *dst = q;
         int32_t reciprocal;
-        out->c[g] = (int32_t)segment_scale(cut, tops[g], (uint32_t)top, out->mantissa, exponent, &reciprocal);
+        out->c[g] = (int32_t)group_scale(cut, tops[g], (uint32_t)top, out->mantissa, exponent, &reciprocal);
         for (uint32_t at = base, left = count, n; left; left -= n, at += n) {
             int32_t gathered[SC_BLOCK];
             n = left < most ? left : most;
@@ -206,7 +207,7 @@ void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t
 }
 
 void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores) {
-    for (uint32_t g = (uint32_t)core; g < cut->nseg; g += (uint32_t)cores)
-        v->sum[g] =
-            sum_of(v->q + g * cut->seg_words * 4, g + 1 == cut->nseg ? cut->last_words : cut->seg_words);
+    for (uint32_t g = (uint32_t)core; g < cut->groups; g += (uint32_t)cores)
+        v->sum[g] = sum_of(v->q + g * cut->group_words * 4,
+                           g + 1 == cut->groups ? cut->last_words : cut->group_words);
 }

@@ -45,15 +45,15 @@ def header() -> str:
         (
             "PRODUCT_PAIR_WORDS",
             contract.PRODUCT_PAIR_WORDS,
-            "of a segment up to which two are a step",
+            "of a group up to which two are a step",
         ),
-        ("FLAT_WORDS", contract.FLAT_WORDS, "of a segment of 4 bit up to which sums have 16"),
+        ("FLAT_WORDS", contract.FLAT_WORDS, "of a group of 4 bit up to which sums have 16"),
         (
             "SPLIT_WORDS",
             contract.SPLIT_WORDS,
             "of a row from which on cores split a block, where a tile has few",
         ),
-        ("SPLIT_SEGMENTS", contract.SPLIT_SEGMENTS, "and segments, where it has scales for them"),
+        ("SPLIT_GROUPS", contract.SPLIT_GROUPS, "and groups, where it has scales for them"),
         (
             "WIDE_WORDS",
             contract.WIDE_WORDS,

@@ -51,7 +51,7 @@ def test_so_many_formats_share_their_code() -> None:
 def grouped(name: str, rows: int, drop: int, b: int | None = None) -> QLinear:
     """A 4-bit matrix of one group of 32 inputs."""
     return QLinear(
-        name, bits=4, group=32, seg=32, q=np.ones((rows, 32), np.int8), d=np.ones((rows, 1), np.uint8),
+        name, bits=4, group_size=32, group=32, q=np.ones((rows, 32), np.int8), d=np.ones((rows, 1), np.uint8),
         b=None if b is None else np.full((rows, 1), b, np.int16), r=np.ones(rows, np.uint16),
         drop=drop, shift=0, cmax=255, frac=0, pad=0, row_scale=np.ones(rows),
     )  # fmt: skip
@@ -129,7 +129,12 @@ def test_hot_code_has_its_place_with_all_that_there_is(tmp_path: Path) -> None:
     macros, formats = (
         (program.out / "src" / name).read_text() for name in ("model.h", "formats.h")
     )
-    for name in ("SC_SEVERAL_ON_NEUREKA", "SC_HAS_HEAD_NORM", "SC_HAS_ENGINES", "SC_ENGINE_COPIES"):
+    for name in (
+        "SC_SEVERAL_ON_NEUREKA",
+        "SC_HAS_HEAD_NORM",
+        "SC_HAS_ENGINES",
+        "SC_ENGINE_SECOND_LAYOUT",
+    ):
         assert f"#define {name} 1" in macros
     assert all(f"sc_dot_w{bits}.h" in formats for bits in WIDTHS) and shape.perms
     build_program(program.out, "siracusa", env=dict(os.environ), options={"PROFILE": "1"})

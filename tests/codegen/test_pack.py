@@ -34,7 +34,7 @@ def lane_values(lane: list[int], bits: int) -> list[int]:
 
 @dataclass
 class Read:
-    """What a block stream says: q [rows, k], d and b [rows, nseg], r [rows], and what was left."""
+    """What a block stream says: q [rows, k], d and b [rows, groups], r [rows], and what was left."""
 
     q: np.ndarray
     d: np.ndarray
@@ -48,7 +48,7 @@ def read(
     data: bytes,
     rows: int,
     k: int,
-    seg: int,
+    group: int,
     bits: int,
     grouped: int,
     asym: int,
@@ -57,11 +57,11 @@ def read(
 ) -> Read:
     """One block of 8 rows, byte by byte, from ``at`` on.
 
-    uint16 r[8]; per segment: [uint8 d[8] if grouped] [int16 b[8], or nibbles z[8] with b = d * z, if asymmetric]
+    uint16 r[8]; per group: [uint8 d[8] if grouped] [int16 b[8], or nibbles z[8] with b = d * z, if asymmetric]
     weights, of which every row has a word in turn.  All integers are signed.
     """
-    nseg = (k + seg - 1) // seg
-    out = Read(np.zeros((ROWS, k), int), np.ones((ROWS, nseg), int), np.zeros((ROWS, nseg), int),
+    groups = (k + group - 1) // group
+    out = Read(np.zeros((ROWS, k), int), np.ones((ROWS, groups), int), np.zeros((ROWS, groups), int),
                np.zeros(ROWS, int), [], 0)  # fmt: skip
 
     def signed(v: int, width: int) -> int:
@@ -70,7 +70,7 @@ def read(
     for row in range(ROWS):
         out.r[row] = data[at] | data[at + 1] << 8
         at += 2
-    for g in range(nseg):
+    for g in range(groups):
         if grouped:
             for row in range(ROWS):
                 out.d[row, g] = data[at + row]
@@ -83,7 +83,7 @@ def read(
             for row in range(ROWS):
                 out.b[row, g] = signed(data[at + 2 * row] | data[at + 2 * row + 1] << 8, 16)
             at += 2 * ROWS
-        elements = min(seg, k - g * seg)
+        elements = min(group, k - g * group)
         per_unit, words = UNITS[bits]
         pad = pad or per_unit
         for first in range(0, -(-elements // pad) * pad, per_unit):
@@ -93,7 +93,7 @@ def read(
                     for step, value in enumerate(lane_values(lane, bits)):
                         i = first + 4 * step + j
                         if i < elements:
-                            out.q[row, g * seg + i] = signed(value, bits)
+                            out.q[row, g * group + i] = signed(value, bits)
                         else:
                             out.padding.append(value)
             at += words * ROWS * 4
@@ -105,21 +105,21 @@ def make(
     rng: np.random.Generator,
     n: int,
     k: int,
-    seg: int,
+    group: int,
     bits: int,
     grouped: int,
     asym: int,
     pad: int = 0,
 ) -> QLinear:
-    nseg = -(-k // seg)
+    groups = -(-k // group)
     low, high = {8: (-128 if asym else -127, 128), 4: (-8, 8), 3: (-4, 4), 2: (-2, 2)}[bits]
-    d = rng.integers(1, 256, (n, nseg)).astype(np.uint8) if grouped else None
-    b = rng.integers(-32768, 32768, (n, nseg)).astype(np.int16) if asym else None
+    d = rng.integers(1, 256, (n, groups)).astype(np.uint8) if grouped else None
+    b = rng.integers(-32768, 32768, (n, groups)).astype(np.int16) if asym else None
     if asym == ZEROS:
         assert d is not None
-        b = (d * rng.integers(-8, 8, (n, nseg))).astype(np.int16)
+        b = (d * rng.integers(-8, 8, (n, groups))).astype(np.int16)
     return QLinear(
-        name="w", bits=bits, group=seg if grouped else None, seg=seg,
+        name="w", bits=bits, group_size=group if grouped else None, group=group,
         q=rng.integers(low, high, (n, k)).astype(np.int8), d=d, b=b, zero_points=asym == ZEROS,
         r=rng.integers(0, 65536, n).astype(np.uint16), drop=0, shift=0, cmax=1, frac=0,
         pad=pad or UNITS[bits][0],
@@ -134,12 +134,12 @@ def check(w: QLinear, order: np.ndarray, packed: np.ndarray) -> int:
     assert packed.dtype == np.uint8 and len(packed) == -(-len(order) // ROWS)
     for b, block in enumerate(packed):
         data = block.tobytes()
-        main = read(data, ROWS, w.k, w.seg, w.bits, grouped, asym, 0, w.pad)
+        main = read(data, ROWS, w.k, w.group, w.bits, grouped, asym, 0, w.pad)
         assert set(main.padding) <= {0}
         parts = [(w, main)]
         if w.low_rank is not None:
             side = w.low_rank.b
-            parts.append((side, read(data, ROWS, side.k, side.seg, 8, 0, 0, main.end)))
+            parts.append((side, read(data, ROWS, side.k, side.group, 8, 0, 0, main.end)))
         assert parts[-1][1].end == len(data)
         for row in range(ROWS):
             at = b * ROWS + row
@@ -161,31 +161,31 @@ def check(w: QLinear, order: np.ndarray, packed: np.ndarray) -> int:
 @pytest.mark.parametrize(("bits", "grouped", "asym"), FORMATS)
 @pytest.mark.parametrize("side", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_unpacks_to_the_same_integers(bits: int, grouped: int, asym: int, side: bool) -> None:
-    """Rows 1..17, K around every word and segment edge, segments 1..96."""
+    """Rows 1..17, K around every word and group edge, groups 1..96."""
     rng = np.random.default_rng(bits + 2 * grouped + 4 * asym)
     compared = 0
     for n in range(1, 18):
         for k in EDGE_K:
-            seg = min(k, int(rng.choice([1, 3, 4, 8, 32, 60, 64, 96])))
-            w = make(rng, n, k, seg, bits, grouped, asym)
+            group = min(k, int(rng.choice([1, 3, 4, 8, 32, 60, 64, 96])))
+            w = make(rng, n, k, group, bits, grouped, asym)
             if side:
                 rank = int(rng.integers(1, 70))
                 b = make(rng, n, rank, min(64, rank), 8, 0, 0)
-                w.low_rank = LowRank(make(rng, rank, k, seg, 8, 0, 0), b)
+                w.low_rank = LowRank(make(rng, rank, k, group, 8, 0, 0), b)
             compared += check(w, np.arange(n), pack_matrix(w))
-            shape = MatrixShape("w", n, k, bits, seg, bool(grouped), Offsets(asym),
+            shape = MatrixShape("w", n, k, bits, group, bool(grouped), Offsets(asym),
                                 w.low_rank.a.n if w.low_rank else 0)  # fmt: skip
             assert pack_matrix(w).shape == (shape.blocks, shape.block_bytes)
     assert compared > 10_000
 
 
 def test_a_side_path_next_to_4_bit_weights_is_padded_to_their_words() -> None:
-    """8-bit weights whose segments are stored as multiples of 8 inputs."""
+    """8-bit weights whose groups are stored as multiples of 8 inputs."""
     rng = np.random.default_rng(3)
-    for k, seg in ((37, 37), (37, 12), (100, 60), (8, 8), (5, 3)):
-        a = make(rng, 9, k, seg, 8, 0, 0, pad=8)
+    for k, group in ((37, 37), (37, 12), (100, 60), (8, 8), (5, 3)):
+        a = make(rng, 9, k, group, 8, 0, 0, pad=8)
         assert check(a, np.arange(9), pack_matrix(a)) == 9 * (k + 1)
-        shape = MatrixShape("w.a", 9, k, 8, seg, False, Offsets.NONE, 0, 8)
+        shape = MatrixShape("w.a", 9, k, 8, group, False, Offsets.NONE, 0, 8)
         assert pack_matrix(a).shape == (shape.blocks, shape.block_bytes)
 
 

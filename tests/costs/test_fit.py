@@ -40,12 +40,12 @@ def test_known_coefficients(seed: int, n: int) -> None:
 def test_two_that_work_at_the_same_time(seed: int) -> None:
     """The longer one counts, here in half of the samples each; both are found."""
     rng = np.random.default_rng(seed)
-    true = {"calls": 300.0, "fast.jobs": 55.0, "fast.rows": 9.0, "beside.rows": 4.0}
+    true = {"calls": 300.0, "fast.jobs": 55.0, "fast.rows": 9.0, "overlapped.rows": 4.0}
     samples = []
     for _ in range(60):
         counts = {
             "calls": 1.0, "fast.jobs": float(rng.integers(1, 40)), "fast.rows": float(rng.integers(1, 90)),
-            "beside.rows": float(10 ** rng.uniform(0, 3.2)),
+            "overlapped.rows": float(10 ** rng.uniform(0, 3.2)),
         }  # fmt: skip
         work = Work(counts)
         samples.append(Sample(work, predict(true, work)))
@@ -63,9 +63,11 @@ def test_errors_are_relative() -> None:
 
 
 def test_what_never_was_the_longer_costs_nothing() -> None:
-    work = Work({"fast.jobs": 10, "beside.rows": 1})
+    work = Work({"fast.jobs": 10, "overlapped.rows": 1})
     found = fit([Sample(work, 500.0), Sample(work + work, 1000.0)])
-    assert set(found) == {"fast.jobs", "beside.rows"} and predict(found, work) == pytest.approx(500)
+    assert set(found) == {"fast.jobs", "overlapped.rows"} and predict(found, work) == pytest.approx(
+        500
+    )
 
 
 def test_a_feature_that_some_have() -> None:

@@ -55,8 +55,8 @@ def test_cycles_by_engine() -> None:
 
 @pytest.mark.parametrize(("rows", "whole"), [(4, 100 + 21), (40, 100 + 80)])
 def test_the_longer_of_an_engine_and_the_cores_beside_it(rows: int, whole: float) -> None:
-    per = {"calls": 100.0, "fast.jobs": 7.0, "beside.rows": 2.0}
-    found = cycles_of(per, Work({"calls": 1, "fast.jobs": 3, "beside.rows": rows}))
+    per = {"calls": 100.0, "fast.jobs": 7.0, "overlapped.rows": 2.0}
+    found = cycles_of(per, Work({"calls": 1, "fast.jobs": 3, "overlapped.rows": rows}))
     assert found == Cycles(whole, 100.0 + 2 * rows, {"fast": 21.0})
 
 

@@ -19,7 +19,7 @@ from shrinkc.ir.graph import Graph
 from shrinkc.memory.planner import make_plan
 from shrinkc.numerics.sampling import Sampling
 from shrinkc.quantize import QuantOptions, lower
-from shrinkc.schedule.choose import choose_copies, choose_engines, multiplied
+from shrinkc.schedule.choose import choose_engines, choose_second_layouts, multiplied
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.simulate.proof import Record, Request, reference
 from shrinkc.targets import PULP_OPEN, SIRACUSA, Target
@@ -53,7 +53,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-PLACES = ("usual", "usual", "smallest L1", "some L1", "flash", "cache behind L1")
+PLACES = ("usual", "usual", "smallest L1", "some L1", "flash", "cache in lower memory")
 
 
 @dataclass(frozen=True)
@@ -135,15 +135,15 @@ def draw(seed: int) -> Case:
         options, ranks = QuantOptions(), {}
     target = pick(*[SIRACUSA] * 5, PULP_OPEN)
     found = [engine_named(name) for name in target.engines if name != CORES]
-    others = [e.name for e in found if not e.copies and rng.random() < 0.7]
+    others = [e.name for e in found if not e.second_layout and rng.random() < 0.7]
     place = pick(*PLACES)
     if place == "flash":  # which the other engines cannot read
         others = []
-    if place == "cache behind L1":  # the others have no writable weight memory
+    if place == "cache in lower memory":  # the others have no writable weight memory
         target = SIRACUSA
     context = int(rng.integers(9, 71))
     if rng.random() < 0.5:
-        others += [e.name for e in found if e.copies and e.costs_as in others]
+        others += [e.name for e in found if e.second_layout and e.costs_as in others]
     return Case(
         seed, family, model, options, stored, ranks, context, target, (CORES, *others), place,
     )  # fmt: skip
@@ -210,7 +210,7 @@ def build(case: Case, folder: Path) -> Program:
     matrices = multiplied(model.config, case.options, ranks, formats, ())
     choices = choose_engines(matrices, target)
     free = {level.name: level.bytes for level in target.on_chip}
-    choices = choose_copies(choices, matrices, target, free)
+    choices = choose_second_layouts(choices, matrices, target, free)
     graph = lower(model, case.options, case.context, choices=choices)
     target, l1 = _placed(case, shape_of(graph, model), target)
     return compile_graph(graph, model, folder / "out", target, l1)
@@ -228,7 +228,7 @@ def _placed(case: Case, shape: ModelShape, target: Target) -> tuple[Target, int 
         return target.with_room(**rooms), None
     if case.place == "some L1":
         return target, int(rng.integers(least, target.l1 + 1))
-    if case.place == "cache behind L1":
+    if case.place == "cache in lower memory":
         target = _behind(shape, target, least, rng)
     return target, least
 
@@ -236,8 +236,8 @@ def _placed(case: Case, shape: ModelShape, target: Target) -> tuple[Target, int 
 def _behind(shape: ModelShape, target: Target, l1: int, rng: np.random.Generator) -> Target:
     """Room for the cache of some layers in L2 and in weight memory; that of the others lies in HyperRAM."""
     plan = make_plan(shape, target, l1)
-    beside = {b.name: b.bytes for b in plan.beside}
-    cache = sum(b.bytes for b in plan.beside if b.name == "kv cache") // len(shape.layers)
+    beside = {b.name: b.bytes for b in plan.lower_buffers}
+    cache = sum(b.bytes for b in plan.lower_buffers if b.name == "kv cache") // len(shape.layers)
     if not cache:
         return target
     others = sum(beside.values()) - beside.get("kv cache", 0)

@@ -1,4 +1,4 @@
-"""Where the cache lies behind L1 never changes a number: L2, weight memory, HyperRAM, a layer here and one there;
+"""Where the cache lies below L1 never changes a number: L2, weight memory, HyperRAM, a layer here and one there;
 in pieces, a layer at a time, or first this and then that; nor does where RoPE's rows and texts are read from."""
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Places:
 def cramped(m: Model, l1: int, places: Places) -> Target:
     """Siracusa with an L2 and a writable part of weight memory for so many layers' cache, and no table in L2."""
     plan = make_plan(m.shape, SIRACUSA, l1)
-    others = sum(b.bytes for b in plan.beside if b.name != "kv cache")
-    cache = sum(b.bytes for b in plan.beside if b.name == "kv cache") // LAYERS
+    others = sum(b.bytes for b in plan.lower_buffers if b.name != "kv cache")
+    cache = sum(b.bytes for b in plan.lower_buffers if b.name == "kv cache") // LAYERS
     swapped = "hyperram" in places.layers()
     levels = tuple(
         replace(v, writable=places.wmem * cache) if v.name == "wmem" else v for v in SIRACUSA.levels

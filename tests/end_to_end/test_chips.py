@@ -73,7 +73,7 @@ def test_the_same_integers_on_all_its_machines(model: Path, tmp_path: Path, name
 @pytest.mark.gvsoc
 @OTHERS
 def test_weights_from_flash(model: Path, tmp_path: Path, name: str) -> None:
-    """Every width of weights, odd segments, all of it fetched."""
+    """Every width of weights, odd groups, all of it fetched."""
     target, loaded = TARGETS[name], load_model(model)
     need("gvsoc", target)
     graph = lower(loaded, QuantOptions(bits=4, group_size=24, short_last_group=True), 24)

@@ -1,4 +1,4 @@
-"""Norms whose gains are behind L1 and come there while matrices are multiplied: the interpreter's integers."""
+"""Norms whose gains are in a lower memory and come there while matrices are multiplied: the interpreter's integers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ PROMPT = tuple(1 + 7 * i % 100 for i in range(21))
 # name -> options, and what of the cache is in L1
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "N-EUREKA": ({"context": 64}, "all"),
-    "N-EUREKA and tails of 12 inputs": ({"context": 64, "bits": 4, "embedding_bits": 4}, "all"),
+    "N-EUREKA and remainders of 12 inputs": (
+        {"context": 64, "bits": 4, "embedding_bits": 4},
+        "all",
+    ),
     "cores, a layer's cache": ({"context": 64, "engines": "cores", "l1": 54 << 10}, "layer"),
     "cores, groups": (
         {
@@ -73,7 +76,7 @@ def test_on_host_and_qemu(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.gvsoc
-@pytest.mark.parametrize("name", ["N-EUREKA and tails of 12 inputs", "cores, a layer's cache"])
+@pytest.mark.parametrize("name", ["N-EUREKA and remainders of 12 inputs", "cores, a layer's cache"])
 def test_on_the_soc(tmp_path: Path, name: str) -> None:
     need("gvsoc")
     _prove(_compiled(tmp_path, name), "gvsoc")

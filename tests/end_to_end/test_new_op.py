@@ -211,7 +211,7 @@ def test_a_wrong_kernel_is_named(leaking: Graph, story_model: FloatModel, tmp_pa
 
 @pytest.mark.slow
 def test_vectors_in_the_place_of_its_result(tmp_path: Path) -> None:
-    """A frugal plan makes what down reads where the op before has left its result, whichever that is."""
+    """An in-place plan makes what down reads where the op before has left its result, whichever that is."""
     need("host")
     sizes: dict[str, Any] = {"heads": 4, "kv_heads": 2, "head_dim": 10, "vocab": 83, "layers": 3}
     write_tiny_llama(tmp_path / "model", hidden=64, intermediate=302, seed=4, **sizes)
@@ -219,10 +219,10 @@ def test_vectors_in_the_place_of_its_result(tmp_path: Path) -> None:
     leaks = with_leaks(lowered(model, QuantOptions(), 32, SIRACUSA))
     shape = shape_of(leaks, model)
     budgets = range(60 * KIB, 120 * KIB, KIB)
-    plans = [(b, plan) for b in budgets if (plan := make_plan(shape, SIRACUSA, b)).frugal]
+    plans = [(b, plan) for b in budgets if (plan := make_plan(shape, SIRACUSA, b)).in_place]
     budget = max(plans, key=lambda found: found[1].chunk)[0]
     made = program(leaks, model, tmp_path / "out", budget).build("host", SAN="1", CORES="3")
-    assert made.plan.frugal and made.plan.chunk > 9
+    assert made.plan.in_place and made.plan.chunk > 9
     assert "SC_SOURCE_OF_DOWN SC_AT_LEAKED\n" in (made.out / "src" / "model.h").read_text()
     for tokens in (2, made.plan.chunk, made.plan.chunk + 1):
         request = Request(tuple(range(1, tokens + 1)), 4, ignore_eos=True)

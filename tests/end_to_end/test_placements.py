@@ -151,7 +151,9 @@ def test_weights_on_the_chip_all_along_a_pass(
     in flash through four buffers; late transfers and early ones."""
     need("host")
     plain = planner._asked
-    monkeypatch.setattr(planner, "_asked", lambda use: replace(plain(use), spread=True, stages=4))
+    monkeypatch.setattr(
+        planner, "_asked", lambda use: replace(plain(use), interleave_matrices=True, stages=4)
+    )
     monkeypatch.setattr(planner, "STAGES", (4,))
     every = sum(m.bytes for m in shape.matrices)
 
@@ -185,12 +187,19 @@ def in_two_memories(
         room = shape.head.bytes // every + sum(m.bytes for m in shape.layers[0]) // 2
         target = SIRACUSA.with_room(wmem=room, l2=l2_without_weights(shape, l1))
         plain = planner._asked
-        monkeypatch.setattr(planner, "_asked", lambda use: replace(plain(use), every=every))
+        monkeypatch.setattr(
+            planner, "_asked", lambda use: replace(plain(use), interleave_head=every)
+        )
         monkeypatch.setattr(planner, "STAGES", (2,))
-        monkeypatch.setattr(planner, "NEAR", ())
+        monkeypatch.setattr(planner, "HEAD_INTERLEAVES", ())
         program = compile_graph(graph, story_model, tmp_path / "out", target, l1)
         head = program.plan.placements[-1]
-        assert (head.name, head.every, head.level, head.near) == ("head", every, "flash", "wmem")
+        assert (head.name, head.interleave, head.level, head.chip_level) == (
+            "head",
+            every,
+            "flash",
+            "wmem",
+        )
         return program
 
     return compiled
@@ -206,7 +215,7 @@ def test_some_tiles_of_the_head_on_the_chip(
     program = in_two_memories(every)
     head = program.plan.placements[-1]
     assert head.blocks > every * head.tile_blocks
-    near = {head.near_tile(token // (8 * head.tile_blocks)) for token in request_.prompt}
+    near = {head.tile_on_chip(token // (8 * head.tile_blocks)) for token in request_.prompt}
     assert near == {False, True}, "rows of both memories"
     for options in ({"SAN": "1", "LAZY": "1", "CORES": "8"}, {}):
         program.build("host", **options)

@@ -1,4 +1,4 @@
-"""Several tokens times matrices whose segments have scales, which N-EUREKA multiplies: the interpreter's integers."""
+"""Several tokens times matrices whose groups have scales, which N-EUREKA multiplies: the interpreter's integers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SHAPES: dict[str, tuple[dict[str, Any], QuantOptions | Format, dict[str, int], s
         {},
         "",
     ),
-    "w3-zero-points-one-segment": (
+    "w3-zero-points-one-group": (
         {"hidden": 64, "intermediate": 96, "heads": 2, "kv_heads": 2, "head_dim": 16},
         Format(3, 96, "integer"),
         {},

@@ -17,7 +17,7 @@ static const uint8_t *multipliers(const sc_matrix *m, const uint8_t *at) {
 }
 static int32_t scale(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t g) {
     if (!(m->format & SC_FMT_GROUPED)) return 1;
-    return multipliers(m, at)[2 * stored(m) + row * m->in.nseg + g];
+    return multipliers(m, at)[2 * stored(m) + row * m->in.groups + g];
 }
 
 static int32_t wide_sum(const sc_matrix *m, const int8_t *w, const int8_t *low) {
@@ -36,8 +36,8 @@ static void sum(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
                 continue;
             }
             int32_t acc = 0;
-            for (uint32_t g = 0; g < m->in.nseg; g++) {
-                uint32_t n = 4u * (g + 1 < m->in.nseg ? m->in.seg_words : m->in.last_words);
+            for (uint32_t g = 0; g < m->in.groups; g++) {
+                uint32_t n = 4u * (g + 1 < m->in.groups ? m->in.group_words : m->in.last_words);
                 int32_t s = 0;
                 for (uint32_t i = 0; i < n; i++) s += w[i] * q[i];
                 w += n, q += n;
@@ -71,8 +71,8 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
     const int8_t *w = (const int8_t *)at + row * (m->block_bytes / ROWS);
     const uint8_t *r = multipliers(m, at) + 2 * row;
     for (uint32_t i = (uint32_t)core; i < k; i += (uint32_t)cores) {
-        uint32_t g = i / m->in.seg_elems;
-        int32_t v = w[4 * g * m->in.seg_words + i - g * m->in.seg_elems] * scale(m, at, row, g);
+        uint32_t g = i / m->in.group_elems;
+        int32_t v = w[4 * g * m->in.group_words + i - g * m->in.group_elems] * scale(m, at, row, g);
         x[i] = sc_requantize(v * (r[0] | r[1] << 8), factor, shift);
     }
 }

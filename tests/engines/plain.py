@@ -18,8 +18,8 @@ from shrinkc.engines import CORES, Engine, MatrixSpec
 from shrinkc.importer import FloatModel
 from shrinkc.ir.graph import Graph
 from shrinkc.quantize import QuantOptions, lower
-from shrinkc.schedule.choose import choose_copies, choose_engines, multiplied
-from shrinkc.storage import MatrixShape, Store, StoredRows, segment_size
+from shrinkc.schedule.choose import choose_engines, choose_second_layouts, multiplied
+from shrinkc.storage import MatrixShape, Store, StoredRows, stored_group
 from shrinkc.targets import SIRACUSA, Target
 
 ROWS = 16  # of a block
@@ -29,15 +29,15 @@ def block_bytes(m: MatrixShape) -> int:
     return ROWS * m.words * 4
 
 
-def beside_bytes(m: MatrixShape) -> int:
+def trailer_bytes(m: MatrixShape) -> int:
     rows = m.blocks * ROWS
-    return rows * 2 + rows * m.nseg * int(m.grouped)
+    return rows * 2 + rows * m.groups * int(m.grouped)
 
 
 def pack(w: StoredRows) -> np.ndarray:
     parts = []
-    for at in range(0, w.q.shape[1], w.seg):
-        q = w.q[:, at : at + w.seg]
+    for at in range(0, w.q.shape[1], w.group):
+        q = w.q[:, at : at + w.group]
         parts.append(np.pad(q, ((0, 0), (0, -q.shape[1] % w.pad))))
     out = [np.concatenate(parts, axis=1).reshape(-1).view(np.uint8)]
     out.append(w.r.astype("<u2").view(np.uint8))
@@ -54,13 +54,13 @@ def legal(spec: MatrixSpec) -> str | None:
     return None
 
 
-def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
-    """Another padding than the cores have, and for groups of an even size other segments; that of a
+def cut(k: int, group_size: int | None, bits: int) -> tuple[int, int]:
+    """Another padding than the cores have, and for groups of an even size other groups; that of a
     whole row says nothing, because it reads one."""
-    if group is None:
+    if group_size is None:
         return min(24, k), 12
-    seg = segment_size(k, group)
-    return (seg if seg % 2 else seg // 2), 12
+    group = stored_group(k, group_size)
+    return (group if group % 2 else group // 2), 12
 
 
 def cycles(spec: MatrixSpec, tokens: int) -> int:
@@ -76,7 +76,7 @@ def scratch(shape: MatrixShape, tokens: int) -> int:
 PLAIN = Engine(
     name="plain",
     unit="plain",
-    store=Store("rows of bytes", ROWS, block_bytes, pack, beside_bytes, align=64),
+    store=Store("rows of bytes", ROWS, block_bytes, pack, trailer_bytes, align=64),
     levels=("wmem",),
     legal=legal,
     cut=cut,
@@ -105,7 +105,7 @@ def lowered(
     matrices = multiplied(model.config, options, ranks, None, ())
     choices = choose_engines(matrices, target)
     free = {level.name: level.bytes for level in target.on_chip}
-    choices = choose_copies(choices, matrices, target, free)
+    choices = choose_second_layouts(choices, matrices, target, free)
     return lower(model, options, context, choices=choices)
 
 

@@ -9,7 +9,7 @@ import pytest
 from shrinkc.costs import Work, cost_table
 from shrinkc.engines import CORES, ENGINES, THE_CORES, Choices, Engine, MatrixSpec, choose
 from shrinkc.engines.choice import both
-from shrinkc.storage import BLOCKS, Offsets, segment_size
+from shrinkc.storage import BLOCKS, Offsets, stored_group
 
 from .plain import EAGER, PLAIN
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 def spec(name: str = "layer0.o", rows: int = 64, k: int = 64, **fields: object) -> MatrixSpec:
-    base = MatrixSpec(name, rows, k, bits=8, group=None, offsets=Offsets.NONE)
+    base = MatrixSpec(name, rows, k, bits=8, group_size=None, offsets=Offsets.NONE)
     return replace(base, **fields)  # type: ignore[arg-type]
 
 
@@ -58,7 +58,7 @@ def test_the_cores_run_what_both_run_alike() -> None:
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (spec(offsets=Offsets.WIDE, group=32), "has offsets, for which plain has no sums"),
+        (spec(offsets=Offsets.WIDE, group_size=32), "has offsets, for which plain has no sums"),
         (spec(rows=107), "has 107 rows, no multiple of 8"),
         (spec(rank=3), "has a side path, which the cores add block by block"),
     ],
@@ -130,7 +130,7 @@ def test_the_cores_run_everything_as_they_always_did() -> None:
     for k in (1, 63, 64, 100, 576):
         for bits, pad in ((8, 4), (4, 8), (3, 32), (2, 16)):
             for group in (None, 16, 32, 128):
-                assert THE_CORES.cut(k, group, bits) == (segment_size(k, group), pad)
+                assert THE_CORES.cut(k, group, bits) == (stored_group(k, group), pad)
     assert THE_CORES.store is BLOCKS
     assert THE_CORES.refusal(spec(rank=4, offsets=Offsets.ZEROS, embedding=True)) is None
 

@@ -35,7 +35,7 @@ GROUPS = QuantOptions(group_size=8)
 
 @pytest.fixture
 def graph(model: FloatModel, register: Callable[[Engine], None]) -> Graph:
-    """Groups in the layers, whose segments the engine decides, and a head with one scale per row."""
+    """Groups in the layers, whose groups the engine decides, and a head with one scale per row."""
     register(EAGER)
     return lowered(model, GROUPS, 16)
 
@@ -54,7 +54,7 @@ def test_a_file_keeps_it(graph: Graph, tmp_path: Path) -> None:
     matrix(graph, "layer1.o").engine = CORES
     w = matrix(graph, "layer1.o")
     assert w.d is not None
-    w.d, w.seg, w.pad = w.d[:, ::2].copy(), 8, 4
+    w.d, w.group, w.pad = w.d[:, ::2].copy(), 8, 4
     op = next(o for o in graph.ops if isinstance(o, Linear) and o.weight is w)
     graph.types[op.inputs[0]] = vector_type(w)
     save(graph, tmp_path / "ir.safetensors")
@@ -75,11 +75,11 @@ def test_a_file_of_an_engine_that_is_not_known(
         load(tmp_path / "ir.safetensors")
 
 
-def other_segment(graph: Graph) -> None:
-    """Segments as the cores have them, on both sides of a matrix."""
+def other_group(graph: Graph) -> None:
+    """Groups as the cores have them, on both sides of a matrix."""
     op = next(o for o in graph.ops if isinstance(o, Linear))
     assert op.weight.d is not None
-    op.weight.d, op.weight.seg = op.weight.d[:, ::2].copy(), 8
+    op.weight.d, op.weight.group = op.weight.d[:, ::2].copy(), 8
     graph.types[op.inputs[0]] = vector_type(op.weight)
 
 
@@ -94,9 +94,9 @@ def other_padding_of_a_row(graph: Graph) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (other_segment, "segments of 8 padded to 12; plain asks for 4 and 12"),
-        (other_padding, "segments of 4 padded to 4; plain asks for 4 and 12"),
-        (other_padding_of_a_row, "head: segments of 64 padded to 4; plain asks for 64 and 12"),
+        (other_group, "groups of 8 padded to 12; plain asks for 4 and 12"),
+        (other_padding, "groups of 4 padded to 4; plain asks for 4 and 12"),
+        (other_padding_of_a_row, "head: groups of 64 padded to 4; plain asks for 64 and 12"),
     ],
 )
 def test_a_matrix_that_is_not_cut_as_its_engine_asks(
@@ -108,12 +108,12 @@ def test_a_matrix_that_is_not_cut_as_its_engine_asks(
         check(graph)
 
 
-def test_one_scale_per_row_is_one_segment_whatever_an_engine_says(graph: Graph) -> None:
-    """Of a grouped matrix it decides the segments."""
+def test_one_scale_per_row_is_one_group_whatever_an_engine_says(graph: Graph) -> None:
+    """Of a grouped matrix it decides the groups."""
     assert EAGER.cut(64, None, 8)[0] == 24
     head, down = matrix(graph, "head"), matrix(graph, "layer0.down")
-    assert (head.seg, head.pad, head.x_bits) == (64, 12, 14)
-    assert (down.seg, down.pad, down.x_bits) == (4, 12, 0)
+    assert (head.group, head.pad, head.x_bits) == (64, 12, 14)
+    assert (down.group, down.pad, down.x_bits) == (4, 12, 0)
 
 
 def test_a_side_path_beside_the_cores(model: FloatModel) -> None:
@@ -137,6 +137,6 @@ def test_other_matrices_are_as_they_were(
     for op in none.ops:
         if isinstance(op, Linear):
             mine, theirs = op.weight, matrix(one, op.weight.name)
-            same = np.array_equal(mine.q, theirs.q) and mine.seg == theirs.seg
+            same = np.array_equal(mine.q, theirs.q) and mine.group == theirs.group
             assert same == (op.weight.name != "layer1.down")
-    assert matrix(one, "layer1.down").seg == EAGER.cut(72, 8, 8)[0] != THE_CORES.cut(72, 8, 8)[0]
+    assert matrix(one, "layer1.down").group == EAGER.cut(72, 8, 8)[0] != THE_CORES.cut(72, 8, 8)[0]

@@ -77,62 +77,63 @@ CASES = {
         "neureka_3x3", QuantOptions(bits=3, embedding_bits=2), {"intermediate": 299}
     ),
     "3x3, two layers, a head of its own": Case("neureka_3x3", sizes={"layers": 2, "tied": False}),
-    "3x3, 4 bit, tails": Case(
+    "3x3, 4 bit, remainders": Case(
         "neureka_3x3",
         QuantOptions(bits=4, embedding_bits=4),
         {"hidden": 256, "intermediate": 264},
         biased=True,
     ),
-    "3x3, 8 bit, tails, a head of its own": Case(
+    "3x3, 8 bit, remainders, a head of its own": Case(
         "neureka_3x3", sizes={"intermediate": 513, "tied": False}
     ),
-    # 568 inputs, of which every other job has tails: of one job, two and four; down has them in all
-    "3x3, tails of every other job": Case(
+    # 568 inputs, of which every other job has remainders: of one job, two and four; down has them in all
+    "3x3, remainders of every other job": Case(
         "neureka_3x3",
         QuantOptions(bits=4, embedding_bits=8),
         {"hidden": 568, "intermediate": 253, "vocab": 141},
         biased=True,
     ),
     # of 288 inputs they are bytes; 773 have 5 words behind the image, in nibbles 3
-    "3x3, 4 bit, tails of four channels": Case(
+    "3x3, 4 bit, remainders of four channels": Case(
         "neureka_3x3", QuantOptions(bits=4, embedding_bits=4), {"hidden": 288, "intermediate": 773}
     ),
-    "3x3, 3 bit, tails": Case(
+    "3x3, 3 bit, remainders": Case(
         "neureka_3x3", QuantOptions(bits=3, embedding_bits=3), {"intermediate": 773}
     ),
     "3x3, 2 bit": Case("neureka_3x3", QuantOptions(bits=2, embedding_bits=2), {"vocab": 259}),
     # jobs of all extents, the last one's rows no whole blocks
-    "copies": Case(
+    "both": Case(
         "neureka_both", sizes={"hidden": 60, "intermediate": 102, "vocab": 333, "layers": 2}, biased=True
     ),
-    "copies, 4 bit": Case(
+    "both, 4 bit": Case(
         "neureka_both", QuantOptions(bits=4, embedding_bits=4), {"hidden": 96, "intermediate": 301, "vocab": 651}
     ),
     # of one token vectors of 64 and 72 inputs are equally far apart
-    "copies, pitches alike": Case("neureka_both", sizes={"hidden": 64, "intermediate": 72}),
-    "copies, 2 and 3 bit": Case(
+    "both, pitches alike": Case("neureka_both", sizes={"hidden": 64, "intermediate": 72}),
+    "both, 2 and 3 bit": Case(
         "neureka_both", QuantOptions(bits=2, embedding_bits=3), {"intermediate": 1600, "vocab": 259}
     ),
 }  # fmt: skip
 ON_QEMU = (
     "1x1",
-    "copies",
+    "both",
     "3x3, 4 bit, biases",
-    "3x3, 4 bit, tails",
-    "3x3, tails of every other job",
+    "3x3, 4 bit, remainders",
+    "3x3, remainders of every other job",
 )
 ON_GVSOC = (
     "1x1, biases, several jobs", "1x1, beside side paths", "1x1, nine heads",
     "1x1, heads that are shared", "3x3, 4 bit, biases",
-    "3x3, 3 bit, several tiles", "3x3, 4 bit, tails", "3x3, tails of every other job",
-    "3x3, 4 bit, tails of four channels", "3x3, 3 bit, tails", "copies", "copies, 4 bit", "copies, 2 and 3 bit",
-    "copies, pitches alike",
+    "3x3, 3 bit, several tiles", "3x3, 4 bit, remainders", "3x3, remainders of every other job",
+    "3x3, 4 bit, remainders of four channels", "3x3, 3 bit, remainders",
+    "both", "both, 4 bit", "both, 2 and 3 bit",
+    "both, pitches alike",
 )  # fmt: skip
 # too wide for chunks of more tokens than one job has pixels for, or beside matrices of the cores
 SHORT_CHUNKS = (
     "1x1, beside side paths",
-    "3x3, 4 bit, tails of four channels",
-    "copies, 2 and 3 bit",
+    "3x3, 4 bit, remainders of four channels",
+    "both, 2 and 3 bit",
 )
 
 
@@ -140,7 +141,7 @@ SHORT_CHUNKS = (
 def eager(register: Callable[[Engine], None]) -> None:
     """They run whatever they can."""
     for name in ENGINES.keys() - {CORES}:
-        legal = ENGINES["neureka_1x1"].legal  # a copy need not gain anything
+        legal = ENGINES["neureka_1x1"].legal  # the second layout need not gain anything
         register(replace(ENGINES[name], cycles=lambda spec, tokens: 1, legal=legal))
 
 
@@ -161,7 +162,7 @@ def load(case: Case, folder: Path) -> FloatModel:
 
 
 def target_of(case: Case) -> Target:
-    """With the engine, and the one of whose matrices it has copies."""
+    """With the engine, and the one whose layout it also stores."""
     names = (CORES, ENGINES[case.engine].costs_as, case.engine)
     return replace(SIRACUSA, engines=tuple(filter(None, names)))
 
@@ -199,7 +200,7 @@ def prove_lookup(program: Program, on: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "sanitizers"), in_tiers(CASES, "1x1", "3x3, 4 bit, tails", "copies, 2 and 3 bit")
+    ("name", "sanitizers"), in_tiers(CASES, "1x1", "3x3, 4 bit, remainders", "both, 2 and 3 bit")
 )
 def test_every_integer_is_the_interpreters(
     name: str, sanitizers: dict[str, str], tmp_path: Path, eager: None
@@ -209,7 +210,7 @@ def test_every_integer_is_the_interpreters(
     case = CASES[name]
     program = compiled(case, tmp_path)
     assert {n for n, e in engines_of(program.graph).items() if e == case.engine} == case.on
-    assert case.engine != "neureka_3x3" or not program.plan.frugal, "its vectors are images"
+    assert case.engine != "neureka_3x3" or not program.plan.in_place, "its vectors are images"
     assert prove(program, "host", 1, 3, 4, 37, **sanitizers, LAZY="1", CORES="3") > 1000
     if sanitizers and name in ON_QEMU and missing("qemu") is None:
         assert prove(program, "qemu", 19) > 0
@@ -223,9 +224,9 @@ def test_every_integer_is_the_interpreters(
         "1x1, nine heads",
         "1x1, heads that are shared",
         "3x3, 4 bit, biases",
-        "3x3, 4 bit, tails",
-        "3x3, tails of every other job",
-        "copies",
+        "3x3, 4 bit, remainders",
+        "3x3, remainders of every other job",
+        "both",
     ],
 )
 def test_no_two_threads_meet(name: str, tmp_path: Path, eager: None) -> None:
@@ -239,7 +240,7 @@ def test_on_the_chips_simulator(name: str, tmp_path: Path, eager: None) -> None:
     """The engine itself: jobs of one token, of several, and of so many that it adds their sums up; a last chunk that is
     none of the others."""
     need("gvsoc")
-    prompts = (37, 20, 18, 3) if name in ("1x1, biases, several jobs", "copies") else (37, 3)
+    prompts = (37, 20, 18, 3) if name in ("1x1, biases, several jobs", "both") else (37, 3)
     if name.startswith("3x3"):  # which takes tokens one by one, however many
         prompts = (19, 3)
     program = compiled(CASES[name], tmp_path)
@@ -267,8 +268,8 @@ def test_jobs_of_workers_are_over_before_the_controllers(tmp_path: Path) -> None
     assert got.tokens == reference(graph, request).tokens and max(p.tokens for p in got.passes) > 2
 
 
-def with_tails_and_copies(folder: Path) -> Program:
-    """A program whose engine has matrices with tails and matrices with copies; one token's and prompts' form alike."""
+def with_remainders_and_second_layouts(folder: Path) -> Program:
+    """Matrices with remainders and matrices with a second layout; one token's and prompts' form alike."""
     target = replace(SIRACUSA, engines=(CORES, "neureka_1x1", "neureka_3x3", "neureka_both"))
     options = QuantOptions(bits=4, embedding_bits=8)
     sizes = {**SIZES, "hidden": 96, "intermediate": 508}
@@ -287,7 +288,7 @@ def with_tails_and_copies(folder: Path) -> Program:
 @pytest.mark.slow
 def test_tails_and_copies_in_one_program(tmp_path: Path) -> None:
     need("host")
-    program = with_tails_and_copies(tmp_path)
+    program = with_remainders_and_second_layouts(tmp_path)
     assert prove(program, "host", 3, 19, SAN="1", LAZY="1", CORES="3") > 1000
     if missing("qemu") is None:
         program.build("gvsoc")
@@ -296,7 +297,7 @@ def test_tails_and_copies_in_one_program(tmp_path: Path) -> None:
 @pytest.mark.gvsoc
 def test_tails_and_copies_in_one_program_on_the_chips_simulator(tmp_path: Path) -> None:
     need("gvsoc")
-    assert prove(with_tails_and_copies(tmp_path), "gvsoc", 18, 3) > 500
+    assert prove(with_remainders_and_second_layouts(tmp_path), "gvsoc", 18, 3) > 500
 
 
 def test_the_embedding_is_read_from_bit_planes(tmp_path: Path, eager: None) -> None:
@@ -324,4 +325,4 @@ def test_who_runs_a_matrix_changes_no_integer(tmp_path: Path) -> None:
             a, b = mine.weight, theirs.weight
             for field_name in ("q", "r"):
                 np.testing.assert_array_equal(getattr(a, field_name), getattr(b, field_name))
-            assert (a.shift, a.frac, a.x_bits, a.seg) == (b.shift, b.frac, b.x_bits, b.seg)
+            assert (a.shift, a.frac, a.x_bits, a.group) == (b.shift, b.frac, b.x_bits, b.group)

@@ -1,4 +1,4 @@
-"""How N-EUREKA's engines store matrices: their bit planes, tails and copies read as the chip reads them."""
+"""How N-EUREKA's engines store matrices: bit planes, remainders and second layouts, read as the chip does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shrinkc.codegen.pack import stored_rows
-from shrinkc.engines import ENGINES, MatrixSpec, Tails
+from shrinkc.engines import ENGINES, MatrixSpec, Remainders
 from shrinkc.ir.linear import QLinear
 from shrinkc.quantize.weights import Output, quantize_matrix
 from shrinkc.storage import Offsets
@@ -19,7 +19,7 @@ AHEAD = 32  # bytes that the chip reads past the last weight
 
 def spec(**fields: Any) -> MatrixSpec:
     return MatrixSpec(**{
-        "name": "m", "rows": 64, "k": 64, "bits": 8, "group": None, "offsets": Offsets.NONE, **fields,
+        "name": "m", "rows": 64, "k": 64, "bits": 8, "group_size": None, "offsets": Offsets.NONE, **fields,
     })  # fmt: skip
 
 
@@ -42,8 +42,8 @@ def dense_weight(data: bytes, row: int, i: int, k: int) -> int:
     return sum((word >> (4 * b + i % 4) & 1) << b for b in range(8))
 
 
-def tail_weight(data: bytes, at: int, row: int, i: int, words: int, nibbles: bool) -> int:
-    """Behind the rows of its job, where tails begin ``at``: blocks of 8 rows, a word of one row after the other, and
+def remainder_weight(data: bytes, at: int, row: int, i: int, words: int, nibbles: bool) -> int:
+    """Behind the rows of its job, where remainders begin ``at``: blocks of 8 rows, a word of each row in turn, and
     4 bytes between blocks.  A word has 4 inputs, or 8 in nibbles, the first 4 in the lower ones.  Input i of those that
     are there; ``row`` is one of the job."""
     block = at + row // 8 * (32 * words + 4)
@@ -81,7 +81,7 @@ def test_the_chip_reads_every_weight(name: str, bits: int, n: int, k: int) -> No
     engine = ENGINES[name]
     data = engine.store.pack(stored_rows(w, None, engine.store.rows)).tobytes()
     shape = engine.shape(spec(rows=n, k=k, bits=bits))
-    assert (w.seg, w.pad) == (shape.seg, shape.pad or shape.format.inputs)
+    assert (w.group, w.pad) == (shape.group, shape.pad or shape.format.inputs)
     zero = 128 if name == "neureka_1x1" else 1 << (bits - 1)
     rows = -(-n // 8) * 8
     padded = -(-k // 36) * 36 if name == "neureka_3x3" else -(-k // 32) * 32
@@ -105,10 +105,10 @@ def test_the_chip_reads_every_weight(name: str, bits: int, n: int, k: int) -> No
 def test_a_tail_behind_the_image_lies_where_the_cores_read_it(
     bits: int, n: int, k: int, tail: int
 ) -> None:
-    """The engine has whole tiles of 252, and every weight is there once; a job's tails are behind its rows."""
+    """The engine has whole tiles of 252, and every weight is there once; a job's remainders are behind its rows."""
     w = matrix(n, k, bits, "neureka_3x3")
     engine = ENGINES["neureka_3x3"]
-    assert engine.tails(k, bits) is Tails.ALL
+    assert engine.remainders(k, bits) is Remainders.ALL
     assert tail == k % 252
     data = engine.store.pack(stored_rows(w, None, engine.store.rows)).tobytes()
     shape = engine.shape(spec(rows=n, k=k, bits=bits))
@@ -123,7 +123,9 @@ def test_a_tail_behind_the_image_lies_where_the_cores_read_it(
         job, of_job = data[first // 8 * shape.block_bytes :], min(128, rows - first)
         at = row - first
         got = [folded_weight(job, at, i, k - tail, bits) - zero for i in range(k - tail)]
-        got += [tail_weight(job, of_job * row_bytes, at, i, words, nibbles) for i in range(inputs)]
+        got += [
+            remainder_weight(job, of_job * row_bytes, at, i, words, nibbles) for i in range(inputs)
+        ]
         want = w.q[row].tolist() if row < n else [0] * k
         assert got == want + [0] * (inputs - tail)
     beside = shape.blocks * shape.block_bytes
@@ -139,7 +141,7 @@ def test_every_other_job_has_tails_of_the_last_channels(bits: int, n: int, k: in
     next ones, or, in nibbles, 8."""
     w = matrix(n, k, bits, "neureka_3x3")
     engine = ENGINES["neureka_3x3"]
-    assert engine.tails(k, bits) is Tails.EVERY_OTHER
+    assert engine.remainders(k, bits) is Remainders.EVERY_OTHER
     assert engine.cut(k, None, bits) == (k, 36)
     data = engine.store.pack(stored_rows(w, None, engine.store.rows)).tobytes()
     shape = engine.shape(spec(rows=n, k=k, bits=bits))
@@ -166,7 +168,7 @@ def test_every_other_job_has_tails_of_the_last_channels(bits: int, n: int, k: in
             else:
                 of_tap, group = (8, 0) if nibbles else (4, (channel - last) // 4)
                 place = of_tap * (9 * group + tap) + (channel - last) % of_tap
-                got = tail_weight(job, of_job * short, at, place, words, nibbles)
+                got = remainder_weight(job, of_job * short, at, place, words, nibbles)
             assert got == want[i], (row, i)
     beside = shape.blocks * shape.block_bytes
     assert np.frombuffer(data[beside : beside + 2 * n], "<u2").tolist() == w.r.tolist()
@@ -175,18 +177,18 @@ def test_every_other_job_has_tails_of_the_last_channels(bits: int, n: int, k: in
 
 def test_a_tail_is_left_to_the_cores_where_they_have_the_time() -> None:
     """Those of 252 and 504 inputs have none, long ones would take longer than a tile, as would some of few bits; and
-    high bytes begin where a row of the image does, the fourth from low ones where all have tails."""
+    high bytes begin where a row of the image does, the fourth from low ones where all have remainders."""
     engine = ENGINES["neureka_3x3"]
     assert not any(
-        engine.tails(k, bits) for k in (64, 252, 504, 600, 4096) for bits in (2, 3, 4, 8)
+        engine.remainders(k, bits) for k in (64, 252, 504, 600, 4096) for bits in (2, 3, 4, 8)
     )
-    assert engine.tails(281, 8) is Tails.ALL
-    assert engine.tails(281, 2) is engine.tails(576, 2) is Tails.NONE
-    assert engine.tails(576, 4) is Tails.EVERY_OTHER
+    assert engine.remainders(281, 8) is Remainders.ALL
+    assert engine.remainders(281, 2) is engine.remainders(576, 2) is Remainders.NONE
+    assert engine.remainders(576, 4) is Remainders.EVERY_OTHER
     for k in range(1, 4000):
         for bits in (2, 3, 4, 8):
             _, pad = engine.cut(k, None, bits)
-            if engine.tails(k, bits) is Tails.ALL:
+            if engine.remainders(k, bits) is Remainders.ALL:
                 assert k <= pad == 4 * 3 * (k // 252 * 28)
             else:
                 assert pad == 36
@@ -195,7 +197,7 @@ def test_a_tail_is_left_to_the_cores_where_they_have_the_time() -> None:
 def copied_sums(
     data: bytes, q: np.ndarray, low: np.ndarray, high: np.ndarray, bits: int, taps: int
 ) -> np.ndarray:
-    """What the chip makes of a copy: int64 [rows, low and high], job by job as a convolution of 3x3 over an image
+    """The chip's sums with a second layout: int64 [rows, low and high], job by job as a 3x3 convolution over an image
     that has two vectors and zeros.
 
     Low bytes are its first column or pixel, high ones the third behind it; two columns of zeros are left of them, and
@@ -250,7 +252,7 @@ def copied_sums(
         (264, 1600),
     ],
 )
-def test_a_copy_gives_the_sums_of_both_bytes(n: int, k: int, bits: int) -> None:
+def test_the_second_layout_gives_the_sums_of_both_bytes(n: int, k: int, bits: int) -> None:
     """Of all rows, from the second layout, which is stored behind the 1x1 layout."""
     w = matrix(n, k, bits, "neureka_both")
     engine, first = ENGINES["neureka_both"], ENGINES["neureka_1x1"]
@@ -258,7 +260,7 @@ def test_a_copy_gives_the_sums_of_both_bytes(n: int, k: int, bits: int) -> None:
     data, before = engine.store.pack(rows).tobytes(), first.store.pack(rows).tobytes()
     shape = engine.shape(spec(rows=n, k=k, bits=bits))
     assert data.startswith(before) and len(data) == shape.bytes
-    taps = engine.spread(k, bits)
+    taps = engine.taps(k, bits)
     assert 4 * shape.words == w.pad == (3 if taps == 1 else 9) * (-(-k // (4 * taps)) * 4)
     rng = np.random.default_rng(k)
     low, high = rng.integers(-128, 128, (2, k))
@@ -267,7 +269,7 @@ def test_a_copy_gives_the_sums_of_both_bytes(n: int, k: int, bits: int) -> None:
 
 
 def test_a_copy_is_no_slower() -> None:
-    reason = "takes 470 cycles for one token with its copy, 455 without"
+    reason = "takes 470 cycles for one token with the second layout, 455 without"
     assert ENGINES["neureka_both"].refusal(spec(rows=8, k=32)) == reason
 
 
@@ -283,14 +285,14 @@ def test_what_it_does_not_run(name: str) -> None:
     engine = ENGINES[name]
     assert engine.refusal(spec()) is engine.refusal(spec(embedding=True)) is None
     for fields in (
-        {"group": 32},
+        {"group_size": 32},
         {"offsets": Offsets.WIDE},
-        {"group": 16, "offsets": Offsets.WIDE},
+        {"group_size": 16, "offsets": Offsets.WIDE},
     ):
         assert "has scales per group" in str(engine.refusal(spec(**fields)))
     assert "has a side path" in str(engine.refusal(spec(rank=2)))
 
 
 def test_vectors_take_all_numbers_of_taps() -> None:
-    spread = ENGINES["neureka_both"].spread
+    spread = ENGINES["neureka_both"].taps
     assert [spread(60, 8), spread(102, 8), spread(96, 4), spread(1600, 2)] == [3, 1, 1, 9]

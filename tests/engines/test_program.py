@@ -136,9 +136,9 @@ def test_every_integer_is_the_interpreters(
     assert all(w.engine in (CORES, "plain") for w in found.values())
     for w in found.values():
         engine = case.engine if w.engine == "plain" else THE_CORES
-        assert (w.seg, w.pad) == engine.cut_of(w.k, w.group, w.d is not None, w.bits)
-        assert (w.seg, w.x_bits > 0) == (
-            engine.cut(w.k, w.group, w.bits)[0] if w.d is not None else w.k,
+        assert (w.group, w.pad) == engine.cut_of(w.k, w.group_size, w.d is not None, w.bits)
+        assert (w.group, w.x_bits > 0) == (
+            engine.cut(w.k, w.group_size, w.bits)[0] if w.d is not None else w.k,
             w.d is None,
         )
     program = compiled(graph, model, tmp_path / "out")
@@ -199,7 +199,7 @@ def test_beside_tiles_from_everywhere(tmp_path: Path, register: Callable[[Engine
     l1 = smallest_l1(shape, t)
     fixed = compiled(graph, model, tmp_path / "all", t, l1).plan
     l2 = (
-        sum(b.bytes for b in fixed.beside if b.level == "l2")
+        sum(b.bytes for b in fixed.lower_buffers if b.level == "l2")
         + sizes["layer0.qkv"]
         + 2 * fixed.tile_bytes
         + 4096
@@ -217,12 +217,12 @@ def test_beside_tiles_from_everywhere(tmp_path: Path, register: Callable[[Engine
         (EAGER, QuantOptions()),
         (replace(EAGER, cut=THE_CORES.cut), QuantOptions(group_size=16, short_last_group=True)),
     ],
-    ids=["one scale per row", "the cores' segments"],
+    ids=["one scale per row", "the cores' groups"],
 )
 def test_where_a_matrix_is_run_changes_no_integer(
     engine: Engine, options: QuantOptions, tmp_path: Path, register: Callable[[Engine], None]
 ) -> None:
-    """Of one scale per row, or where an engine asks for the cores' segments, its program is that of the
+    """Of one scale per row, or where an engine asks for the cores' groups, its program is that of the
     cores, line for line."""
     need("host")
     register(engine)
@@ -240,7 +240,7 @@ def test_where_a_matrix_is_run_changes_no_integer(
         assert reference(there.graph, request).tokens == reference(here.graph, request).tokens
 
 
-def test_its_segments_decide_numbers(tmp_path: Path, register: Callable[[Engine], None]) -> None:
+def test_its_groups_decide_numbers(tmp_path: Path, register: Callable[[Engine], None]) -> None:
     """Of groups; else the test above would show nothing."""
     register(EAGER)
     model = load(Case(SLOTS), tmp_path / "model")

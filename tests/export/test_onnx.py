@@ -138,12 +138,14 @@ def test_primitives() -> None:
 
 
 def test_vectors_of_all_sizes() -> None:
-    """Zeros, a single one, the largest values, and lengths that no segment divides."""
-    for k, seg in ((10, 4), (8, 8), (7, 16)):
+    """Zeros, a single one, the largest values, and lengths that no group divides."""
+    for k, group in ((10, 4), (8, 8), (7, 16)):
         x = RNG.integers(-(1 << 31) + 1, 1 << 31, (6, k)) >> RNG.integers(0, 30, (6, 1))
         x[0], x[1, 1:], x[2] = 0, 0, (1 << 31) - 1
-        want = exact_vectors.quantize_vector(x, seg, 255)
-        got = evaluated(lambda v, k=k, seg=seg: tuple(vectors.quantize_vector(v, k, seg, 255)), x)
+        want = exact_vectors.quantize_vector(x, group, 255)
+        got = evaluated(
+            lambda v, k=k, group=group: tuple(vectors.quantize_vector(v, k, group, 255)), x
+        )
         for one, other in zip(got, (want.q, want.mantissa, want.exponent, want.c), strict=True):
             np.testing.assert_array_equal(one, other)
         wide = exact_vectors.quantize_q16(x, 14)

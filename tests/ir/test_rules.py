@@ -80,7 +80,7 @@ def wrong_input_kind(g: Graph) -> None:
 
 
 def wrong_output_kind(g: Graph) -> None:
-    retype(g, first(g, Embed).out, kind="q8", seg=8, cmax=1)
+    retype(g, first(g, Embed).out, kind="q8", group=8, cmax=1)
 
 
 def bits(g: Graph) -> None:
@@ -152,8 +152,8 @@ def type_of_r(g: Graph) -> None:
     weight(g).r = weight(g).r.astype(np.int32)
 
 
-def segment_across_groups(g: Graph) -> None:
-    weight(g).group = 12
+def group_across_the_group_size(g: Graph) -> None:
+    weight(g).group_size = 12
 
 
 def padding(g: Graph) -> None:
@@ -185,11 +185,11 @@ def weight_beyond_int16(g: Graph) -> None:
     w.q[0, 0], w.d[0, 0], w.b[0, 0] = -8, 255, 32767
 
 
-def segment_sum(g: Graph) -> None:
-    """Eight inputs a segment are too few: one segment of all 40."""
+def group_sum(g: Graph) -> None:
+    """Eight inputs a group are too few: one group of all 40."""
     w = weight(g)
     assert w.b is not None and w.d is not None
-    w.group = w.seg = 40
+    w.group_size = w.group = 40
     w.q[:], w.d, w.b = 0, w.d[:, :1].copy(), np.full((w.n, 1), 32767, np.int16)
 
 
@@ -202,8 +202,8 @@ def accumulator(g: Graph) -> None:
     retype(g, op.inputs[0], cmax=1 << 16)
 
 
-def input_segment(g: Graph) -> None:
-    retype(g, first(g, Linear).inputs[0], seg=4)
+def input_group(g: Graph) -> None:
+    retype(g, first(g, Linear).inputs[0], group=4)
 
 
 def input_cmax(g: Graph) -> None:
@@ -315,16 +315,16 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (zero_points_of_none, "rule_matrix", "offsets that are no zero points"),
     (type_of_r, "rule_matrix", "row scales are int32"),
     (r_of_16_bits, "rule_matrix", "a row scale of 65535"),
-    (segment_across_groups, "rule_matrix", "segment 8 and group 12 do not nest"),
-    (padding, "rule_matrix", "4-bit segments padded to 4"),
-    (padded_too_far, "rule_engine", "segments of 8 padded to 16; cores asks for 8 and 8"),
+    (group_across_the_group_size, "rule_matrix", "group 8 and group size 12 do not nest"),
+    (padding, "rule_matrix", "4-bit groups padded to 4"),
+    (padded_too_far, "rule_engine", "groups of 8 padded to 16; cores asks for 8 and 8"),
     (unknown_engine, "rule_engine", "engine 'abacus'; there are cores"),
     (dropped_too_much, "rule_drop", "25 bits dropped, allowed 0..24"),
     (kept_too_much, "rule_drop", "0 bits dropped, allowed 1..24"),
     (weight_beyond_int16, "rule_accumulator", "a weight of more than 32767 units"),
-    (segment_sum, "rule_accumulator", "a segment's sum up to"),
+    (group_sum, "rule_accumulator", "a group's sum up to"),
     (accumulator, "rule_accumulator", "more than 2147483647"),
-    (input_segment, "rule_linear_types", "does not match"),
+    (input_group, "rule_linear_types", "does not match"),
     (input_cmax, "rule_linear_types", "does not match"),
     (output_frac, "rule_linear_types", "output"),
     (residual_frac, "rule_linear_types", "residual"),
@@ -377,8 +377,8 @@ def wide_and_grouped(g: Graph) -> None:
     w.d = np.ones((w.n, 1), np.uint8)
 
 
-def wide_in_segments(g: Graph) -> None:
-    weight(g).seg = 20
+def wide_in_groups(g: Graph) -> None:
+    weight(g).group = 20
 
 
 def bits_of_more_than_two_signed_bytes(g: Graph) -> None:
@@ -394,7 +394,7 @@ def wide_accumulator(g: Graph) -> None:
     w = weight(g)
     assert w.x_bits == 14
     w.q = np.full((w.n, 2000), 127, np.int8)
-    w.seg = 2000
+    w.group = 2000
 
 
 def input_bits(g: Graph) -> None:
@@ -402,13 +402,13 @@ def input_bits(g: Graph) -> None:
 
 
 def input_of_bytes(g: Graph) -> None:
-    retype(g, first(g, Linear).inputs[0], kind="q8", seg=40, cmax=255, bits=0)
+    retype(g, first(g, Linear).inputs[0], kind="q8", group=40, cmax=255, bits=0)
 
 
 # of matrices with one scale per row
 ILLEGAL_WIDE: list[tuple[Callable[[Graph], None], str, str]] = [
-    (wide_and_grouped, "rule_activations", "group scales, segments of 40 and 14-bit activations"),
-    (wide_in_segments, "rule_activations", ": segments of 20 and 14-bit activations"),
+    (wide_and_grouped, "rule_activations", "group scales, groups of 40 and 14-bit activations"),
+    (wide_in_groups, "rule_activations", ": groups of 20 and 14-bit activations"),
     (bits_of_more_than_two_signed_bytes, "rule_activations", "15-bit activations"),
     (bits_below_none, "rule_activations", "-1-bit activations"),
     (wide_accumulator, "rule_accumulator", "accumulator up to 4161536000, more than 2147483647"),
@@ -437,7 +437,7 @@ def side_of_other_activations(g: Graph) -> None:
 
 def side_rank(g: Graph) -> None:
     b = side(g).b
-    b.q, b.seg = b.q[:, :-1], b.seg - 1
+    b.q, b.group = b.q[:, :-1], b.group - 1
 
 
 def side_frac(g: Graph) -> None:

@@ -46,13 +46,13 @@ def test_vectors() -> None:
         assert many == Work(want | several | {"tokens": each, "elements": elements})
 
 
-def test_vectors_in_segments() -> None:
+def test_vectors_in_groups() -> None:
     """Groups of 32: 100 inputs are 3 x 4 + 1 blocks of 8, two for a core; offsets need 4 sums.  Of 10 tokens a core
     has one, and a share of the last."""
     options = QuantOptions(bits=4, group_size=32, asymmetric=True, short_last_group=True)
     work = steps_of(make_shape(hidden=100, options=options), 10, 0)["attn_in.q"].work
     share = {"calls": 1, "starts": 0, "tokens": 1, "elements": 13, "blocks": 2, "sums": 4}
-    assert work == Work(share | {"tokens_whole": 1, "elements_whole": 100, "segments_whole": 4})
+    assert work == Work(share | {"tokens_whole": 1, "elements_whole": 100, "groups_whole": 4})
 
 
 def test_heads() -> None:
@@ -121,7 +121,7 @@ def test_a_cache_in_pieces_is_moved() -> None:
 
 def matrix(**fields: object) -> MatrixShape:
     base = MatrixShape(
-        "layer0.o", rows=200, k=100, bits=8, seg=64, grouped=False, offsets=Offsets.NONE
+        "layer0.o", rows=200, k=100, bits=8, group=64, grouped=False, offsets=Offsets.NONE
     )
     return replace(base, **fields)  # type: ignore[arg-type]
 
@@ -129,13 +129,13 @@ def matrix(**fields: object) -> MatrixShape:
 def test_a_product_on_the_cores() -> None:
     """25 blocks in tiles of 16 and 9: 2 + 2 on the busiest core; 16 + 9 words of 4 inputs."""
     assert THE_CORES.work(matrix(), 3, (16, 9)) == {
-        "tiles": 2, "token_tiles": 6, "blocks": 12, "words_w8": 12 * 25, "segments": 24, "scales": 0,
+        "tiles": 2, "token_tiles": 6, "blocks": 12, "words_w8": 12 * 25, "groups": 24, "scales": 0,
         "offsets": 0, "split_tiles": 0,
     }  # fmt: skip
-    grouped = matrix(bits=4, seg=32, grouped=True, offsets=Offsets.WIDE)
-    # segments of 32 and one of 4 that is stored as 8
+    grouped = matrix(bits=4, group=32, grouped=True, offsets=Offsets.WIDE)
+    # groups of 32 and one of 4 that is stored as 8
     assert THE_CORES.work(grouped, 1, (25,)) == {
-        "tiles": 1, "token_tiles": 1, "blocks": 4, "group_words_w4": 4 * 26, "segments": 16, "scales": 16,
+        "tiles": 1, "token_tiles": 1, "blocks": 4, "group_words_w4": 4 * 26, "groups": 16, "scales": 16,
         "offsets": 16, "split_tiles": 0,
     }  # fmt: skip
 
@@ -180,11 +180,11 @@ def test_a_product_elsewhere_is_rescaled_by_the_cores() -> None:
     features = step.op.work(step, turn).features
     assert features["calls"] == 1 and features["plain.estimated"] == 3 * 1000
     # 128 rows, 16 for each core, of 3 tokens
-    assert features["beside.rows_of_several"] == 48 and features["beside.tokens"] == 3
-    assert step.op.work(step, replace(turn, tokens=1)).features["beside.rows"] == 16
-    assert not {"added", "beside.added"} & set(features)
+    assert features["overlapped.rows_of_several"] == 48 and features["overlapped.tokens"] == 3
+    assert step.op.work(step, replace(turn, tokens=1)).features["overlapped.rows"] == 16
+    assert not {"added", "overlapped.added"} & set(features)
     mid = next(s for s in sizes.steps if s.name == "mid")
-    assert mid.op.work(mid, replace(turn, tokens=1)).features["beside.added"] == 16
+    assert mid.op.work(mid, replace(turn, tokens=1)).features["overlapped.added"] == 16
 
 
 @pytest.mark.usefixtures("plain")
@@ -217,7 +217,7 @@ def test_the_last_jobs_of_one_token_are_short() -> None:
 def test_jobs_of_neureka() -> None:
     """200 rows of 100 inputs: 7 blocks of 32 rows, 4 of inputs; in 3x3 mode 12 channels in one tile."""
     dense, folded = engine_named("neureka_1x1"), engine_named("neureka_3x3")
-    m = matrix(seg=100)
+    m = matrix(group=100)
     assert dense.work(m, 1, ()) == {
         "neureka_1x1.calls": 1, "neureka_1x1.jobs": 3, "neureka_1x1.rows": 7, "neureka_1x1.blocks": 28,
         "neureka_1x1.pixels": 0,
@@ -228,13 +228,13 @@ def test_jobs_of_neureka() -> None:
     }  # fmt: skip
     assert folded.work(replace(m, bits=4), 3, ()) == {
         "neureka_3x3.calls": 1, "neureka_3x3.jobs_of_several": 6, "neureka_3x3.rows": 21,
-        "neureka_3x3.tiles": 21, "neureka_3x3.planes": 84, "neureka_3x3.tails": 0,
+        "neureka_3x3.tiles": 21, "neureka_3x3.planes": 84, "neureka_3x3.remainders": 0,
     }  # fmt: skip
     # of 768 inputs three whole tiles, and three words for the cores
     long = folded.shape(MatrixSpec("m", 200, 768, 4, None, Offsets.NONE))
     assert folded.work(long, 1, ()) == {
         "neureka_3x3.calls": 1, "neureka_3x3.jobs": 2, "neureka_3x3.rows": 7,
-        "neureka_3x3.tiles": 21, "neureka_3x3.planes": 84, "neureka_3x3.tails": 21,
+        "neureka_3x3.tiles": 21, "neureka_3x3.planes": 84, "neureka_3x3.remainders": 21,
     }  # fmt: skip
 
 

@@ -98,8 +98,8 @@ class Harness:
         assert found == most == 1
         assert "SC_SPLIT 0" in text
         text = text.replace("SC_SPLIT 0", "SC_SPLIT 1")
-        assert "SC_FRUGAL 0" in text
-        text = text.replace("SC_FRUGAL 0", "SC_FRUGAL 1")  # vectors can be made in place
+        assert "SC_IN_PLACE 0" in text
+        text = text.replace("SC_IN_PLACE 0", "SC_IN_PLACE 1")  # vectors can be made in place
         for slot in ("O", "DOWN"):
             text += f"#define SC_ROOM_OF_{slot} 0\n#define SC_SOURCE_OF_{slot} SC_AT_XQ\n"
         header.write_text(text + "extern int harness_norm_shift, harness_norm_drop;\n")
@@ -212,36 +212,47 @@ def half_words(values: np.ndarray) -> np.ndarray:
 # --- forms on the device -----------------------------------------------------------------
 
 
-def seg_words(n: int, pad: int) -> int:
-    """int32 words that a segment of n inputs occupies."""
+def group_words(n: int, pad: int) -> int:
+    """int32 words that a group of n inputs occupies."""
     return -(-n // pad) * pad // 4
 
 
-def cut_words(k: int, seg: int, reach: int, pad: int) -> np.ndarray:
+def cut_words(k: int, group: int, reach: int, pad: int) -> np.ndarray:
     """sc_cut, derived from its description in sc_model.h; ``reach``: cmax, or the most bits of a 16-bit
-    vector, which is one segment."""
-    nseg = -(-k // seg)
-    last = k - (nseg - 1) * seg
-    full, end = seg_words(seg, pad), seg_words(last, pad)
-    blocks = (nseg - 1) * -(-seg // BLOCK) + -(-last // BLOCK)
+    vector, which is one group."""
+    groups = -(-k // group)
+    last = k - (groups - 1) * group
+    full, end = group_words(group, pad), group_words(last, pad)
+    blocks = (groups - 1) * -(-group // BLOCK) + -(-last // BLOCK)
     return to_words(
-        [k, nseg, seg, last, -(-seg // BLOCK), blocks, full, end, (nseg - 1) * full + end, reach]
+        [
+            k,
+            groups,
+            group,
+            last,
+            -(-group // BLOCK),
+            blocks,
+            full,
+            end,
+            (groups - 1) * full + end,
+            reach,
+        ]
     )
 
 
-def padded_q(q: np.ndarray, seg: int, pad: int) -> np.ndarray:
-    """One token's q [k] with every segment padded to whole words, as int32 words."""
+def padded_q(q: np.ndarray, group: int, pad: int) -> np.ndarray:
+    """One token's q [k] with every group padded to whole words, as int32 words."""
     parts = []
-    for at in range(0, len(q), seg):
-        part = q[at : at + seg]
-        out = np.zeros(4 * seg_words(len(part), pad), np.int8)
+    for at in range(0, len(q), group):
+        part = q[at : at + group]
+        out = np.zeros(4 * group_words(len(part), pad), np.int8)
         out[: len(part)] = part
         parts.append(out)
     return np.concatenate(parts).view(np.int32)
 
 
-def segment_sums(q: np.ndarray, seg: int) -> np.ndarray:
-    return np.array([q[at : at + seg].sum() for at in range(0, len(q), seg)])
+def group_sums(q: np.ndarray, group: int) -> np.ndarray:
+    return np.array([q[at : at + group].sum() for at in range(0, len(q), group)])
 
 
 def format_of(w: QLinear) -> int:
@@ -255,16 +266,18 @@ def planes(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, (q - low) // 256
 
 
-def vector_words(x: QVector | Q16Vector, token: int, seg: int, pad: int, sums: bool) -> np.ndarray:
+def vector_words(
+    x: QVector | Q16Vector, token: int, group: int, pad: int, sums: bool
+) -> np.ndarray:
     if isinstance(x, Q16Vector):
         both = [padded_q(plane, len(plane), pad) for plane in planes(x.q[token])]
         return np.concatenate([to_words([x.mantissa[token], x.exponent[token]]), *both])
     parts = [
         to_words([x.mantissa[token], x.exponent[token]]),
-        padded_q(x.q[token], seg, pad),
+        padded_q(x.q[token], group, pad),
         to_words(x.c[token]),
     ]
-    return np.concatenate(parts + ([to_words(segment_sums(x.q[token], seg))] if sums else []))
+    return np.concatenate(parts + ([to_words(group_sums(x.q[token], group))] if sums else []))
 
 
 def matrix_words(w: QLinear, rows: int, tile_blocks: int, *, is_side: bool = False) -> np.ndarray:
@@ -272,7 +285,7 @@ def matrix_words(w: QLinear, rows: int, tile_blocks: int, *, is_side: bool = Fal
     block_bytes = 0 if is_side else pack_matrix(w, np.arange(ROW_BLOCK) % w.n).shape[1]
     parts = [
         to_words([block_bytes, w.n, -(-rows // ROW_BLOCK), tile_blocks]),
-        cut_words(w.k, w.seg, w.x_bits or w.cmax, w.pad),
+        cut_words(w.k, w.group, w.x_bits or w.cmax, w.pad),
         to_words([format_of(w), w.drop + w.format.fold, w.shift]),
     ]
     return np.concatenate(parts)
@@ -306,16 +319,16 @@ def matrix_command(
         parts += [to_words([1]), matrix_words(w.low_rank.b, len(order), 1, is_side=True)]
     tabled = w.d is not None
     shape = MatrixShape(
-        w.name, w.n, w.k, w.bits, w.seg, tabled, w.offsets, pad=w.pad,
-        beside_grouped=not tabled and not w.x_bits,
+        w.name, w.n, w.k, w.bits, w.group, tabled, w.offsets, pad=w.pad,
+        grouped_input=not tabled and not w.x_bits,
     )  # fmt: skip
     scratch = ((tokens + 1) // 2 * 2 * shape.sums + shape.widened) // 4
     how = [tokens, kind, start.shape[1], gate_shift, silu_shift, up_shift, cores, int(backwards)]
     parts.append(to_words([*how, scratch]))
-    parts += [vector_words(x, t, w.seg, w.pad, w.b is not None) for t in range(tokens)]
+    parts += [vector_words(x, t, w.group, w.pad, w.b is not None) for t in range(tokens)]
     if w.low_rank is not None:
         assert side is not None
-        parts += [vector_words(side, t, w.low_rank.b.seg, 4, False) for t in range(tokens)]
+        parts += [vector_words(side, t, w.low_rank.b.group, 4, False) for t in range(tokens)]
     parts.append(to_words(start.reshape(-1)))
     parts.append(blocks.reshape(-1).view(np.int32))
     return MATRIX, np.concatenate(parts)

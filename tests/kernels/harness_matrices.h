@@ -24,8 +24,8 @@ static sc_qvec *read_vectors(const sc_matrix *m, uint32_t tokens) {
         v[t].mantissa = word();
         v[t].exponent = (int32_t)word();
         v[t].q = copy(is_wide ? 2u * cut->words : cut->words);
-        v[t].c = is_wide ? NULL : copy(cut->nseg);
-        v[t].sum = m->format & SC_FMT_ASYM ? copy(cut->nseg) : NULL;
+        v[t].c = is_wide ? NULL : copy(cut->groups);
+        v[t].sum = m->format & SC_FMT_ASYM ? copy(cut->groups) : NULL;
     }
     return v;
 }

@@ -2,9 +2,9 @@
 
 static sc_cut read_cut(void) {
     sc_cut c;
-    c.k = (uint16_t)word(), c.nseg = (uint16_t)word(), c.seg_elems = (uint16_t)word();
-    c.last_elems = (uint16_t)word(), c.seg_blocks = (uint16_t)word(), c.blocks = (uint16_t)word();
-    c.seg_words = (uint16_t)word(), c.last_words = (uint16_t)word(), c.words = (uint16_t)word();
+    c.k = (uint16_t)word(), c.groups = (uint16_t)word(), c.group_elems = (uint16_t)word();
+    c.last_elems = (uint16_t)word(), c.group_blocks = (uint16_t)word(), c.blocks = (uint16_t)word();
+    c.group_words = (uint16_t)word(), c.last_words = (uint16_t)word(), c.words = (uint16_t)word();
     c.range = (uint16_t)word();
     return c;
 }
@@ -25,7 +25,7 @@ static void vector(void) {
     uint32_t *maxima = guarded(cut.blocks);
     const size_t part_words = sizeof(sc_part) / 4 * (size_t)cores;
     sc_part *partial = guarded(part_words);
-    sc_qvec v = {guarded(cut.words), guarded(cut.nseg), sums ? guarded(cut.nseg) : NULL, 0, 0};
+    sc_qvec v = {guarded(cut.words), guarded(cut.groups), sums ? guarded(cut.groups) : NULL, 0, 0};
 
     if (whole) {
         sc_vec_token(&cut, input, product, gain, perm, pre_shift, wide(low, high), maxima, &v);
@@ -39,14 +39,14 @@ static void vector(void) {
     }
 
     const int32_t scale[2] = {(int32_t)v.mantissa, v.exponent};
-    put_count(2u + cut.words + cut.nseg + (sums ? cut.nseg : 0u));
-    put(scale, 2), put(v.q, cut.words), put(v.c, cut.nseg);
+    put_count(2u + cut.words + cut.groups + (sums ? cut.groups : 0u));
+    put(scale, 2), put(v.q, cut.words), put(v.c, cut.groups);
     if (sums) {
-        put(v.sum, cut.nseg);
-        release(v.sum, cut.nseg, "canary of sum");
+        put(v.sum, cut.groups);
+        release(v.sum, cut.groups, "canary of sum");
     }
     release(v.q, cut.words, "canary of q");
-    release(v.c, cut.nseg, "canary of c");
+    release(v.c, cut.groups, "canary of c");
     release(product, cut.k, "canary of y");
     release(maxima, cut.blocks, "canary of block_max");
     release(partial, part_words, "canary of parts");
@@ -63,7 +63,7 @@ static uint32_t in_place(const sc_q16_job *of, uint32_t wider) {
     sc_qvec *v = calloc(of->tokens, sizeof *v);
     sc_q16_job j = *of;
     j.x = values, j.stride = room, j.q = (int8_t *)values, j.pitch = 2 * room, j.out = v,
-    j.aside = guarded(aside);
+    j.spill = guarded(aside);
     for (uint32_t t = 0; t < of->tokens; t++) memcpy(values + room * t, of->x + of->stride * t, 4u * cut->k);
     for (uint32_t t = 0; t < of->tokens; t++) {
         sc_q16_token(&j, t, 0);
@@ -73,7 +73,7 @@ static uint32_t in_place(const sc_q16_job *of, uint32_t wider) {
         if (v[t].q != got || v[t].mantissa != of->out[t].mantissa || v[t].exponent != of->out[t].exponent)
             fail("a vector in place");
     }
-    release(j.aside, aside, "canary of what is set aside");
+    release(j.spill, aside, "canary of what is spilled");
     release(values, words, "canary of vectors in place");
     free(v);
     return of->tokens * cut->k;

@@ -11,7 +11,7 @@ from helpers.tiers import slow_but
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.ir.linear import (
     ACC_MAX,
-    SEGMENT_SUM_MAX,
+    GROUP_SUM_MAX,
     WEIGHT_MAX,
     LowRank,
     QLinear,
@@ -22,7 +22,7 @@ from shrinkc.numerics.fixed import INT32_MAX, RESIDUAL_BITS, add_to_residual
 from shrinkc.numerics.gating import silu_mul
 from shrinkc.numerics.matrices import R_MAX, embed, linear, rescale
 from shrinkc.numerics.vectors import Q16Vector, QVector, quantize_q16
-from shrinkc.storage import SIDE_BITS, format_of, segment_size
+from shrinkc.storage import SIDE_BITS, format_of, stored_group
 
 from .conftest import ALL_FORMATS, CONFIGS, FEW_FORMATS, GENERIC, WITH_ENGINES
 from .harness import (
@@ -56,42 +56,42 @@ def random_linear(
     n: int,
     k: int,
     fmt: int,
-    seg: int,
+    group: int,
     shift: int = 0,
     name: str = "w",
     pad: int | None = None,
 ) -> QLinear:
-    """A matrix of extreme integers that keeps the IR's bounds; one segment of 16-bit activations."""
+    """A matrix of extreme integers that keeps the IR's bounds; one group of 16-bit activations."""
     bits = fmt & WIDTH
-    seg = k if fmt & Q16 else seg
+    group = k if fmt & Q16 else group
     low, high = format_of(bits).low, format_of(bits).high
-    nseg = -(-k // seg)
+    groups = -(-k // group)
     q = rng.integers(low, high + 1, (n, k))
     if rng.random() < 0.3:
         q = rng.choice([low, high], (n, k))
     d = b = None
     if fmt & GROUPED:
-        d = rng.integers(1, int(rng.choice([2, 16, 128, 256])), (n, nseg)).astype(np.uint8)
+        d = rng.integers(1, int(rng.choice([2, 16, 128, 256])), (n, groups)).astype(np.uint8)
     if fmt & ZEROS:
         assert d is not None
         d = np.minimum(d, 32767 // (np.maximum(-low, high) + 8)).astype(np.uint8)
-        b = (d * rng.integers(-8, 8, (n, nseg))).astype(np.int16)
+        b = (d * rng.integers(-8, 8, (n, groups))).astype(np.int16)
         if rng.random() < 0.3:
-            b = (d * rng.choice([-8, 7], (n, nseg))).astype(np.int16)
+            b = (d * rng.choice([-8, 7], (n, groups))).astype(np.int16)
     elif fmt & ASYM:
         assert d is not None
         # |q d - b| within int16, at either end of the range that leaves
         room = 32767 - np.maximum(-low, high) * d.astype(int)
-        b = np.clip(rng.integers(-32767, 32768, (n, nseg)), -room, room).astype(np.int16)
+        b = np.clip(rng.integers(-32767, 32768, (n, groups)), -room, room).astype(np.int16)
         if rng.random() < 0.3:
-            b = (rng.choice([-1, 1], (n, nseg)) * room).astype(np.int16)
+            b = (rng.choice([-1, 1], (n, groups)) * room).astype(np.int16)
     w = QLinear(
-        name=name, bits=bits, group=seg if fmt & GROUPED else None, seg=seg, q=q.astype(np.int8),
+        name=name, bits=bits, group_size=group if fmt & GROUPED else None, group=group, q=q.astype(np.int8),
         d=d, b=b, r=rng.choice([0, 1, R_MAX, int(rng.integers(R_MAX))], n).astype(np.uint16),
         drop=0, shift=shift, cmax=255, frac=0, pad=pad or format_of(bits).inputs,
         row_scale=np.ones(n), zero_points=bool(fmt & ZEROS),
     )  # fmt: skip
-    while w.segment_bounds().max() << w.format.fold > SEGMENT_SUM_MAX:
+    while w.group_bounds().max() << w.format.fold > GROUP_SUM_MAX:
         assert w.b is not None and w.d is not None
         w.b = w.d * (w.zeros() // 2).astype(np.int16) if w.zero_points else w.b // 2
     if d is not None:
@@ -99,7 +99,7 @@ def random_linear(
         while w.unit_bound() > ACC_MAX:
             w.drop += 1
     if fmt & Q16:
-        w.cmax, w.x_bits = 0, largest_x_bits(w.segment_bounds())
+        w.cmax, w.x_bits = 0, largest_x_bits(w.group_bounds())
     else:
         w.cmax = largest_cmax(w.unit_bound())
     assert w.cmax + w.x_bits > 0 and np.abs(w.effective()).max() <= WEIGHT_MAX
@@ -129,9 +129,9 @@ def random_input(rng: np.random.Generator, tokens: int, w: QLinear) -> QVector |
     """Vectors that may reach the accumulator bound: q at ±127 and c at cmax in some tokens."""
     if w.x_bits:
         return random_wide_input(rng, tokens, w)
-    nseg = w.nseg
+    groups = w.groups
     q = rng.integers(-127, 128, (tokens, w.k))
-    c = rng.integers(1, w.cmax + 1, (tokens, nseg))
+    c = rng.integers(1, w.cmax + 1, (tokens, groups))
     if rng.random() < 0.3:
         row = int(rng.integers(w.n))
         q[0] = np.where(w.effective()[row] < 0, -127, 127)
@@ -148,15 +148,15 @@ def residual(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 def random_case(
     rng: np.random.Generator, fmt: int, n: int, k: int, side: bool
 ) -> tuple[QLinear, QVector | Q16Vector, Q16Vector | None]:
-    seg = int(rng.choice([segment_size(k, None), 4, 8, 3, 32, 60]))
-    seg = max(1, min(seg, k))
-    w = random_linear(rng, n, k, fmt, seg, int(rng.integers(-12, 24)))
+    group = int(rng.choice([stored_group(k, None), 4, 8, 3, 32, 60]))
+    group = max(1, min(group, k))
+    w = random_linear(rng, n, k, fmt, group, int(rng.integers(-12, 24)))
     x = random_input(rng, int(rng.integers(1, 6)), w)
     if not side:
         return w, x, None
     rank = int(rng.integers(1, 12))
     wide = fmt & Q16
-    a = random_linear(rng, rank, k, SIDE_BITS | wide, seg, int(rng.integers(0, 12)), "w.a", w.pad)
+    a = random_linear(rng, rank, k, SIDE_BITS | wide, group, int(rng.integers(0, 12)), "w.a", w.pad)
     b = random_linear(rng, n, rank, SIDE_BITS | Q16, rank, int(rng.integers(0, 24)), "w.b")
     if isinstance(x, QVector):
         w.cmax = a.cmax = min(a.cmax, w.cmax)
@@ -202,7 +202,9 @@ def case_of(
         tile_blocks=tile_blocks, gate_shift=gate_shift, silu_shift=silu_shift,
         up_shift=min(up_shift, 15),
     )  # fmt: skip
-    what = f"{('store', 'add', 'silu')[kind]} n {n} k {k} seg {w.seg} format {fmt} cores {cores}"
+    what = (
+        f"{('store', 'add', 'silu')[kind]} n {n} k {k} group {w.group} format {fmt} cores {cores}"
+    )
     return command, want, f"{what} tokens {tokens} shift {w.shift} side path {side}"
 
 
@@ -230,7 +232,7 @@ def formats_of(name: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("config", slow_but(GENERIC + FEW_FORMATS, "hd64", *FEW_FORMATS))
 def test_rows_and_inputs_around_every_edge(harness: Get, config: str) -> None:
-    """Rows 1..17, K around word, block and segment sizes, cores 1, 3, 8, tokens 1..5."""
+    """Rows 1..17, K around word, block and group sizes, cores 1, 3, 8, tokens 1..5."""
     rng = np.random.default_rng(10)
     side = CONFIGS[config].side_path
     cases = []
@@ -270,13 +272,13 @@ def test_accumulator_bound_is_reached_and_exact(harness: Get, config: str) -> No
         for k in (64, 172):
             w = random_linear(rng, 9, k, fmt, 32, shift=-1)
             w.r[:] = R_MAX
-            row = int(w.segment_bounds().sum(axis=1).argmax())
+            row = int(w.group_bounds().sum(axis=1).argmax())
             sign = np.where(w.effective()[row] < 0, -127, 127)
             q = np.stack([sign, -sign])
-            x = QVector(q, np.full((2, w.nseg), w.cmax), np.full(2, 1 << 15), np.zeros(2, int))
+            x = QVector(q, np.full((2, w.groups), w.cmax), np.full(2, 1 << 15), np.zeros(2, int))
             acc = np.abs(w.accumulate(x)).max()
             assert acc <= w.unit_bound() * w.cmax <= INT32_MAX
-            assert acc >= (w.unit_bound() - w.nseg) * w.cmax
+            assert acc >= (w.unit_bound() - w.groups) * w.cmax
             start = np.zeros((2, 9), int)
             command = matrix_command(w, x, None, start, kind=STORE, cores=4)
             cases.append((command, linear(w, x), f"bound of format {fmt} k {k}"))
@@ -291,8 +293,8 @@ def wide_bounds(rng: np.random.Generator, fmt: int) -> list[tuple[Command, np.nd
         w.r[:] = R_MAX
         if k > 1000:
             w.q[2:4] = w.format.high
-        w.x_bits = largest_x_bits(w.segment_bounds())
-        row = int(w.segment_bounds().argmax())
+        w.x_bits = largest_x_bits(w.group_bounds())
+        row = int(w.group_bounds().argmax())
         sign = np.where(w.q[row] < 0, -1, 1).astype(np.int64)
         top = sign << w.x_bits
         # all of it; the largest sum of high bytes, less that of low ones; of low bytes alone
@@ -367,7 +369,7 @@ def test_what_an_engine_sums_becomes_rows(harness: Get, config: str, sums: int) 
             )
             if k > 1000:
                 w.q[:] = rng.choice([-127, 127], w.q.shape)
-                w.x_bits = largest_x_bits(w.segment_bounds())
+                w.x_bits = largest_x_bits(w.group_bounds())
             x = random_wide_input(rng, 1, w)
             start = residual(rng, (1, width + int(rng.integers(0, 4))))
             y, want = linear(w, x), start.copy()
@@ -395,8 +397,8 @@ def test_embedding_rows(harness: Get, config: str) -> None:
     for fmt in formats_of(config):
         for cores in range(1, 10):
             k = int(rng.choice([*range(1, 2 * cores + 2), *EDGE_K]))
-            seg = max(1, min(k, int(rng.choice([3, 4, 8, 32, 60, 64]))))
-            w = random_linear(rng, 11, k, fmt, seg)
+            group = max(1, min(k, int(rng.choice([3, 4, 8, 32, 60, 64]))))
+            w = random_linear(rng, 11, k, fmt, group)
             factor, shift = int(rng.integers(1, 1 << 31)), int(rng.integers(-8, 20))
             row = int(rng.integers(11))
             block = pack_matrix(w)[row // 8]
@@ -409,7 +411,7 @@ def test_embedding_rows(harness: Get, config: str) -> None:
             wanted.append(
                 (
                     embed(w, np.array([row]), factor, shift)[0],
-                    f"row {row} k {k} seg {seg} format {fmt}",
+                    f"row {row} k {k} group {group} format {fmt}",
                 )
             )
     for got, (want, what) in zip(harness(config).run(commands), wanted, strict=True):

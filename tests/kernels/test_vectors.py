@@ -24,22 +24,22 @@ from .harness import (
     Harness,
     assert_same,
     cut_words,
+    group_sums,
     half_words,
     padded_q,
     planes,
-    segment_sums,
     to_words,
 )
 
 Get = Callable[[str], Harness]
-SEGMENTS = (1, 3, 4, 8, 32, 60, 64, 96)
+GROUPS = (1, 3, 4, 8, 32, 60, 64, 96)
 EDGE_K = (23, 24, 25, 63, 64, 65, 127, 128, 129, 171, 172, 173)
 
 
 @dataclass(frozen=True)
 class Case:
     k: int
-    seg: int
+    group: int
     cmax: int
     pad: int
     cores: int
@@ -65,10 +65,10 @@ def values(case: Case, rng: np.random.Generator) -> np.ndarray:
 def cases() -> Iterator[Case]:
     rng = np.random.default_rng(7)
 
-    def some(cores: int, k: int, seg: int) -> Case:
+    def some(cores: int, k: int, group: int) -> Case:
         return Case(
             k,
-            min(seg, k),
+            min(group, k),
             int(rng.choice([1, 2, 100, 255])),
             int(rng.choice([4, 8])),
             cores,
@@ -84,12 +84,12 @@ def cases() -> Iterator[Case]:
             *range(1, 2 * cores + 2),
             *(8 * n + d for n in range(1, 2 * cores + 2) for d in (-1, 0, 1)),
         ):
-            yield some(cores, k, int(rng.choice(SEGMENTS)))
-    for seg in SEGMENTS:
+            yield some(cores, k, int(rng.choice(GROUPS)))
+    for group in GROUPS:
         for k in EDGE_K:
             for pad in (4, 8):
                 yield Case(
-                    k, min(seg, k), 255, pad, int(rng.choice([1, 3, 8])), bool(rng.integers(2))
+                    k, min(group, k), 255, pad, int(rng.choice([1, 3, 8])), bool(rng.integers(2))
                 )
 
 
@@ -107,11 +107,11 @@ def test_quantised_vectors_are_the_interpreters(harness: Get, config: str, whole
         perm = rng.permutation(case.k) if case.perm else np.arange(case.k)
         sums = not whole or bool(rng.integers(2))
         if case.norm:
-            v = norm_quantize_vector(x[None, perm], case.seg, case.cmax, pre_shift, eps, gain)
+            v = norm_quantize_vector(x[None, perm], case.group, case.cmax, pre_shift, eps, gain)
         else:
-            v = quantize_vector(x[None, perm], case.seg, case.cmax)
+            v = quantize_vector(x[None, perm], case.group, case.cmax)
         parts = [
-            cut_words(case.k, case.seg, case.cmax, case.pad),
+            cut_words(case.k, case.group, case.cmax, case.pad),
             to_words([pre_shift if case.norm else 31, eps, eps >> 32]),
             to_words(
                 [
@@ -132,8 +132,8 @@ def test_quantised_vectors_are_the_interpreters(harness: Get, config: str, whole
         commands.append((VECTOR, np.concatenate(parts)))
         wanted.append(
             (case, np.concatenate([
-                to_words([v.mantissa[0], v.exponent[0]]), padded_q(v.q[0], case.seg, case.pad),
-                to_words(v.c[0]), to_words(segment_sums(v.q[0], case.seg))[: len(v.c[0]) * sums],
+                to_words([v.mantissa[0], v.exponent[0]]), padded_q(v.q[0], case.group, case.pad),
+                to_words(v.c[0]), to_words(group_sums(v.q[0], case.group))[: len(v.c[0]) * sums],
             ]))
         )  # fmt: skip
     compared = 0

@@ -27,7 +27,7 @@ def test_pieces_are_all_of_it(blocks: int, tile: int, every: int) -> None:
         "head", "flash", 64, 24 * blocks, 24, blocks, min(tile, blocks), "cores", every, "l2", 8
     )
     starts = range(0, blocks, p.tile_blocks)
-    near = sum(min(p.tile_blocks, blocks - at) for i, at in enumerate(starts) if p.near_tile(i))
+    near = sum(min(p.tile_blocks, blocks - at) for i, at in enumerate(starts) if p.tile_on_chip(i))
     assert p.pieces == (("l2", 8, 24 * near), ("flash", 64, 24 * (blocks - near)))
 
 
@@ -39,12 +39,16 @@ def test_what_has_room_on_the_chip_is_the_heads_first() -> None:
     s = smol(512)
     plan = sound(s, SIRACUSA)
     head = plan.placements[-1]
-    assert (head.name, head.level, head.near) == ("head", "flash", "wmem") and head.every >= 2
-    assert head.near_bytes > 0.7 * SIRACUSA.room("wmem")
+    assert (head.name, head.level, head.chip_level) == (
+        "head",
+        "flash",
+        "wmem",
+    ) and head.interleave >= 2
+    assert head.chip_bytes > 0.7 * SIRACUSA.room("wmem")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planner, "NEAR", ())
+        patch.setattr(planner, "HEAD_INTERLEAVES", ())
         without = sound(s, SIRACUSA)
-    assert without.placements[-1].every == 0
+    assert without.placements[-1].interleave == 0
 
     def cycles(of: Plan, tokens: int) -> float:
         return cost_of([Passes(s, of, SIRACUSA).steps(tokens, 64)], table).cycles
@@ -60,7 +64,7 @@ def test_a_head_of_one_tile_lies_in_one_memory() -> None:
     )  # fmt: skip
     plan = sound(s, SIRACUSA)
     head = next(p for p in plan.placements if p.name == "head")
-    assert plan.stage_bytes > 0 and head.blocks == head.tile_blocks and head.every == 0
+    assert plan.stage_bytes > 0 and head.blocks == head.tile_blocks and head.interleave == 0
 
 
 def test_tiles_of_the_head_that_are_nowhere() -> None:
@@ -71,22 +75,24 @@ def test_tiles_of_the_head_that_are_nowhere() -> None:
     for plan in (make_plan(s, t, budget) for budget in (None, 48 * KIB)):
         last = len(plan.placements) - 1
         head = plan.placements[last]
-        assert head.name == "head" and head.every > 1 and verify(plan, s, t) > 0
+        assert head.name == "head" and head.interleave > 1 and verify(plan, s, t) > 0
         taken = max(
-            (x.offset for x in [*plan.placements, *plan.tables] if x.level == head.near), default=-1
+            (x.offset for x in [*plan.placements, *plan.tables] if x.level == head.chip_level),
+            default=-1,
         )
-        room = (t.l2 if head.near == "l2" else t.room("wmem")) - head.near_bytes
+        room = (t.l2 if head.chip_level == "l2" else t.room("wmem")) - head.chip_bytes
         for fields in (
-            {"every": 1}, {"near": "flash"}, {"near": "hyperram"}, {"near": ""}, {"near": "rom"},
-            {"near_offset": head.near_offset + 2}, {"near_offset": -16}, {"near_offset": room + 16},
-            {"level": "l2", "offset": 0}, *([{"near_offset": taken}] if taken >= 0 else []),
-            *([{"every": head.every - 1}] if head.every > 2 else []),
+            {"interleave": 1}, {"chip_level": "flash"}, {"chip_level": "hyperram"}, {"chip_level": ""},
+            {"chip_level": "rom"},
+            {"chip_offset": head.chip_offset + 2}, {"chip_offset": -16}, {"chip_offset": room + 16},
+            {"level": "l2", "offset": 0}, *([{"chip_offset": taken}] if taken >= 0 else []),
+            *([{"interleave": head.interleave - 1}] if head.interleave > 2 else []),
         ):  # fmt: skip
             assert faults_of(with_placement(plan, last, **fields), s, t), fields
-        one_tile = {"tile_blocks": head.blocks, "near_offset": head.near_offset}
+        one_tile = {"tile_blocks": head.blocks, "chip_offset": head.chip_offset}
         assert any(
             "leaves nothing" in fault
             for fault in faults_of(with_placement(plan, last, **one_tile), s, t)
         )
-        other = {"every": 2, "near": head.near, "near_offset": head.near_offset}
+        other = {"interleave": 2, "chip_level": head.chip_level, "chip_offset": head.chip_offset}
         assert faults_of(with_placement(plan, 0, **other), s, t)

@@ -58,7 +58,7 @@ def test_of_a_plain_model() -> None:
     }
 
 
-def test_of_segments_only_where_there_are_groups() -> None:
+def test_of_groups_only_where_there_are_groups() -> None:
     """Those of a layer; the head has one scale per row."""
     found = lives(make_shape(options=QuantOptions(bits=4, group_size=4)))
     assert found["xc"] == "attn_in.q-qkv, o_in.q-out"
@@ -81,11 +81,11 @@ def test_of_an_engines_scratch() -> None:
     assert "engine" not in lives(make_shape())
 
 
-def test_of_what_frugal_plans_share() -> None:
+def test_of_what_in_place_plans_share() -> None:
     """The cache comes with its layer's first matrix, and what down reads takes the place of what it is made from."""
     shape = engined(layers=5)
     window = {"kv_in_l1": False, "kv_window_blocks": 32, "kv_tile_blocks": 32}
-    before, found = (lives(shape, **window, frugal=frugal) for frugal in (False, True))
+    before, found = (lives(shape, **window, in_place=in_place) for in_place in (False, True))
     assert before["kv_layer"] == "embed-next" and before["h"] == "h-down_in.q"
     assert found["kv_layer"] == "qkv-attn" and found["h"] == "h-out"
     assert found["parts"] == SCANS.replace("attn_in.q", "attn_in.q-qkv"), "beside which it comes"
@@ -140,7 +140,7 @@ def test_a_plan_for_other_steps() -> None:
 
 
 def test_layers_in_groups_of_different_sizes() -> None:
-    """Two segments of 64 at a time take more room than one of 96."""
+    """Two groups of 64 at a time take more room than one of 96."""
     few, many = (
         make_shape(
             hidden=192,

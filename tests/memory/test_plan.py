@@ -75,7 +75,7 @@ def test_every_plan_is_sound(s: ModelShape, t: Target, budget: int) -> None:
     plan = plan_or_none(s, t, budget)
     assume(plan is not None)
     assert plan is not None
-    checked = len(plan.l1) + len(plan.beside) + len(plan.tables) + len(plan.placements)
+    checked = len(plan.l1) + len(plan.lower_buffers) + len(plan.tables) + len(plan.placements)
     assert verify(plan, s, t) == checked
     assert plan.l1_budget == budget == plan.capacity["l1"]
     for memory, used in plan.used.items():
@@ -85,9 +85,14 @@ def test_every_plan_is_sound(s: ModelShape, t: Target, budget: int) -> None:
     order = [("wmem", "l2", "flash").index(p.level) for p in plan.placements]
     for p, level in zip(plan.placements, order, strict=True):
         if level > 0 and t.room("wmem") >= p.bytes:
-            at = [q.bytes for part in (plan.tables, plan.beside) for q in part if q.level == "wmem"]
+            at = [
+                q.bytes
+                for part in (plan.tables, plan.lower_buffers)
+                for q in part
+                if q.level == "wmem"
+            ]
             at += [size for _, _, size in stored_in(plan.placements, "wmem")]
-            assert sum(at) + p.bytes - p.near_bytes > t.room("wmem") - 16 * (len(at) + 1)
+            assert sum(at) + p.bytes - p.chip_bytes > t.room("wmem") - 16 * (len(at) + 1)
     assert (plan.stage_bytes > 0) == any(p.level == "flash" for p in plan.placements)
     assert (plan.table_stage > 0) == any(x.level == "flash" for x in plan.tables)
 

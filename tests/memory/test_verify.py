@@ -43,15 +43,15 @@ ENGINED = make_shape(
         | {"head": Choice("neureka_1x1")}
     ),
 )  # fmt: skip
-FRUGAL = next(
+IN_PLACE_PLAN = next(
     (budget, plan)
     for budget in range(30 * KIB, 160 * KIB, KIB)
-    if (plan := make_plan(ENGINED, SIRACUSA, budget)).frugal and plan.kv_window_blocks
+    if (plan := make_plan(ENGINED, SIRACUSA, budget)).in_place and plan.kv_window_blocks
 )
 PADDED = make_shape(
     hidden=60, ffn=80, options=QuantOptions(bits=2, group_size=20, short_last_group=True)
 )  # what padding makes whole N-EUREKA multiplies too
-DEEP = make_shape(layers=17)  # whose gains are behind L1
+DEEP = make_shape(layers=17)  # whose gains are in a lower memory
 BUDGETS = (None, 48 * KIB)
 STREAMED = SIRACUSA.with_room(wmem=60_000, l2=220 * KIB)
 CRAMPED = SIRACUSA.with_room(
@@ -68,8 +68,8 @@ def cases() -> list[tuple[str, ModelShape, Target, Plan]]:
                 label = f"{name}, L1 {budget}, {place}"
                 found.append((label, s, t, make_plan(s, t, budget)))
     found.append(("groups that padding makes whole", PADDED, SIRACUSA, make_plan(PADDED, SIRACUSA)))
-    found.append(("gains behind L1", DEEP, SIRACUSA, make_plan(DEEP, SIRACUSA)))
-    found.append((f"frugal, L1 {FRUGAL[0]}", ENGINED, SIRACUSA, FRUGAL[1]))
+    found.append(("gains in lower memory", DEEP, SIRACUSA, make_plan(DEEP, SIRACUSA)))
+    found.append((f"in place, L1 {IN_PLACE_PLAN[0]}", ENGINED, SIRACUSA, IN_PLACE_PLAN[1]))
     return found
 
 
@@ -250,7 +250,7 @@ def test_every_overlap_of_matrices(every: int) -> None:
             for q in plan.placements:
                 if q is not p and q.level == p.level:
                     name = f"{p.name} into {q.name}"
-                    end = q.offset + q.bytes - q.near_bytes
+                    end = q.offset + q.bytes - q.chip_bytes
                     yield name, with_placement(plan, i, offset=end - 8)
 
     assert_noticed(damage, every)
@@ -261,7 +261,7 @@ def test_every_matrix_beyond_its_memory(every: int) -> None:
     def damage(t: Target, plan: Plan) -> Mutants:
         room = {"wmem": t.room("wmem"), "l2": t.l2, "flash": t.room("flash")}
         for i, p in enumerate(plan.placements):
-            end = (room[p.level] - p.bytes + p.near_bytes) // 16 * 16 + 16
+            end = (room[p.level] - p.bytes + p.chip_bytes) // 16 * 16 + 16
             yield f"{p.name} beyond", with_placement(plan, i, offset=end)
             yield f"{p.name} before", with_placement(plan, i, offset=-16)
             yield f"{p.name} nowhere", with_placement(plan, i, level="rom")
@@ -367,9 +367,9 @@ def test_dropped_l2_buffers(every: int) -> None:
     """Tables, stages and caches that L2 has to hold."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
-        for i, b in enumerate(plan.beside):
+        for i, b in enumerate(plan.lower_buffers):
             out = copy.deepcopy(plan)
-            del out.beside[i]
+            del out.lower_buffers[i]
             yield b.name, out
 
     assert_noticed(damage, every)
@@ -389,14 +389,16 @@ def test_layers_whose_cache_is_nowhere_or_too_small(every: int) -> None:
                 out = copy.deepcopy(plan)
                 out.kv_layers[other] = out.kv_layers.pop(level)
                 yield f"from {level} to {other}", out
-                out.beside = [
+                out.lower_buffers = [
                     replace(b, level=other) if (b.name, b.level) == ("kv cache", level) else b
-                    for b in plan.beside
+                    for b in plan.lower_buffers
                 ]
                 if other in ("l1", "flash"):
                     yield f"from {level} to {other} with its bytes", out
             out = copy.deepcopy(plan)
-            out.beside = [replace(b, bytes=b.bytes - 16 * (b.level == level)) for b in plan.beside]
+            out.lower_buffers = [
+                replace(b, bytes=b.bytes - 16 * (b.level == level)) for b in plan.lower_buffers
+            ]
             yield f"less of {level}", out
         if {"l2", "wmem"} <= plan.kv_layers.keys():
             out = copy.deepcopy(plan)
@@ -412,7 +414,7 @@ def test_layers_whose_cache_is_nowhere_or_too_small(every: int) -> None:
 def test_a_cache_where_a_program_does_not_write() -> None:
     """The same plan for a chip whose weight memory has no, or too little, SRAM."""
     _, s, t, plan = next(c for c in CASES if "wmem" in c[3].kv_layers)
-    need = next(b.bytes for b in plan.beside if b.level == "wmem")
+    need = next(b.bytes for b in plan.lower_buffers if b.level == "wmem")
     for writable in (0, need - 1, need):
         levels = tuple(replace(v, writable=writable) if v.name == "wmem" else v for v in t.levels)
         assert refused(plan, s, replace(t, levels=levels)) == (writable < need)
@@ -449,7 +451,7 @@ def test_l2_that_overflows() -> None:
     """L2 tables beyond L2, with and without weights there."""
     for _, s, t, plan in CASES:
         out = copy.deepcopy(plan)
-        out.beside.append(Buffer("more", "l2", t.l2, (0, 13)))
+        out.lower_buffers.append(Buffer("more", "l2", t.l2, (0, 13)))
         assert refused(out, s, t)
 
 

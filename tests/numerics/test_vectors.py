@@ -16,37 +16,37 @@ from shrinkc.numerics.vectors import (
     HEAD_NORM_MAX_REL_ERROR,
     HeadNorm,
     QVector,
+    group_max,
     norm_quantize_vector,
     quantize_heads,
     quantize_vector,
-    segment_max,
     square_pre_shift,
     store_heads,
     sum_of_squares,
 )
 
 HALF_STEP = 0.5 + 1 / 250  # half a step, and the reciprocal's floor
-UNITS = 1.5  # rounding to the mantissa, and the segment's limit rounded up to a whole unit
+UNITS = 1.5  # rounding to the mantissa, and the group's limit rounded up to a whole unit
 
 
-def step_of(v: QVector, seg: int, cmax: int) -> np.ndarray:
+def step_of(v: QVector, group: int, cmax: int) -> np.ndarray:
     """[T, K]"""
     k = v.q.shape[1]
     scale = v.c * (v.mantissa * 2.0**v.exponent)[:, None] / (127.0 * cmax)
-    return np.repeat(scale, seg, axis=1)[:, :k]
+    return np.repeat(scale, group, axis=1)[:, :k]
 
 
-def check(x: np.ndarray, seg: int, cmax: int) -> QVector:
-    v = quantize_vector(x, seg, cmax)
+def check(x: np.ndarray, group: int, cmax: int) -> QVector:
+    v = quantize_vector(x, group, cmax)
     tokens, k = x.shape
-    assert v.q.shape == (tokens, k) and v.c.shape == (tokens, -(-k // seg))
+    assert v.q.shape == (tokens, k) and v.c.shape == (tokens, -(-k // group))
     assert np.abs(v.q).max() <= 127
     assert v.c.min() >= 1 and v.c.max() <= cmax
     assert v.mantissa.min() >= 1 << 14 and v.mantissa.max() <= 1 << 15
-    step = step_of(v, seg, cmax)
+    step = step_of(v, group, cmax)
     error = np.abs(v.q * step - x)
     assert (error <= HALF_STEP * step + UNITS * 2.0 ** v.exponent[:, None]).all()
-    # the largest element uses the whole range, and its segment the largest scale
+    # the largest element uses the whole range, and its group the largest scale
     for t in range(tokens):
         if np.abs(x[t]).max() > 0:
             assert np.abs(v.q[t]).max() == 127
@@ -57,21 +57,21 @@ def check(x: np.ndarray, seg: int, cmax: int) -> QVector:
 @settings(max_examples=150, deadline=None)
 @given(
     k=st.integers(1, 200),
-    seg=st.sampled_from([1, 3, 4, 8, 32, 60, 64, 96]),
+    group=st.sampled_from([1, 3, 4, 8, 32, 60, 64, 96]),
     cmax=st.sampled_from([1, 2, 17, 254, 255]),
     shift=st.integers(0, 30),
     spread=st.booleans(),
     seed=st.integers(0, 1 << 20),
 )
 def test_half_a_step_and_one_and_a_half_units(
-    k: int, seg: int, cmax: int, shift: int, spread: bool, seed: int
+    k: int, group: int, cmax: int, shift: int, spread: bool, seed: int
 ) -> None:
-    """|error| <= 0.504 steps of the element's segment + 1.5 units of the token, |q| <= 127."""
+    """|error| <= 0.504 steps of the element's group + 1.5 units of the token, |q| <= 127."""
     rng = np.random.default_rng(seed)
     x = rng.integers(-INT32_MAX, INT32_MAX + 1, (2, k)) >> shift
     if spread:
         x >>= rng.integers(0, 20, (2, k))
-    check(x, min(seg, k), cmax)
+    check(x, min(group, k), cmax)
 
 
 def test_all_zero() -> None:
@@ -82,7 +82,7 @@ def test_all_zero() -> None:
 
 @pytest.mark.parametrize("value", [INT32_MAX, -INT32_MAX, 1 << 15, 1, -1, 32767, 65535])
 def test_single_outlier(value: int) -> None:
-    """The outlier takes ±127 at full scale; the other segments keep the finest one."""
+    """The outlier takes ±127 at full scale; the other groups keep the finest one."""
     x = np.zeros((1, 100), int)
     x[0, 37] = value
     v = check(x, 32, 255)
@@ -90,8 +90,8 @@ def test_single_outlier(value: int) -> None:
     assert v.c[0].tolist() == [1, 255, 1, 1]
 
 
-def test_outlier_does_not_reach_into_other_segments() -> None:
-    """A value 200 times smaller in another segment keeps 7 bits there."""
+def test_outlier_does_not_reach_into_other_groups() -> None:
+    """A value 200 times smaller in another group keeps 7 bits there."""
     x = np.full((1, 128), 10_000)
     x[0, 0] = 200 * 10_000
     v = quantize_vector(x, 64, 255)
@@ -100,11 +100,11 @@ def test_outlier_does_not_reach_into_other_segments() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 63, 65, 127, 129])
-def test_tail_is_a_segment_of_its_own(k: int) -> None:
+def test_tail_is_a_group_of_its_own(k: int) -> None:
     x = np.random.default_rng(k).integers(-1000, 1000, (3, k))
     v = check(x, min(64, k), 255)
     start = (k - 1) // 64 * 64
-    np.testing.assert_array_equal(segment_max(x, 64)[:, -1], np.abs(x[:, start:]).max(axis=1))
+    np.testing.assert_array_equal(group_max(x, 64)[:, -1], np.abs(x[:, start:]).max(axis=1))
     assert v.c.shape[1] == (k + 63) // 64
 
 
@@ -143,19 +143,19 @@ def test_norm_against_float(k: int, shift: int) -> None:
     """x / rms * gain within 0.504 steps + 1.5 units + 2**-13 relative + 1 of x for the gain."""
     rng = np.random.default_rng(k + shift)
     x = rng.integers(-INT32_MAX, INT32_MAX + 1, (4, k)) >> shift
-    u, seg, cmax, eps = square_pre_shift(k), min(64, k), 255, 1 << 10
+    u, group, cmax, eps = square_pre_shift(k), min(64, k), 255, 1 << 10
     gain = rng.integers(-INT32_MAX, INT32_MAX + 1, k)
-    v = norm_quantize_vector(x, seg, cmax, u, eps, gain)
-    plain = quantize_vector((x * gain) >> 31, seg, cmax)
+    v = norm_quantize_vector(x, group, cmax, u, eps, gain)
+    plain = quantize_vector((x * gain) >> 31, group, cmax)
     np.testing.assert_array_equal(v.q, plain.q)
     np.testing.assert_array_equal(v.c, plain.c)
     assert v.mantissa.min() >= 1 << 14 and v.mantissa.max() < 1 << 15
     kappa = np.sqrt(k) / (127 * cmax * 2.0 ** (31 + u))
-    got = v.scaled(seg) * (v.mantissa * 2.0**v.exponent)[:, None] * kappa
+    got = v.scaled(group) * (v.mantissa * 2.0**v.exponent)[:, None] * kappa
     total = ((x.astype(float) / 2.0**u) ** 2).sum(axis=1) + eps
     rms = np.sqrt(total / k) * 2.0**u
     want = x / rms[:, None] * gain / 2**31
-    step = step_of(plain, seg, cmax)
+    step = step_of(plain, group, cmax)
     unit = 2.0 ** plain.exponent[:, None]
     rounding = HALF_STEP * step + UNITS * unit + 1
     # x >> u floors each square by less than 2**u, which matters only for tiny x

@@ -42,8 +42,8 @@ def random_weight(n: int, k: int, seed: int = 0) -> np.ndarray:
 
 
 def tables(w: QLinear, values: np.ndarray) -> np.ndarray:
-    """[n, nseg] over [n, k]."""
-    return np.repeat(values.astype(np.int64), w.seg, axis=1)[:, : w.k]
+    """[n, groups] over [n, k]."""
+    return np.repeat(values.astype(np.int64), w.group, axis=1)[:, : w.k]
 
 
 def dequantized(w: QuantizedWeight) -> np.ndarray:
@@ -65,7 +65,7 @@ def test_integers_are_the_checkpoints(f: Format, k: int) -> None:
     np.testing.assert_array_equal(m.q.astype(int) + (1 << (f.bits - 1)), w.q.astype(int))
     assert (m.b is None) == (f.zero == "middle")
     group = w.group if w.group < k else None
-    assert m.group == group and (group is None or group % m.seg == 0)
+    assert m.group_size == group and (group is None or group % m.group == 0)
     want, unit = dequantized(w), m.row_scale[:, None]
     if m.d is None:
         # only the grid of the rows: half a unit of the multiplier of the largest
@@ -88,7 +88,7 @@ def test_zero_points_stay_exact(bits: int) -> None:
     m = convert_matrix("w", w, OUT)
     assert m.b is not None and m.d is not None
     zero = np.rint(-w.offset / w.scale).astype(int) - (1 << (bits - 1))
-    per = m.nseg // zero.shape[1]
+    per = m.groups // zero.shape[1]
     np.testing.assert_array_equal(m.b, m.d.astype(int) * np.repeat(zero, per, axis=1))
     zeros = dequantized(w) == 0
     assert zeros.any()
@@ -108,7 +108,7 @@ def test_zero_points_that_do_not_fit_are_offsets(point: float, stored: bool) -> 
     m = convert_matrix("w", w, OUT)
     assert m.zero_points is stored and m.b is not None and m.d is not None
     if point != 7.5:
-        at = m.nseg // w.scale.shape[1]
+        at = m.groups // w.scale.shape[1]
         assert (m.b[3, at : 2 * at] == m.d[3, at : 2 * at].astype(int) * (point - 8)).all()
 
 
@@ -138,7 +138,7 @@ def test_offsets_far_from_zero(bits: int, far: float) -> None:
     assert np.abs(m.effective()).max() <= 32767
     error = np.abs(m.dequantized() - dequantized(w))
     # a group's step is right to half a unit, unless that is coarser than the step: then d stays 1
-    per_step = np.where(np.repeat(m.d, m.seg, axis=1) == 1, 1.0, 0.51)
+    per_step = np.where(np.repeat(m.d, m.group, axis=1) == 1, 1.0, 0.51)
     assert (error <= (per_step * (1 << bits) + 0.51) * m.row_scale[:, None]).all()
 
 

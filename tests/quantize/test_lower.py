@@ -168,7 +168,7 @@ def test_side_path_is_exact_in_python_integers(tmp_path: Path) -> None:
     for w in with_side(tmp_path):
         assert w.low_rank is not None
         a, b = w.low_rank.a, w.low_rank.b
-        assert (a.seg, a.x_bits, a.k) == (w.seg, w.x_bits, w.k)
+        assert (a.group, a.x_bits, a.k) == (w.group, w.x_bits, w.k)
         top = 1 << w.x_bits
         x = Q16Vector(
             rng.integers(-top, top + 1, (2, w.k)), rng.integers(1 << 14, 1 << 15, 2),
@@ -209,8 +209,8 @@ def test_side_path_alone_against_float(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", [None, 4, 16, 32, 64, 128])
 @pytest.mark.parametrize("hidden", [37, 64, 128])
-def test_side_paths_share_any_segments(tmp_path: Path, group: int | None, hidden: int) -> None:
-    """4-bit weights in any groups: a reads the segments of its matrix, and still adds b (a x)."""
+def test_side_paths_share_any_groups(tmp_path: Path, group: int | None, hidden: int) -> None:
+    """4-bit weights in any groups: a reads the groups of its matrix, and still adds b (a x)."""
     model = make(tmp_path, RANKS, hidden=hidden, intermediate=128)
     options = QuantOptions(bits=4, group_size=group, asymmetric=True, short_last_group=True)
     graph = lower(model, options, 16)
@@ -219,7 +219,7 @@ def test_side_paths_share_any_segments(tmp_path: Path, group: int | None, hidden
     for w in found:
         assert w.low_rank is not None
         a = w.low_rank.a
-        assert (a.seg, a.pad, a.cmax, a.bits, a.d) == (w.seg, 8, w.cmax, 8, None)
+        assert (a.group, a.pad, a.cmax, a.bits, a.d) == (w.group, 8, w.cmax, 8, None)
     shapes = shapes_of_graph(graph, 500)
     ranks = {"qkv": 2 + 1 + 3, "o": 4, "gate_up": 2 + 3, "down": 5}
     assert shapes == shapes_of_config(model.config, options, 16, 500, ranks)

@@ -24,7 +24,7 @@ from shrinkc.quantize.weights import (
     check_groups,
     quantize_matrix,
 )
-from shrinkc.storage import format_of, segment_size
+from shrinkc.storage import format_of, stored_group
 
 KAPPA = 2.0**-20 / 127  # of a quantised vector with 20 fraction bits
 
@@ -46,10 +46,10 @@ def step_of(q: QLinear) -> np.ndarray:
 
 
 def spread(q: QLinear, table: np.ndarray | None, default: int) -> np.ndarray:
-    """A [n, nseg] table over [n, k]."""
+    """A [n, groups] table over [n, k]."""
     if table is None:
         return np.full((q.n, q.k), default)
-    return np.repeat(table.astype(int), q.seg, axis=1)[:, : q.k]
+    return np.repeat(table.astype(int), q.group, axis=1)[:, : q.k]
 
 
 # --- rounding ----------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_short_last_group(bits: int, k: int, group: int) -> None:
     w[:, start:] *= 50  # a tail with another range than the rest
     q = quantised(w, bits, group=group)
     assert (q.n, q.k) == w.shape
-    assert q.d is not None and q.d.shape == (6, q.nseg) and q.nseg == -(-k // q.seg)
+    assert q.d is not None and q.d.shape == (6, q.groups) and q.groups == -(-k // q.group)
     error = np.abs(q.dequantized() - w)
     if bits == 8:
         assert (error <= 0.5000001 * step_of(q)).all()
@@ -219,15 +219,15 @@ def test_short_last_group(bits: int, k: int, group: int) -> None:
 
 
 @pytest.mark.parametrize("group", [None, *range(1, 300, 7), 128, 256, 97])
-def test_segments_nest_in_groups(group: int | None) -> None:
-    """A segment never crosses a weight group and has at most 96 inputs where that is possible."""
+def test_stored_groups_divide_the_group_size(group: int | None) -> None:
+    """A stored group divides the group size and has at most 96 inputs where that is possible."""
     for k in (1, 63, 64, 200, 1024):
-        seg = segment_size(k, group)
+        stored = stored_group(k, group)
         if group is None:
-            assert seg == min(64, k)
+            assert stored == min(64, k)
         else:
-            assert group % seg == 0
-            assert seg <= 96 or not any(group % s == 0 for s in range(16, 97))
+            assert group % stored == 0
+            assert stored <= 96 or not any(group % s == 0 for s in range(16, 97))
 
 
 # --- accumulators ------------------------------------------------------------------------
@@ -266,13 +266,16 @@ def test_accumulator_stays_in_int32_for_the_worst_input(
     half = (1 << q.drop) >> 1
     for row in effective:
         worst = [127 if v >= 0 else -127 for v in row]
-        c = np.full((1, q.nseg), q.cmax)
+        c = np.full((1, q.groups), q.cmax)
         x = QVector(np.array([worst]), c, np.array([1 << 14]), np.array([0]))
         want = []
         for other in effective:  # Python integers
             sums = [
-                sum(v * y for v, y in zip(other[i : i + q.seg], worst[i : i + q.seg], strict=True))
-                for i in range(0, k, q.seg)
+                sum(
+                    v * y
+                    for v, y in zip(other[i : i + q.group], worst[i : i + q.group], strict=True)
+                )
+                for i in range(0, k, q.group)
             ]
             assert max(map(abs, sums)) * (16 if bits == 4 and q.d is not None else 1) <= 1 << 30
             want.append(sum(((s + half) >> q.drop) * q.cmax for s in sums))
@@ -291,7 +294,7 @@ def test_wide_activations_stay_in_int32_for_the_worst_input(
     """x = ±2**x_bits along a row's signs reaches the bound; one bit more would not fit."""
     w = np.full((2, k), 0.5, np.float32) if constant else random_weight(3, k)
     q = quantised(w, bits)
-    assert q.d is None and q.b is None and (q.seg, q.cmax) == (k, 0)
+    assert q.d is None and q.b is None and (q.group, q.cmax) == (k, 0)
     assert 1 <= q.x_bits <= WIDE_BITS == 14
     unit = KAPPA * 127 / WIDE_MANTISSA * 2.0 ** (q.frac + 32 + q.shift)
     np.testing.assert_allclose(q.r / unit, q.row_scale, rtol=1e-12)
@@ -372,10 +375,10 @@ def test_result_in_fixed_point_is_the_product(bits: int, group: int | None) -> N
         unit = (wide.mantissa * 2.0 ** (wide.exponent - 20))[:, None] / WIDE_MANTISSA
         want = wide.q * unit @ q.dequantized().T
     else:
-        v = quantize_vector(x, q.seg, q.cmax)
+        v = quantize_vector(x, q.group, q.cmax)
         got = linear(q, v) * 2.0**-16
         unit = (v.mantissa * 2.0**v.exponent)[:, None] * 2.0**-20 / (127 * q.cmax)
-        want = v.scaled(q.seg) * unit @ q.dequantized().T
+        want = v.scaled(q.group) * unit @ q.dequantized().T
     assert np.abs(got - want).max() <= 2.0**-16 + 2.0**-13 * np.abs(want).max()
 
 

@@ -10,7 +10,7 @@ import pytest
 from shrinkc.abi import ROW_BLOCK
 from shrinkc.cli.main import cli
 from shrinkc.core.resources import resource
-from shrinkc.storage import FORMATS, WIDTHS, MatrixShape, Offsets, segment_size
+from shrinkc.storage import FORMATS, WIDTHS, MatrixShape, Offsets, stored_group
 
 
 def test_widths_are_offered_by_plan_and_compile() -> None:
@@ -54,18 +54,18 @@ def test_a_matrix_takes_what_its_integers_and_scales_take(
 ) -> None:
     """576 x 576 in groups of 64: weights, a byte of scale and half of one or two of offset per group, two per row."""
     n = k = 576
-    shape = MatrixShape("w", n, k, bits, segment_size(k, 64), True, offsets)
+    shape = MatrixShape("w", n, k, bits, stored_group(k, 64), True, offsets)
     groups = n * k // 64
     assert shape.bytes == n * k * bits // 8 + groups * each + 2 * n
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
 @pytest.mark.parametrize("k", [1, 31, 32, 33, 64, 65, 100, 172])
-def test_padding_is_less_than_a_unit_per_segment(bits: int, k: int) -> None:
-    shape = MatrixShape("w", ROW_BLOCK, k, bits, segment_size(k, None), False, Offsets.NONE)
+def test_padding_is_less_than_a_unit_per_group(bits: int, k: int) -> None:
+    shape = MatrixShape("w", ROW_BLOCK, k, bits, stored_group(k, None), False, Offsets.NONE)
     unit = FORMATS[bits].inputs
     stored = 4 * shape.words
-    assert k <= stored < k + shape.nseg * unit
+    assert k <= stored < k + shape.groups * unit
     assert shape.block_bytes == 2 * ROW_BLOCK + ROW_BLOCK * stored * bits // 8
 
 
@@ -82,6 +82,6 @@ def test_narrow_weights_take_what_they_must(bits: int, offsets: Offsets, each: f
     """576 x 576 in groups of 64: at most 1.02 times the integers, a byte (and half of one or two for an offset)
     per group and two per row."""
     n, group = 576, 64
-    stored = MatrixShape("m", n, n, bits, segment_size(n, group), True, offsets).bytes
+    stored = MatrixShape("m", n, n, bits, stored_group(n, group), True, offsets).bytes
     least = n * n * bits / 8 + n * (n // group) * each + 2 * n
     assert least <= stored <= 1.02 * least

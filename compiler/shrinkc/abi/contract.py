@@ -14,12 +14,12 @@ HASH_MULTIPLIER = 0x01000193  # odd: a difference in any single word always chan
 ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
 PRODUCT_BLOCKS = 8  # row blocks of a tile that N-EUREKA multiplies with several tokens at a time
 PRODUCT_WORDS = 8  # of inputs of a row that it takes at a time
-PRODUCT_PAIR_WORDS = 16  # of a segment up to which two of them are added up at a time
-FLAT_WORDS = 8  # of the longest segment of 4-bit weights whose sums have 16 bits
+PRODUCT_PAIR_WORDS = 16  # of a group up to which two of them are added up at a time
+FLAT_WORDS = 8  # of the longest group of 4-bit weights whose sums have 16 bits
 SPLIT_WORDS = 192  # words of a row from which on cores split a block, where a tile has few
-SPLIT_SEGMENTS = 8  # and segments, where it has scales for them: there are no parts of one
+SPLIT_GROUPS = 8  # and groups, where it has scales for them: there are no parts of one
 WIDE_WORDS = 32  # words of a row of 16-bit activations' matrix that are made 8 bit at a time
-X_BLOCK = 8  # inputs that one core scans or quantises at a time, never across segments
+X_BLOCK = 8  # inputs that one core scans or quantises at a time, never across groups
 LOOKUP_MAX = 8  # most tokens of a draft
 
 # sizeof in C: of sc_qvec on a 64-bit host (20 on the 32-bit targets), the others in the targets' L1
@@ -161,12 +161,12 @@ def split_bytes(cores: int) -> int:
 
 
 def product_step(words: int) -> int:
-    """Segments of that many words which N-EUREKA multiplies with several tokens before the cores add them up."""
+    """Groups of that many words which N-EUREKA multiplies with several tokens before the cores add them up."""
     return 2 if words <= PRODUCT_PAIR_WORDS else 1
 
 
 def shared_product_bytes(tokens: int, words: int) -> int:
-    """Of what N-EUREKA multiplies with several tokens, in segments of that many words: two steps' rows and their
+    """Of what N-EUREKA multiplies with several tokens, in groups of that many words: two steps' rows and their
     sums, and what becomes of those (sc_products.c)."""
     pixels = -(-ROW_BLOCK * PRODUCT_BLOCKS // 6) * 6
     step = product_step(words)

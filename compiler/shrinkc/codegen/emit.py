@@ -22,14 +22,14 @@ from shrinkc.codegen.formats import c_format, flat_format, formats_header
 from shrinkc.codegen.pack import gate_up_order, pack_stored
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.core.resources import resource
-from shrinkc.engines import CORES, Tails, engine_named
+from shrinkc.engines import CORES, Remainders, engine_named
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops import Embed, Linear, NormQuant, Op, Quant, RopeCache, SiluMul
-from shrinkc.ir.ops.quant import set_aside
+from shrinkc.ir.ops.quant import spilled_words
 from shrinkc.ir.steps import PassSizes, numbers_of, slot_of
-from shrinkc.memory.behind import PIECE_WINDOW
+from shrinkc.memory.lower import PIECE_WINDOW
 from shrinkc.memory.parts import (
     Placement,
     align,
@@ -63,8 +63,8 @@ class CMatrix:
     shift: int
     b: str = "0"
     engine: str = CORES
-    tails: int = 0
-    spread: int = 0
+    remainders: int = 0
+    taps: int = 0
 
 
 def _c_matrix(
@@ -77,10 +77,10 @@ def _c_matrix(
     if p is None:
         raise AssertionError(f"{name} has no place in the plan")
     engine = engine_named(w.engine)
-    last, tails, spread = (
-        shape.seg_words(shape.last), engine.tails(w.k, w.bits), engine.spread(w.k, w.bits)
+    last, remainders, taps = (
+        shape.group_words(shape.last), engine.remainders(w.k, w.bits), engine.taps(w.k, w.bits)
     )  # fmt: skip
-    if tails is Tails.ALL or spread:
+    if remainders is Remainders.ALL or taps:
         last = -(-w.k // WORD)  # up to where zeros have to be; its high bytes are further away
     return CMatrix(
         offset=0 if rides_in else p.offset,
@@ -90,29 +90,29 @@ def _c_matrix(
         tile_blocks=1 if rides_in else p.tile_blocks,
         cut=(
             w.k,
-            w.nseg,
-            w.seg,
+            w.groups,
+            w.group,
             shape.last,
-            -(-w.seg // X_BLOCK),
+            -(-w.group // X_BLOCK),
             -(-w.k // X_BLOCK) if w.x_bits else shape.x_blocks,
-            shape.seg_words(w.seg),
+            shape.group_words(w.group),
             last,
             shape.words,
             w.x_bits or w.cmax,
         ),
-        level="SC_IN_TWO" if p.every else f"SC_IN_{p.level.upper()}",
+        level="SC_IN_TWO" if p.interleave else f"SC_IN_{p.level.upper()}",
         format=c_format(w),
         drop=w.drop + (w.format.fold if w.engine == CORES else 0),
         shift=w.shift,
         b=b,
         engine=w.engine,
-        tails=tails,
-        spread=spread,
+        remainders=remainders,
+        taps=taps,
     )
 
 
 def _in_products(shape: MatrixShape) -> bool:
-    """Whether another engine can multiply it for the cores with several tokens, segment by segment."""
+    """Whether another engine can multiply it for the cores with several tokens, group by group."""
     return shape.engine == CORES and shape.product_words > 0 and shape.name != "embedding"
 
 
@@ -134,16 +134,16 @@ class CStep:
     slot: int
     how: int | str
     form: str
-    beside: str
+    controller_task: str
 
 
 VECTORS = ("q8", "q16")  # kinds of values that a sc_qvec describes
 FORMS = {"i32": "SC_WORDS", "heads8": "SC_BYTES", "q8": "SC_VECTOR", "q16": "SC_VECTOR"}
-BESIDE = {  # what the controller does in a step, by its kernel; of others by what they give
-    "sc_step_linear": "SC_BESIDE_MATRIX",
-    "sc_step_heads": "SC_BESIDE_HEADS",
-    "sc_step_attention": "SC_BESIDE_ATTENTION",
-    "sc_step_norm": "SC_BESIDE_NORM",
+CONTROLLER_TASKS = {  # what the controller does in a step, by its kernel; of others by what they give
+    "sc_step_linear": "SC_CONTROLLER_MATRIX",
+    "sc_step_heads": "SC_CONTROLLER_HEADS",
+    "sc_step_attention": "SC_CONTROLLER_ATTENTION",
+    "sc_step_norm": "SC_CONTROLLER_NORM",
 }
 
 
@@ -166,7 +166,9 @@ def _steps(graph: Graph, sizes: PassSizes, held: dict[str, int]) -> list[CStep]:
                 stride(source), stride(step.name), count,
                 slots.index(slot) if slot in slots else 0,
                 step.op.how(step, sizes.steps), FORMS[kind.kind],
-                BESIDE.get(step.op.KERNEL, "SC_BESIDE_QUANT" if kind.kind in VECTORS else "SC_BESIDE_NOTHING"),
+                CONTROLLER_TASKS.get(
+                    step.op.KERNEL, "SC_CONTROLLER_QUANT" if kind.kind in VECTORS else "SC_CONTROLLER_NOTHING"
+                ),
             )
         )  # fmt: skip
     return out
@@ -174,9 +176,9 @@ def _steps(graph: Graph, sizes: PassSizes, held: dict[str, int]) -> list[CStep]:
 
 def _in_place(sizes: PassSizes, held: dict[str, int]) -> dict[str, tuple[str, int]]:
     """Of o and down the buffer that its vectors are made from, and words of a token there, 0 where vectors have a place
-    of their own; none of plans that are not frugal."""
-    found = {"O": ("XQ", 0), "DOWN": ("XQ", 0)} if sizes.frugal else {}
-    for step in (s for s in sizes.steps if sizes.in_place(s.name)):
+    of their own; none of plans without vectors in place."""
+    found = {"O": ("XQ", 0), "DOWN": ("XQ", 0)} if sizes.in_place else {}
+    for step in (s for s in sizes.steps if sizes.made_in_place(s.name)):
         source = sizes.source(step.name)
         room = held[source] // (4 * sizes.chunk)
         found[slot_of(step, sizes.steps).upper()] = (source.upper(), room)
@@ -315,12 +317,16 @@ def emit(
         "strip_space": int(tokenizer.strip_leading_space),
         "y_words": held["y"] // (4 * plan.chunk),
         "xq_words": max(engine_named(m.engine).several_words(m) for m in readers),
-        "aside_words": max(
-            (set_aside(sizes.width(s.inputs[0])) for s in shape.steps if sizes.in_place(s.name)),
+        "spill_words": max(
+            (
+                spilled_words(sizes.width(s.inputs[0]))
+                for s in shape.steps
+                if sizes.made_in_place(s.name)
+            ),
             default=0,
         ),
         "in_place": _in_place(sizes, held),
-        "xsegs": max(m.x_segs for m in readers),
+        "xgroups": max(m.x_groups for m in readers),
         "xblocks": max(m.x_blocks for m in readers),
         "q16": int(any(m.wide for m in [*readers, *side_shapes])),
         "xsums": int(any(m.asymmetric for m in readers)),
@@ -329,8 +335,8 @@ def emit(
         "sq_words": max([m.x_words for m in side_shapes], default=0),
         "side_format": sides[0][1].format if sides else None,
         "engines": engines,
-        "tails": any(engine_named(m.engine).tails(m.k, m.bits) for m in shape.matrices),
-        "spread": any(engine_named(m.engine).spread(m.k, m.bits) for m in shape.matrices),
+        "remainders": any(engine_named(m.engine).remainders(m.k, m.bits) for m in shape.matrices),
+        "second_layout": any(engine_named(m.engine).taps(m.k, m.bits) for m in shape.matrices),
         "engine_table": max((engine_named(name).table for name in engines), default=0),
         "head_scratch": head_scratch_bytes(graph.context),
         "head_state": head_state_bytes(graph.head_dim),
@@ -344,7 +350,7 @@ def emit(
         "shared_products": sizes.shared_products and "products" in held,
         "flat": flat,
         "flat_all": len(flat_ones) == len(products),
-        "near": next((p for p in plan.placements if p.every), None),
+        "interleaved": next((p for p in plan.placements if p.interleave), None),
         "input_words": input_words(graph.context),
     }
     env = jinja2.Environment(
@@ -404,7 +410,7 @@ def _write_blobs(
                         raise AssertionError(f"{p.name} is not equal to {owners[p.name]}")
                 else:
                     f.write(bytes(offset - f.tell()))
-                    piece = _piece(packed, p, near=level.name == p.near)
+                    piece = _piece(packed, p, on_chip=level.name == p.chip_level)
                     if piece.shape != (size,):
                         raise AssertionError(f"{p.name}: {piece.shape} in {level.name}, not {size}")
                     f.write(piece.tobytes())
@@ -413,14 +419,14 @@ def _write_blobs(
                     progress(done, pieces)
 
 
-def _piece(packed: np.ndarray, p: Placement, *, near: bool) -> np.ndarray:
+def _piece(packed: np.ndarray, p: Placement, *, on_chip: bool) -> np.ndarray:
     """Of a matrix's bytes those of its tiles in one of two memories, or all of them."""
-    if not p.every:
+    if not p.interleave:
         return packed
     tile = p.tile_blocks * p.block_bytes
     count = -(-len(packed) // tile)
     return np.concatenate(
-        [packed[i * tile : (i + 1) * tile] for i in range(count) if p.near_tile(i) == near]
+        [packed[i * tile : (i + 1) * tile] for i in range(count) if p.tile_on_chip(i) == on_chip]
     )
 
 

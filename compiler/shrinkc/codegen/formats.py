@@ -29,9 +29,9 @@ def c_format(w: QLinear) -> str:
 def flat_format(
     candidates: Sequence[QLinear], formats: Collection[str]
 ) -> tuple[str, list[QLinear]]:
-    """The format that has code of its own for segments' sums of 16 bits, or "", and the matrices that it runs.
+    """The format that has code of its own for groups' sums of 16 bits, or "", and the matrices that it runs.
 
-    ``candidates``: matrices all of whose segments have such sums (MatrixShape.flat); ``formats``: all that are
+    ``candidates``: matrices all of whose groups have such sums (MatrixShape.flat); ``formats``: all that are
     compiled.  What is not folded must be rounded all the same, and offsets must have a negative in 16 bits.  It is
     one format, of the most weights, and only beside few others, for the place that hot code has.
     """

@@ -37,7 +37,7 @@ def stored_rows(w: QLinear, order: np.ndarray | None, block: int) -> StoredRows:
     b = None if w.b is None or w.zero_points else _rows(w.b, order, block)
     zeros = _rows(w.zeros(), order, block) if w.zero_points else None
     side = None if w.low_rank is None else stored_rows(w.low_rank.b, order, block)
-    return StoredRows(w.format, w.seg, w.pad, q, d, b, zeros, r, side)
+    return StoredRows(w.format, w.group, w.pad, q, d, b, zeros, r, side)
 
 
 def pack_matrix(w: QLinear, order: np.ndarray | None = None) -> np.ndarray:

@@ -21,7 +21,7 @@ from shrinkc.core.progress import Update
 from shrinkc.core.words import listed
 from shrinkc.importer import LlamaConfig
 from shrinkc.memory.parts import align
-from shrinkc.memory.planner import bytes_beside_weights, make_plan
+from shrinkc.memory.planner import bytes_without_weights, make_plan
 from shrinkc.model import HEAD, NAMES, SLOT_MODULES
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.choose import choose_engines, multiplied
@@ -294,7 +294,7 @@ class OnChip(Space):
         key = (config.num_layers, config.intermediate_size, config.num_kv_heads)
         if key not in self._beside:
             shape = self.uniform(config, group_size, min(WIDTHS), min(TABLE_WIDTHS))
-            self._beside[key] = bytes_beside_weights(shape, self.target)
+            self._beside[key] = bytes_without_weights(shape, self.target)
         return self._beside[key]
 
     def shape_of(self, choice: Choice) -> ModelShape:
@@ -312,7 +312,7 @@ class OnChip(Space):
 
     def free(self, shape: ModelShape) -> int:
         """Bytes on the chip that weights can have; DoesNotFit where L1 is too small."""
-        return sum(v.bytes for v in self.target.on_chip) - bytes_beside_weights(shape, self.target)
+        return sum(v.bytes for v in self.target.on_chip) - bytes_without_weights(shape, self.target)
 
     def refusal(self, choice: Choice) -> BudgetUnreachable:
         """What to raise where the smallest choice does not fit: need and have."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.core.resources import resource
-from shrinkc.costs.work import BESIDE, Work, lane
+from shrinkc.costs.work import OVERLAPPED, Work, lane
 
 VERSION = 1
 
@@ -45,8 +45,8 @@ def cycles_of(per: Mapping[str, float], work: Work) -> Cycles:
     for name, count in work.features.items():
         who = lane(name)
         lanes[who] = lanes.get(who, 0.0) + per.get(name, 0.0) * count
-    alone, beside = lanes.pop(""), lanes.pop(BESIDE, 0.0)
-    return Cycles(alone + max(beside, sum(lanes.values())), alone + beside, lanes)
+    alone, overlapped = lanes.pop(""), lanes.pop(OVERLAPPED, 0.0)
+    return Cycles(alone + max(overlapped, sum(lanes.values())), alone + overlapped, lanes)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Work:
     """``features``: name -> count, on the core that does most of it.  What another engine than the cores
-    does is named ``<engine>.<what>``, what the cores do meanwhile ``beside.<what>``: the longer of both
+    does is named ``<engine>.<what>``, what the cores do meanwhile ``overlapped.<what>``: the longer of both
     counts.  ``moved``: bytes that the DMA copies for this op alone while it
     runs, tiles of weights excepted.  ``fetched``: bytes from flash that it waits for.
     """
@@ -40,11 +40,11 @@ class Arithmetic:
     bytes: float = 0.0
 
 
-BESIDE = "beside"
+OVERLAPPED = "overlapped"
 
 
 def lane(feature: str) -> str:
-    """Who does it: an engine's name, BESIDE, or "" for the cores alone."""
+    """Who does it: an engine's name, OVERLAPPED, or "" for the cores alone."""
     name, dot, _ = feature.partition(".")
     return name if dot else ""
 

@@ -132,12 +132,12 @@ def _decisions(plan: Plan) -> Flat:
 
     Of the steps in which a buffer is live each run of them is one value."""
     found = {k: v for k, v in plan.to_json().items() if k not in ("used", "capacity")}
-    for level, buffers in (("l1", plan.l1), ("beside", plan.beside)):
+    for level, buffers in (("l1", plan.l1), ("lower_buffers", plan.lower_buffers)):
         found[level] = [
             {"name": b.name, "bytes": b.bytes, "level": b.level, "live": _runs(b)} for b in buffers
         ]
     said = flat(found)
-    left_out = (".offset", ".near_offset", ".name")
+    left_out = (".offset", ".chip_offset", ".name")
     return {path: value for path, value in said.items() if not path.endswith(left_out)}
 
 

@@ -160,7 +160,7 @@ def _check(plan: Plan) -> None:
     or that is of memories or engines that nobody knows."""
     kept: list[Buffer | Table | Placement] = [
         *plan.l1,
-        *plan.beside,
+        *plan.lower_buffers,
         *plan.tables,
         *plan.placements,
     ]
@@ -170,7 +170,7 @@ def _check(plan: Plan) -> None:
     if not all(type(n) is int for n in counts) or not all(type(s) is str for s in plan.steps):
         raise TypeError("a size is no integer, or a step no name")
     levels = {*plan.used, *plan.capacity, *plan.kv_layers, *(x.level for x in kept)}
-    levels |= {p.near for p in plan.placements if p.every}
+    levels |= {p.chip_level for p in plan.placements if p.interleave}
     if not levels <= {*MEMORIES} or not {L1} <= plan.used.keys() == plan.capacity.keys():
         raise ValueError("a memory is missing or not known")
     if unknown := {p.engine for p in plan.placements} - {*ENGINES}:
@@ -179,7 +179,7 @@ def _check(plan: Plan) -> None:
     if min([plan.chunk, len(plan.steps), len(plan.l1), *parts]) < 1 or plan.context < 2:
         raise ValueError("there is nothing of what there has to be some")
     steps = set(range(len(plan.steps)))
-    lives = [b.live for b in (*plan.l1, *plan.beside)]
+    lives = [b.live for b in (*plan.l1, *plan.lower_buffers)]
     if any(type(at) is not int for live in lives for at in live):
         raise TypeError("a step is no integer")
     if not all(live and {*live} <= steps and [*live] == sorted({*live}) for live in lives):

@@ -294,7 +294,7 @@ def _parts(plan: Plan) -> Iterator[Row]:
         for name, _, size in stored_in(plan.placements, level):
             yield part(level, starred(name), size)
         others = [(x.level, x.name, x.bytes) for x in plan.tables]
-        others += [(b.level, b.name, b.bytes) for b in plan.beside]
+        others += [(b.level, b.name, b.bytes) for b in plan.lower_buffers]
         yield from (part(*other) for other in others if other[0] == level)
 
 

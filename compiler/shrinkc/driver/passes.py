@@ -120,25 +120,25 @@ def place(draft: Draft) -> Draft:
 def duplicate_weights(draft: Draft) -> Draft:
     """Matrices get a second layout for decoding where memory is left that nothing else uses."""
     target, plan = draft.target, draft.plan
-    if not any(engine_named(name).copies for name in target.engines):
+    if not any(engine_named(name).second_layout for name in target.engines):
         return draft
     free = {level: have - plan.used[level] for level, have in plan.capacity.items()}
     # what would make vectors take more of L1 goes without, if there is no room for all
     vectors = next(b.bytes for b in plan.l1 if b.name == "xq")
     for widest in (None, vectors // WORD):
-        found = choose.choose_copies(draft.choices, draft.matrices, target, free, widest)
+        found = choose.choose_second_layouts(draft.choices, draft.matrices, target, free, widest)
         if found.engines == draft.choices.engines:
             return replace(draft, choices=found)
         with suppress(DoesNotFit):
             larger = place(replace(draft, choices=found))
             if _as_before(larger.plan, plan):
                 return larger
-    return replace(draft, choices=choose.without_copies(draft.choices, found))
+    return replace(draft, choices=choose.without_second_layouts(draft.choices, found))
 
 
 def _as_before(plan: Plan, before: Plan) -> bool:
-    """Whether all else has the memories and the sizes that it had: copies take what is left over."""
-    held = {"l1", "beside", "tables", "placements", "used", "notes"}
+    """Whether all else has the memories and the sizes that it had: second layouts take what is left over."""
+    held = {"l1", "lower_buffers", "tables", "placements", "used", "notes"}
     sizes = {f.name for f in fields(Plan)} - held
 
     def levels(of: Plan) -> list[object]:

@@ -129,7 +129,7 @@ class Planned:
         return sum(
             m.bytes - replace(m, store=engine_named(e.costs_as).store).bytes
             for m, e in engines
-            if e.copies
+            if e.second_layout
         )
 
     def for_shape(self, shape: ModelShape) -> Planned:
@@ -147,7 +147,7 @@ class Planned:
 
     @property
     def products(self) -> list[str]:
-        """The matrices of the cores whose segments another engine multiplies with the tokens of a prompt at once;
+        """The matrices of the cores whose groups another engine multiplies with the tokens of a prompt at once;
         not the head: of a prompt it takes the last token alone."""
         sizes = planned_sizes(self.shape, self.target, self.plan)
         if not sizes.shared_products or self.plan.chunk == 1:

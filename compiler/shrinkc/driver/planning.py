@@ -102,7 +102,7 @@ def _target(request: PlanRequest) -> Target:
                 f"allowed: {', '.join(target.engines)}, separated by commas; the cores run all other "
                 "matrices.",
             )
-    # one that has copies of what another one runs brings that along
+    # an engine with a second layout needs the engine of the first
     kept = {CORES, *names, *(engine_named(name).costs_as for name in names)}
     return replace(target, engines=tuple(name for name in target.engines if name in kept))
 

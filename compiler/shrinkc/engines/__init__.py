@@ -6,12 +6,12 @@ from shrinkc.engines.choice import ON_CORES as ON_CORES
 from shrinkc.engines.choice import Choice as Choice
 from shrinkc.engines.choice import Choices as Choices
 from shrinkc.engines.choice import choose as choose
-from shrinkc.engines.choice import with_copies as with_copies
+from shrinkc.engines.choice import with_second_layouts as with_second_layouts
 from shrinkc.engines.cores import ENGINE as THE_CORES
 from shrinkc.engines.engine import CORES as CORES
 from shrinkc.engines.engine import Engine as Engine
 from shrinkc.engines.engine import MatrixSpec as MatrixSpec
-from shrinkc.engines.engine import Tails as Tails
+from shrinkc.engines.engine import Remainders as Remainders
 from shrinkc.engines.neureka_1x1 import ENGINE as NEUREKA_1X1
 from shrinkc.engines.neureka_3x3 import ENGINE as NEUREKA_3X3
 from shrinkc.engines.neureka_both import ENGINE as NEUREKA_BOTH
@@ -25,5 +25,5 @@ def engine_named(name: str) -> Engine:
 
 
 def product_engine(names: Iterable[str]) -> Engine | None:
-    """Of these engines the one that multiplies segments of the cores' matrices with several tokens."""
+    """Of these engines the one that multiplies groups of the cores' matrices with several tokens."""
     return next((e for e in map(engine_named, names) if e.products), None)

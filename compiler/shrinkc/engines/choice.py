@@ -134,7 +134,7 @@ def choose(
     )
 
 
-def with_copies(
+def with_second_layouts(
     choices: Choices,
     specs: Sequence[MatrixSpec],
     engines: Sequence[Engine],
@@ -142,10 +142,10 @@ def with_copies(
     owners: Mapping[str, str],
     widest: int | None = None,
 ) -> Choices:
-    """The same with copies of those matrices that take fewer cycles for one token then, as far as what a plan leaves
-    ``free`` of the levels that the engine reads holds what they take more.
+    """The same with a second layout of the matrices that then take fewer cycles for one token, as far as there is room
+    in what a plan leaves ``free`` of the engine's levels.
 
-    ``engines`` include those of the choices; one that has copies can run what the one runs that it ``costs_as``.
+    ``engines`` include those of the choices; one with a second layout can run what its ``costs_as`` runs.
     ``owners`` are as of ``choose``.  Those get it that gain most per byte; ``widest``: words of a vector that it may
     have there.
     """

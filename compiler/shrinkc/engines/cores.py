@@ -12,7 +12,7 @@ from typing import NamedTuple
 from shrinkc.abi import (
     PRODUCT_BLOCKS,
     ROW_BLOCK,
-    SPLIT_SEGMENTS,
+    SPLIT_GROUPS,
     SPLIT_WORDS,
     WIDE_WORDS,
     product_step,
@@ -20,18 +20,18 @@ from shrinkc.abi import (
 from shrinkc.costs import Work, cost_table
 from shrinkc.costs.work import share
 from shrinkc.engines.engine import CORES, Engine, Features, MatrixSpec
-from shrinkc.storage import BLOCKS, MatrixShape, format_of, segment_size
+from shrinkc.storage import BLOCKS, MatrixShape, format_of, stored_group
 
 _CORES = 8
 _TARGET = "siracusa"
-# Of what adding up a pair of rows takes, where its sums have 16 bits: of 8 tokens and two segments 215 cycles of 243
+# Of what adding up a pair of rows takes, where its sums have 16 bits: of 8 tokens and two groups 215 cycles of 243
 # without offsets and 290 of 316 with zero points (GVSoC)
 _FLAT = 0.9
 TILE_CAP = 32 * 1024  # bytes: beyond this a larger tile saves nothing measurable
 
 
-def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
-    return segment_size(k, group), format_of(bits).inputs
+def cut(k: int, group_size: int | None, bits: int) -> tuple[int, int]:
+    return stored_group(k, group_size), format_of(bits).inputs
 
 
 def split_parts(shape: MatrixShape, blocks: int, cores: int = _CORES) -> int:
@@ -42,7 +42,7 @@ def split_parts(shape: MatrixShape, blocks: int, cores: int = _CORES) -> int:
 
 def divisible(shape: MatrixShape) -> bool:
     """Whether cores can split a block, and it is long enough for that."""
-    return shape.words >= SPLIT_WORDS and (shape.wide or shape.nseg >= SPLIT_SEGMENTS)
+    return shape.words >= SPLIT_WORDS and (shape.wide or shape.groups >= SPLIT_GROUPS)
 
 
 def _pairs(blocks: int, tokens: int) -> int:
@@ -55,30 +55,30 @@ def _pairs(blocks: int, tokens: int) -> int:
 
 class _Share(NamedTuple):
     """What the core that has most has of a tile: of so many ``blocks``, each with ``words`` of its words and
-    ``segments``; ``parts``: how many cores split each."""
+    ``groups``; ``parts``: how many cores split each."""
 
     blocks: int
     words: int
-    segments: int
+    groups: int
     parts: int
 
 
 def _share(shape: MatrixShape, blocks: int) -> _Share:
     parts = split_parts(shape, blocks)
     if parts == 1:
-        return _Share(share(blocks, _CORES), shape.words, shape.nseg, 1)
+        return _Share(share(blocks, _CORES), shape.words, shape.groups, 1)
     if not shape.wide:
-        segments = share(shape.nseg, parts)
-        words = min(shape.words, segments * shape.seg_words(min(shape.seg, shape.k)))
-        return _Share(1, words, segments, parts)
+        groups = share(shape.groups, parts)
+        words = min(shape.words, groups * shape.group_words(min(shape.group, shape.k)))
+        return _Share(1, words, groups, parts)
     unit = shape.format.inputs // 4
     return _Share(1, share(shape.words // unit, parts) * unit, 1, parts)
 
 
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     """Of the core that has most: blocks of 8 rows, which the cores take in turn from every tile or split, and
-    in each the words of 4 inputs of 8 rows, by width and by whether segments have tables, and these
-    segments.  Of several tokens weights are made 8 bit once, and two vectors meet them at a time."""
+    in each the words of 4 inputs of 8 rows, by width and by whether groups have tables, and these
+    groups.  Of several tokens weights are made 8 bit once, and two vectors meet them at a time."""
     shares = [_share(shape, n) for n in tiles]
     split = sum(s.parts > 1 for s in shares)
     if tokens > 1 and shape.sums:
@@ -89,10 +89,10 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
         ]
         both = 2 if shape.wide else 1
         pairs = [
-            t * both * (-(-s.words // WIDE_WORDS) if shape.wide else s.segments)
+            t * both * (-(-s.words // WIDE_WORDS) if shape.wide else s.groups)
             for t, s in zip(twos, shares, strict=True)
         ]
-        segments = sum(t * s.segments for t, s in zip(twos, shares, strict=True))
+        groups = sum(t * s.groups for t, s in zip(twos, shares, strict=True))
         return {
             "tiles": len(tiles),
             "blocks_of_several": 2 * sum(twos),
@@ -100,10 +100,10 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
             f"widened_w{shape.bits}": sum(s.blocks * s.words for s in shares) * (shape.bits < 8),
             "pair_words": both * sum(t * s.words for t, s in zip(twos, shares, strict=True)),
             "pairs": sum(pairs),
-            "pair_scales": segments * shape.grouped,
-            "pair_offsets": segments * shape.asymmetric,
+            "pair_scales": groups * shape.grouped,
+            "pair_offsets": groups * shape.asymmetric,
         }
-    segments = tokens * sum(s.blocks * s.segments for s in shares)
+    groups = tokens * sum(s.blocks * s.groups for s in shares)
     kind = "group_words" if shape.grouped or shape.asymmetric else "words"
     return {
         "tiles": len(tiles),
@@ -111,14 +111,14 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
         "blocks": tokens * sum(s.blocks for s in shares),
         "split_tiles": tokens * split,
         f"{kind}_w{shape.bits}": tokens * sum(s.blocks * s.words for s in shares),
-        "segments": segments,
-        "scales": segments * shape.grouped,
-        "offsets": segments * shape.asymmetric,
+        "groups": groups,
+        "scales": groups * shape.grouped,
+        "offsets": groups * shape.asymmetric,
     }
 
 
 def with_products(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """The same of several tokens where another engine multiplies (Engine.products): steps of a segment or two,
+    """The same of several tokens where another engine multiplies (Engine.products): steps of a group or two,
     what is added up of pairs of rows, units of what is widened, and what is done with a block of a token."""
     runs = [
         n // count + (at < n % count)
@@ -126,13 +126,13 @@ def with_products(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Feat
         for count in [-(-n // PRODUCT_BLOCKS)]
         for at in range(count)
     ]
-    pairs = sum(share(4 * n, _CORES) for n in runs) * shape.nseg * (_FLAT if shape.flat else 1)
+    pairs = sum(share(4 * n, _CORES) for n in runs) * shape.groups * (_FLAT if shape.flat else 1)
     units = shape.words * 4 // shape.format.inputs
     return {
         "tiles": len(tiles),
         "blocks_of_several": sum(share(n * tokens, _CORES) for n in runs),
         "planes": tokens * share(shape.words, _CORES),
-        "product_steps": len(runs) * -(-shape.nseg // product_step(shape.product_words)),
+        "product_steps": len(runs) * -(-shape.groups // product_step(shape.product_words)),
         "added_pairs": pairs * tokens,
         "offset_pairs": pairs * tokens * shape.asymmetric,
         f"row_units_w{shape.bits}": sum(share(n * units, _CORES) for n in runs),

@@ -26,7 +26,7 @@ BLOCK = 32  # inputs and outputs of a block; a row's bytes for a block of inputs
 JOB_ROWS = 64
 JOBS = 3  # whose results are kept: two are under way, one is at hand
 PIXELS = 36  # of a tile
-IMAGE = 116  # bytes that a matrix's jobs are kept in, but for their tails (neureka_3x3.py)
+IMAGE = 116  # bytes that a matrix's jobs are kept in, but for their remainders (neureka_3x3.py)
 _ZERO = 128  # how a weight of 0 is stored
 AHEAD = 32  # bytes that the engine reads past the last weight
 START = 350  # two jobs written, the first one's way in and the last one's way out
@@ -41,14 +41,14 @@ def block_bytes(m: MatrixShape) -> int:
 
 
 def with_multipliers(weights: np.ndarray, w: StoredRows) -> np.ndarray:
-    """Weights uint8 [bytes], and behind them what ``beside_bytes`` is about."""
+    """Weights uint8 [bytes], and behind them what ``trailer_bytes`` is about."""
     import numpy as np
 
     r = w.r.astype("<u2").view(np.uint8)
     return np.concatenate([weights, r, np.zeros(max(AHEAD - len(r), 0), np.uint8)])
 
 
-def beside_bytes(m: MatrixShape) -> int:
+def trailer_bytes(m: MatrixShape) -> int:
     """Row multipliers, which the engine may read as weights."""
     return max(multipliers(m), AHEAD)
 
@@ -76,7 +76,7 @@ def legal(spec: MatrixSpec) -> str | None:
     return None
 
 
-def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
+def cut(k: int, group_size: int | None, bits: int) -> tuple[int, int]:
     return k, 4
 
 
@@ -148,7 +148,7 @@ ENGINE = Engine(
     name="neureka_1x1",
     unit="N-EUREKA",
     mode="1x1",
-    store=Store("bit planes of 32", 8, block_bytes, pack, beside_bytes),
+    store=Store("bit planes of 32", 8, block_bytes, pack, trailer_bytes),
     levels=("wmem",),
     legal=legal,
     cut=cut,

@@ -6,11 +6,11 @@ GVSoC the engine takes the time of 6 pixels for all rows of results but the last
 row, 28 channels and bit there is one plane of 32 bytes.  A job takes one token.  All else is as in neureka_1x1.py.
 
 A tile of 28 channels takes its time however few of its 252 inputs there are.  So of many a matrix the engine has
-whole tiles alone, and the cores multiply the inputs behind them, its tails, while the engine is at its own: they
+whole tiles alone, and the cores multiply the inputs behind them, its remainders, while the engine is at its own: they
 have 4 or 8 bit weights of those, in blocks of 8 rows as where they have a matrix alone (storage/blocks.py), and copy
 them into L1 job by job.  Of few inputs they have those of all rows: what is behind the image.  Of more they have no
 time but for those of every other job; as the engine has all inputs of the others, these are of an image with more
-channels, of which the last ones are the tail.
+channels, of which the last ones are the remainder.
 
 Cycles are of GVSoC: 32 rows take 190, 190 and 492 with vectors of 64, 172 and 576 inputs at 4 bit, 126 and
 300 at 2 bit with 64 and 576, 318 at 8 bit with 64.
@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shrinkc.engines import neureka_1x1 as dense
-from shrinkc.engines.engine import Features, MatrixSpec, Tails
+from shrinkc.engines.engine import Features, MatrixSpec, Remainders
 from shrinkc.engines.neureka_1x1 import BLOCK, IMAGE, JOB_ROWS, JOBS, START, jobs_name, jobs_of_one
 from shrinkc.storage import WORD, MatrixShape, Store, StoredRows, format_of
 
@@ -36,14 +36,16 @@ CHANNELS = 28  # of a tile
 PLANE = 32  # bytes of a bit of a tile
 PAD = 36  # inputs: a whole channel, and whole words
 TILE = TAPS * CHANNELS  # inputs
-BEHIND_MAX = 36  # inputs of a tail behind the image
-SPREAD_MAX = 8  # channels of a tail that are the image's last ones: L1 has to hold those of a job
-APART = 4  # bytes between blocks of tails: neighbours begin in other banks of L1
+INPUTS_MAX = 36  # inputs of a remainder behind the image
+CHANNELS_MAX = (
+    8  # channels of a remainder that are the image's last ones: L1 has to hold those of a job
+)
+APART = 4  # bytes between blocks of remainders: neighbours begin in other banks of L1
 ROWS = 2 * JOB_ROWS  # of a job
-NIBBLES = 4  # bits that tails have at most, where 8 inputs are a word
-# Cycles that eight cores take for tails of 32 rows, and of that for 4 inputs of each; what they take for what
+NIBBLES = 4  # bits that remainders have at most, where 8 inputs are a word
+# Cycles that eight cores take for remainders of 32 rows, and of that for 4 inputs of each; what they take for what
 # becomes of their sums, gates' at that.
-TAIL, TAIL_WORD, FINISH = 90, 14, 200
+REMAINDER, REMAINDER_WORD, FINISH = 90, 14, 200
 
 
 def _takes(tiles: int, bits: int) -> int:
@@ -60,68 +62,74 @@ def _all_tiles(k: int) -> int:
     return -(-_channels(k) // CHANNELS)
 
 
-def _words(k: int, found: Tails) -> int:
-    """Of a row's tail."""
+def _words(k: int, found: Remainders) -> int:
+    """Of a row's remainder."""
     behind = (
-        k % TILE if found is Tails.ALL else TAPS * (_channels(k) - CHANNELS * (_all_tiles(k) - 1))
+        k % TILE
+        if found is Remainders.ALL
+        else TAPS * (_channels(k) - CHANNELS * (_all_tiles(k) - 1))
     )
-    return 0 if found is Tails.NONE else -(-behind // WORD)
+    return 0 if found is Remainders.NONE else -(-behind // WORD)
 
 
-def _nibbles(k: int, bits: int, found: Tails) -> bool:
-    """Whether tails have two nibbles in a byte: those of 4 channels do not, whose 9 words make no pairs."""
-    return bits <= NIBBLES and (found is Tails.ALL or _words(k, found) % 2 == 0)
+def _nibbles(k: int, bits: int, found: Remainders) -> bool:
+    """Whether remainders have two nibbles in a byte: those of 4 channels do not, whose 9 words make no pairs."""
+    return bits <= NIBBLES and (found is Remainders.ALL or _words(k, found) % 2 == 0)
 
 
-def _tail_words(k: int, bits: int, found: Tails) -> int:
-    """Of a row's tail as it is stored."""
+def _remainder_words(k: int, bits: int, found: Remainders) -> int:
+    """Of a row's remainder as it is stored."""
     return -(-_words(k, found) // (2 if _nibbles(k, bits, found) else 1))
 
 
-def _with_tails(k: int, bits: int, found: Tails, share: float) -> float:
-    """Cycles of 32 rows where ``share`` of the jobs have tails."""
-    if found is Tails.NONE:
+def _cycles_with_remainders(k: int, bits: int, found: Remainders, share: float) -> float:
+    """Cycles of 32 rows where ``share`` of the jobs have remainders."""
+    if found is Remainders.NONE:
         return _takes(_all_tiles(k), bits)
     tiles = _all_tiles(k) - share
     return max(
         tiles * (_takes(1, bits) - _takes(0, bits)) + _takes(0, bits),
-        FINISH + share * (TAIL + TAIL_WORD * _words(k, found)),
+        FINISH + share * (REMAINDER + REMAINDER_WORD * _words(k, found)),
     )
 
 
-def tails(k: int, bits: int) -> Tails:
+def remainders(k: int, bits: int) -> Remainders:
     """Those that the cores multiply, where it is worth it."""
     ways = {}
-    if k > TILE and 0 < k % TILE <= BEHIND_MAX:
-        ways[Tails.ALL] = _with_tails(k, bits, Tails.ALL, 1)
-    if _all_tiles(k) > 1 and WORD * _words(k, Tails.EVERY_OTHER) <= TAPS * SPREAD_MAX:
-        ways[Tails.EVERY_OTHER] = _with_tails(k, bits, Tails.EVERY_OTHER, 1 / 2)
-    best = min(ways, key=ways.__getitem__, default=Tails.NONE)
+    if k > TILE and 0 < k % TILE <= INPUTS_MAX:
+        ways[Remainders.ALL] = _cycles_with_remainders(k, bits, Remainders.ALL, 1)
+    if _all_tiles(k) > 1 and WORD * _words(k, Remainders.EVERY_OTHER) <= TAPS * CHANNELS_MAX:
+        ways[Remainders.EVERY_OTHER] = _cycles_with_remainders(
+            k, bits, Remainders.EVERY_OTHER, 1 / 2
+        )
+    best = min(ways, key=ways.__getitem__, default=Remainders.NONE)
     alone = _takes(_all_tiles(k), bits)
-    return best if 20 * ways.get(best, alone) < 19 * alone else Tails.NONE
+    return best if 20 * ways.get(best, alone) < 19 * alone else Remainders.NONE
 
 
-def _tailed_rows(rows: int, found: Tails) -> int:
-    """Blocks of 32 rows in jobs with tails."""
+def _rows_with_remainder(rows: int, found: Remainders) -> int:
+    """Blocks of 32 rows in jobs with remainders."""
     blocks, each = -(-rows // BLOCK), ROWS // BLOCK
     jobs = range(-(-rows // ROWS))
     return sum(min(each, blocks - job * each) for job in jobs if found.has(job))
 
 
-def _tail_block(k: int, bits: int, found: Tails) -> int:
+def _remainder_block(k: int, bits: int, found: Remainders) -> int:
     """Bytes of 8 rows."""
-    return 8 * WORD * _tail_words(k, bits, found) + APART
+    return 8 * WORD * _remainder_words(k, bits, found) + APART
 
 
-def _block(k: int, bits: int, found: Tails, tailed: bool) -> int:
-    """Bytes of 8 rows of a job with or without tails."""
+def _block(k: int, bits: int, found: Remainders, with_rest: bool) -> int:
+    """Bytes of 8 rows of a job with or without remainders."""
     plane = 8 * PLANE * bits
-    return plane * (_all_tiles(k) - tailed) + (_tail_block(k, bits, found) if tailed else 0)
+    return plane * (_all_tiles(k) - with_rest) + (
+        _remainder_block(k, bits, found) if with_rest else 0
+    )
 
 
 def _block_bytes(k: int, bits: int) -> int:
     """Of 8 rows; jobs of both kinds are equally far apart."""
-    found = tails(k, bits)
+    found = remainders(k, bits)
     return max(_block(k, bits, found, found.has(job)) for job in (0, 1))
 
 
@@ -154,78 +162,82 @@ def planes(image: np.ndarray, bits: int, tiles: int) -> np.ndarray:
     return np.packbits(planes, axis=3, bitorder="little").reshape(-1)
 
 
-def _tail_blocks(tail: np.ndarray, nibbles: bool) -> np.ndarray:
+def _remainder_blocks(remainder: np.ndarray, nibbles: bool) -> np.ndarray:
     """Of rows int8 [rows, inputs], as uint8 [bytes]."""
     import numpy as np
 
     form = format_of(4 if nibbles else 8)
-    return np.pad(form.pack(tail, form.inputs), ((0, 0), (0, APART))).reshape(-1)
+    return np.pad(form.pack(remainder, form.inputs), ((0, 0), (0, APART))).reshape(-1)
 
 
 def pack(w: StoredRows) -> np.ndarray:
-    """Per job its rows, and behind them their tails, if they have any.
+    """Per job its rows, and behind them their remainders, if they have any.
 
-    Per row, tile of 28 channels and bit there is a plane, whose bit 28 (3 y + x) + c is of input C (3 x + y) + c.  Of a
-    tail of channels 4 of the first tap are followed by those of the next ones, and then by the next 4; in nibbles, all
-    8 of the first tap by those of the next ones."""
+    Per row, tile of 28 channels and bit there is a plane, whose bit 28 (3 y + x) + c is of input C (3 x + y) + c.  In a
+    remainder of channels, 4 of the first tap are followed by those of the next taps, and then by the next 4; in
+    nibbles, all 8 of the first tap by those of the next taps."""
     import numpy as np
 
     rows, k = w.q.shape
-    bits, found, tiles = w.format.bits, tails(k, w.format.bits), _all_tiles(k)
+    bits, found, tiles = w.format.bits, remainders(k, w.format.bits), _all_tiles(k)
     nibbles = _nibbles(k, bits, found)
-    channels = CHANNELS * (tiles - 1) if found is Tails.ALL else _channels(k)
+    channels = CHANNELS * (tiles - 1) if found is Remainders.ALL else _channels(k)
     jobs = []
     for first in range(0, rows, ROWS):
         q = w.q[first : first + ROWS]
-        image, tailed = _image(q, channels), found.has(first // ROWS)
-        job = planes(image, bits, tiles - tailed)
-        if found is Tails.ALL:
-            job = np.concatenate([job, _tail_blocks(q[:, TAPS * channels :], nibbles)])
-        elif tailed:
+        image, with_rest = _image(q, channels), found.has(first // ROWS)
+        job = planes(image, bits, tiles - with_rest)
+        if found is Remainders.ALL:
+            job = np.concatenate([job, _remainder_blocks(q[:, TAPS * channels :], nibbles)])
+        elif with_rest:
             behind = image[:, :, CHANNELS * (tiles - 1) :].reshape(len(q), TAPS, -1, WORD)
             if not nibbles:
                 behind = behind.transpose(0, 2, 1, 3)
-            job = np.concatenate([job, _tail_blocks(behind.reshape(len(q), -1), nibbles)])
+            job = np.concatenate([job, _remainder_blocks(behind.reshape(len(q), -1), nibbles)])
         jobs.append(np.pad(job, (0, len(q) // 8 * _block_bytes(k, bits) - len(job))))
     return dense.with_multipliers(np.concatenate(jobs), w)
 
 
-def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
-    """The image's columns are 3 pixels high; high bytes are 3 columns behind low ones, and 4 with a tail between."""
-    return k, 4 * 3 * CHANNELS * (k // TILE) if tails(k, bits) is Tails.ALL else PAD
+def cut(k: int, group_size: int | None, bits: int) -> tuple[int, int]:
+    """The image's columns are 3 pixels high; high bytes are 3 columns after low ones, 4 with a remainder between."""
+    return k, 4 * 3 * CHANNELS * (k // TILE) if remainders(k, bits) is Remainders.ALL else PAD
 
 
 def cycles(spec: MatrixSpec, tokens: int) -> int:
-    found, blocks = tails(spec.k, spec.bits), -(-spec.rows // BLOCK)
-    takes = _with_tails(spec.k, spec.bits, found, _tailed_rows(spec.rows, found) / blocks)
+    found, blocks = remainders(spec.k, spec.bits), -(-spec.rows // BLOCK)
+    takes = _cycles_with_remainders(
+        spec.k, spec.bits, found, _rows_with_remainder(spec.rows, found) / blocks
+    )
     return START + math.ceil(tokens * blocks * takes)
 
 
 def scratch(shape: MatrixShape, tokens: int) -> int:
-    """Multipliers and the sums of 4 pixels of JOBS jobs; with tails of 5, and of a job what its tails add up to, and
-    its tails, and where two jobs in a row have any those of the next."""
-    found = tails(shape.k, shape.bits)
-    if found is Tails.NONE:
+    """Multipliers and the sums of 4 pixels of JOBS jobs.  With remainders: sums of 5 pixels, a job's remainders and
+    their sums, and the next job's remainders where two jobs in a row have some."""
+    found = remainders(shape.k, shape.bits)
+    if found is Remainders.NONE:
         return JOBS * ROWS * (4 * 4 + 2)
-    at_once = 2 if found is Tails.ALL else 1
-    tiles = at_once * (ROWS // 8) * _tail_block(shape.k, shape.bits, found)
+    at_once = 2 if found is Remainders.ALL else 1
+    tiles = at_once * (ROWS // 8) * _remainder_block(shape.k, shape.bits, found)
     return JOBS * ROWS * (4 * 5 + 2) + 4 * ROWS + tiles
 
 
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """Blocks of rows, tiles of channels, their planes, and words of tails; jobs are what has to be written.
+    """Blocks of rows, tiles of channels, their planes, and words of remainders; jobs are what has to be written.
 
-    Where every other job has tails, the cores have the engine's time for the others as well: of a layer of
-    SmolLM2's shape a third of what the tails would take is seen."""
-    found, rows = tails(shape.k, shape.bits), -(-shape.rows // BLOCK)
-    jobs, tailed = -(-shape.rows // ROWS), _tailed_rows(shape.rows, found)
-    if tokens == 1 and found is Tails.NONE:
+    Where every other job has remainders, the cores have the engine's time for the others as well: of a layer of
+    SmolLM2's shape a third of what the remainders would take is seen."""
+    found, rows = remainders(shape.k, shape.bits), -(-shape.rows // BLOCK)
+    jobs, with_rest = -(-shape.rows // ROWS), _rows_with_remainder(shape.rows, found)
+    if tokens == 1 and found is Remainders.NONE:
         jobs = jobs_of_one(shape.rows)
-    whole = tokens * (rows * _all_tiles(shape.k) - tailed)
-    seen = tokens * tailed * _words(shape.k, found) / (3 if found is Tails.EVERY_OTHER else 1)
+    whole = tokens * (rows * _all_tiles(shape.k) - with_rest)
+    seen = (
+        tokens * with_rest * _words(shape.k, found) / (3 if found is Remainders.EVERY_OTHER else 1)
+    )
     return {
         "calls": 1, jobs_name(tokens): tokens * jobs, "rows": tokens * rows, "tiles": whole,
-        "planes": whole * shape.bits, "tails": seen,
+        "planes": whole * shape.bits, "remainders": seen,
     }  # fmt: skip
 
 
@@ -233,13 +245,13 @@ ENGINE = replace(
     dense.ENGINE,
     name="neureka_3x3",
     mode="3x3",
-    store=Store("bit planes of 252", 8, block_bytes, pack, dense.beside_bytes),
+    store=Store("bit planes of 252", 8, block_bytes, pack, dense.trailer_bytes),
     cut=cut,
     cycles=cycles,
     scratch=scratch,
     features=features,
     table=IMAGE + 8,
-    tails=tails,
+    remainders=remainders,
     any_pitch=False,  # low and high bytes are one image
     sums=lambda tokens: False,
     products=False,

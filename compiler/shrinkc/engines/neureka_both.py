@@ -1,13 +1,13 @@
-"""N-EUREKA with a matrix that is stored twice: as neureka_1x1.py has it for several tokens, and a copy for one.
+"""N-EUREKA with two layouts of a matrix: that of neureka_1x1.py for several tokens, and a second one for one token.
 
-The 1x1 mode takes its time for 36 pixels however few there are: of one token's vector a block of 32 inputs takes 55
-cycles.  The copy is for the 3x3 mode, whose time goes by bits and output channels.  Of its 9 taps an input vector
-takes ``spread`` ones, 9, 3 or 1, and as many groups of rows share the others: an image that is nothing but one vector's
-column (or pixel) between zeros meets every tap in another pixel of the results, and there the rows of that tap's
-group add up.  Low and high bytes are two columns three apart, so that one convolution has all sums among its results.
+The 1x1 mode takes its time for 36 pixels however few there are: for one token a block of 32 inputs takes 55 cycles.
+The second layout uses the 3x3 mode, whose time goes by bits and output channels.  An input vector takes ``taps`` of
+its 9 taps (9, 3 or 1), and groups of rows share the others.  The image is one vector's column (or pixel) between zeros,
+so it meets every tap in another pixel of the results, where the rows of that tap's group add up.  Low and high bytes
+are two columns three apart, so one convolution has all sums among its results.
 
 Jobs are of 128 rows, with one pixel of 256; the last two or three have half as many.  Between low and high bytes there
-have to be two columns of zeros; what is left and right, above and below of them is the engine's own padding.
+are two columns of zeros; the engine itself pads left, right, above and below.
 """
 
 from __future__ import annotations
@@ -26,51 +26,51 @@ from shrinkc.storage import MatrixShape, Store, StoredRows
 if TYPE_CHECKING:
     import numpy as np
 
-SPREADS = (9, 3, 1)  # taps that a vector takes
+TAP_COUNTS = (9, 3, 1)  # taps that a vector takes
 HALF_ROWS = 64  # of half a job; where a vector takes 1 tap twice as many
-_WORD = 32  # bytes that the engine reads at once: where a copy begins
+_WORD = 32  # bytes that the engine reads at once: where the second layout begins
 
 
-def _channels(k: int, spread: int) -> int:
+def _channels(k: int, taps: int) -> int:
     """Of a pixel: whole words of inputs."""
-    return -(-k // (4 * spread)) * 4
+    return -(-k // (4 * taps)) * 4
 
 
-def _tiles(k: int, spread: int) -> int:
-    return -(-_channels(k, spread) // CHANNELS)
+def _tiles(k: int, taps: int) -> int:
+    return -(-_channels(k, taps) // CHANNELS)
 
 
-def _half(spread: int) -> int:
+def _half(taps: int) -> int:
     """Rows of half a job."""
-    return HALF_ROWS * (2 if spread == 1 else 1)
+    return HALF_ROWS * (2 if taps == 1 else 1)
 
 
-def _outputs(rows: int, spread: int) -> int:
+def _outputs(rows: int, taps: int) -> int:
     """Output channels for so many rows."""
-    return -(-rows // (TAPS // spread))
+    return -(-rows // (TAPS // taps))
 
 
-def jobs(rows: int, spread: int) -> list[int]:
+def jobs(rows: int, taps: int) -> list[int]:
     """Rows of every job: whole ones, then halves, of which the last one may have fewer."""
-    half = _half(spread)
+    half = _half(taps)
     halves = -(-rows // half)
     whole = halves // 2 - 1 if halves > 3 else 0
     return [2 * half] * whole + [half] * (halves - 2 * whole - 1) + [rows - half * (halves - 1)]
 
 
-def _job(rows: int, k: int, bits: int, spread: int) -> int:
+def _job(rows: int, k: int, bits: int, taps: int) -> int:
     """Cycles of a job."""
-    n, tiles = _outputs(rows, spread), _tiles(k, spread)
-    return tiles * (n * bits + 27 * -(-n // BLOCK)) + (50 if spread == 1 else 35) * -(-n // BLOCK)
+    n, tiles = _outputs(rows, taps), _tiles(k, taps)
+    return tiles * (n * bits + 27 * -(-n // BLOCK)) + (50 if taps == 1 else 35) * -(-n // BLOCK)
 
 
-def _of_one(rows: int, k: int, bits: int, spread: int) -> int:
-    return sum(_job(job, k, bits, spread) for job in jobs(rows, spread))
+def _of_one(rows: int, k: int, bits: int, taps: int) -> int:
+    return sum(_job(job, k, bits, taps) for job in jobs(rows, taps))
 
 
-def spread(k: int, bits: int) -> int:
+def best_taps(k: int, bits: int) -> int:
     """Taps that a vector of k inputs takes: those with which rows take the fewest cycles."""
-    return min(SPREADS, key=lambda taps: _of_one(6 * HALF_ROWS, k, bits, taps))
+    return min(TAP_COUNTS, key=lambda taps: _of_one(6 * HALF_ROWS, k, bits, taps))
 
 
 def _rows_bytes(rows: int, k: int, bits: int, taps: int) -> int:
@@ -78,24 +78,24 @@ def _rows_bytes(rows: int, k: int, bits: int, taps: int) -> int:
     return _outputs(rows, taps) * _tiles(k, taps) * bits * PLANE
 
 
-def _copy_bytes(rows: int, k: int, bits: int) -> int:
-    taps = spread(k, bits)
+def _second_bytes(rows: int, k: int, bits: int) -> int:
+    taps = best_taps(k, bits)
     half, last = _half(taps), jobs(rows, taps)[-1]
     before = -(-rows // half) - 1
     return before * _rows_bytes(half, k, bits, taps) + _rows_bytes(last, k, bits, taps) + AHEAD
 
 
-def _copy_at(m: MatrixShape) -> int:
-    """Behind the weights and what lies beside them, from the matrix's first byte on."""
-    return -(-(m.blocks * dense.block_bytes(m) + dense.beside_bytes(m)) // _WORD) * _WORD
+def _second_at(m: MatrixShape) -> int:
+    """Where the second layout begins: bytes from the matrix's first one."""
+    return -(-(m.blocks * dense.block_bytes(m) + dense.trailer_bytes(m)) // _WORD) * _WORD
 
 
-def beside_bytes(m: MatrixShape) -> int:
+def trailer_bytes(m: MatrixShape) -> int:
     rows = m.blocks * m.store.rows
-    return _copy_at(m) + _copy_bytes(rows, m.k, m.bits) - m.blocks * dense.block_bytes(m)
+    return _second_at(m) + _second_bytes(rows, m.k, m.bits) - m.blocks * dense.block_bytes(m)
 
 
-def _copy(q: np.ndarray, bits: int) -> np.ndarray:
+def _second_layout(q: np.ndarray, bits: int) -> np.ndarray:
     """Rows q [rows, k] as uint8 [bytes].
 
     Row r of a job with n output channels is in group r // n, which has tap 3 (2 - x) + 2 - y of the results' pixel
@@ -103,7 +103,7 @@ def _copy(q: np.ndarray, bits: int) -> np.ndarray:
     import numpy as np
 
     rows, k = q.shape
-    taps = spread(k, bits)
+    taps = best_taps(k, bits)
     groups, channels = TAPS // taps, _channels(k, taps)
     half, first, parts = _half(taps), 0, []
     for count in jobs(rows, taps):
@@ -120,17 +120,17 @@ def _copy(q: np.ndarray, bits: int) -> np.ndarray:
 
 
 def pack(w: StoredRows) -> np.ndarray:
-    """As neureka_1x1.py has it, and then the copy."""
+    """As neureka_1x1.py has it, and then the second layout."""
     import numpy as np
 
     first = dense.pack(w)
     first = np.pad(first, (0, -len(first) % _WORD))
-    return np.concatenate([first, _copy(w.q, w.format.bits)])
+    return np.concatenate([first, _second_layout(w.q, w.format.bits)])
 
 
-def cut(k: int, group: int | None, bits: int) -> tuple[int, int]:
+def cut(k: int, group_size: int | None, bits: int) -> tuple[int, int]:
     """High bytes are three columns, or with 1 tap three pixels, behind low ones."""
-    taps = spread(k, bits)
+    taps = best_taps(k, bits)
     return k, 3 * _channels(k, taps) * (1 if taps == 1 else 3)
 
 
@@ -139,14 +139,14 @@ def legal(spec: MatrixSpec) -> str | None:
         return reason
     once, before = cycles(spec, 1), dense.cycles(spec, 1)
     if once >= before:
-        return f"takes {once} cycles for one token with its copy, {before} without"
+        return f"takes {once} cycles for one token with the second layout, {before} without"
     return None
 
 
 def cycles(spec: MatrixSpec, tokens: int) -> int:
     if tokens > 1:
         return dense.cycles(spec, tokens)
-    return START + _of_one(spec.rows, spec.k, spec.bits, spread(spec.k, spec.bits))
+    return START + _of_one(spec.rows, spec.k, spec.bits, best_taps(spec.k, spec.bits))
 
 
 def scratch(shape: MatrixShape, tokens: int) -> int:
@@ -157,7 +157,7 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     """Of one token output channels times tiles, and their planes; of several what neureka_1x1.py has."""
     if tokens > 1:
         return dense.features(shape, tokens, tiles)
-    taps = spread(shape.k, shape.bits)
+    taps = best_taps(shape.k, shape.bits)
     rows = jobs(shape.rows, taps)
     outputs = [_outputs(job, taps) for job in rows]
     blocks, of_k = sum(-(-n // BLOCK) for n in outputs), _tiles(shape.k, taps)
@@ -171,15 +171,15 @@ ENGINE = replace(
     dense.ENGINE,
     name="neureka_both",
     mode="both",
-    store=Store("bit planes of 32, and of 252", 8, dense.block_bytes, pack, beside_bytes, _WORD),
+    store=Store("bit planes of 32, and of 252", 8, dense.block_bytes, pack, trailer_bytes, _WORD),
     legal=legal,
     cut=cut,
     cycles=cycles,
     scratch=scratch,
     features=features,
     table=dense.IMAGE + 32,
-    copies=True,
-    spread=spread,
+    second_layout=True,
+    taps=best_taps,
     products=False,
     costs_as=dense.ENGINE.name,
 )

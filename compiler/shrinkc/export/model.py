@@ -157,7 +157,7 @@ def _quant(here: _Pass, op: Quant, args: list[Any]) -> Vector:
     x, t = _permuted(args[0], op.perm), here.graph.types[op.out]
     if t.kind == "q16":
         return quantize_q16(x, t.bits)
-    return quantize_vector(x, t.width, t.seg, t.cmax)
+    return quantize_vector(x, t.width, t.group, t.cmax)
 
 
 def _norm_quant(here: _Pass, op: NormQuant, args: list[Any]) -> Vector:
@@ -165,7 +165,7 @@ def _norm_quant(here: _Pass, op: NormQuant, args: list[Any]) -> Vector:
     if t.kind == "q16":
         return norm_quantize_q16(x, t.width, t.bits, op.pre_shift, op.eps, op.gain)
     gained = (x * op.gain.astype(I64)) >> GAIN_BITS
-    return normed(quantize_vector(gained, t.width, t.seg, t.cmax), x, op.pre_shift, op.eps)
+    return normed(quantize_vector(gained, t.width, t.group, t.cmax), x, op.pre_shift, op.eps)
 
 
 def _linear(here: _Pass, op: Linear, args: list[Any]) -> Value:

@@ -18,9 +18,9 @@ from shrinkc.export.vectors import (
     Heads,
     StoredHeads,
     Vector,
+    groups_of,
     quantize_q16,
     quantize_vector,
-    segments,
 )
 from shrinkc.ir.linear import QLinear
 from shrinkc.numerics.attention import SCORE_SHIFTS, SoftmaxScale
@@ -37,7 +37,7 @@ def linear(w: QLinear, x: Vector) -> Value:
         t = (
             quantize_q16(middle, b.x_bits)
             if b.x_bits
-            else quantize_vector(middle, b.k, b.seg, b.cmax)
+            else quantize_vector(middle, b.k, b.group, b.cmax)
         )
         y = saturate32(y + rescale(b, accumulate(b, t), t))
     return y
@@ -55,22 +55,22 @@ def accumulate(w: QLinear, x: Vector) -> Value:
     b = x.q.builder
     table = b.table(w.q, f"{w.name}.q")  # int8 [n, k]
     if w.d is None:
-        q = x.q if x.c is None else x.q * x.c.take(segments(w.k, w.seg), axis=1)
+        q = x.q if x.c is None else x.q * x.c.take(groups_of(w.k, w.group), axis=1)
         return (q.cast(np.int32) @ table.transpose(1, 0).cast(np.int32)).cast(I64)
     assert x.c is not None, "weights in groups read int8 activations"
-    lacks = w.nseg * w.seg - w.k  # of the last segment
-    by_segment = table.padded(lacks).reshape(0, w.nseg, w.seg).transpose(1, 2, 0)
-    q = x.q.padded(lacks).reshape(0, w.nseg, w.seg).transpose(1, 0, 2)
-    sums = (q.cast(np.int32) @ by_segment.cast(np.int32)).cast(I64)  # [nseg, T, n]
-    sums = sums * _by_segment(b.table(w.d, f"{w.name}.d"))
+    lacks = w.groups * w.group - w.k  # of the last group
+    by_group = table.padded(lacks).reshape(0, w.groups, w.group).transpose(1, 2, 0)
+    q = x.q.padded(lacks).reshape(0, w.groups, w.group).transpose(1, 0, 2)
+    sums = (q.cast(np.int32) @ by_group.cast(np.int32)).cast(I64)  # [groups, T, n]
+    sums = sums * _by_group(b.table(w.d, f"{w.name}.d"))
     if w.b is not None:
-        sums = sums - q.sum(2, keep=True) * _by_segment(b.table(w.b, f"{w.name}.b"))
+        sums = sums - q.sum(2, keep=True) * _by_group(b.table(w.b, f"{w.name}.b"))
     sums = (sums + ((1 << w.drop) >> 1)) >> w.drop
     return (sums * x.c.transpose(1, 0).expand(2)).sum(0)
 
 
-def _by_segment(table: Value) -> Value:
-    """Scales or offsets [n, nseg] as [nseg, 1, n]."""
+def _by_group(table: Value) -> Value:
+    """Scales or offsets [n, groups] as [groups, 1, n]."""
     return table.transpose(1, 0).expand(1).cast(I64)
 
 
@@ -78,7 +78,7 @@ def embed(w: QLinear, ids: Value, factor: int, shift: int) -> Value:
     """Rows of the table, [T, k]."""
     b = ids.builder
     rows = b.table(w.q, f"{w.name}.q").take(ids).cast(I64)
-    at = segments(w.k, w.seg)
+    at = groups_of(w.k, w.group)
     if w.d is not None:
         rows = rows * b.table(w.d, f"{w.name}.d").take(ids).cast(I64).take(at, axis=1)
     if w.b is not None:

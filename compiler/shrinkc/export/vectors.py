@@ -24,7 +24,7 @@ from shrinkc.numerics.vectors import (
 
 
 class Vector(NamedTuple):
-    """A QVector, or without ``c`` [T, segments] a Q16Vector: q [T, K], mantissa and exponent [T]; a mantissa
+    """A QVector, or without ``c`` [T, groups] a Q16Vector: q [T, K], mantissa and exponent [T]; a mantissa
     that all tokens share is [1]."""
 
     q: Value
@@ -48,17 +48,17 @@ class StoredHeads(NamedTuple):
     scale: Value
 
 
-def segments(k: int, seg: int) -> np.ndarray:
-    """The segment of each of k inputs."""
-    found: np.ndarray = np.arange(k) // seg
+def groups_of(k: int, group: int) -> np.ndarray:
+    """The group of each of k inputs."""
+    found: np.ndarray = np.arange(k) // group
     return found
 
 
-def quantize_vector(x: Value, k: int, seg: int, cmax: int) -> Vector:
+def quantize_vector(x: Value, k: int, group: int, cmax: int) -> Vector:
     """x [T, k]."""
     b = x.builder
-    nseg = -(-k // seg)
-    top = x.abs().padded(nseg * seg - k).reshape(0, nseg, seg).max(2)
+    groups = -(-k // group)
+    top = x.abs().padded(groups * group - k).reshape(0, groups, group).max(2)
     token_max = top.max(1)
     exponent = b.where(token_max > 0, bit_length(token_max) - MANTISSA_BITS, 0)
     mantissa = b.where(token_max > 0, round_shift(token_max, exponent), 1 << 14)
@@ -68,7 +68,7 @@ def quantize_vector(x: Value, k: int, seg: int, cmax: int) -> Vector:
     c = b.maximum((top15 * cmax + m - 1).over(m), 1)
     limit = (m * c + (cmax - 1)).over(cmax)
     reciprocal = b.constant(QMAX << QSHIFT).over(limit)
-    q = round_shift(x15 * reciprocal.take(segments(k, seg), axis=1), QSHIFT)
+    q = round_shift(x15 * reciprocal.take(groups_of(k, group), axis=1), QSHIFT)
     return Vector(q, mantissa, exponent, c)
 
 

@@ -16,11 +16,11 @@ def _matrix(w: QLinear) -> str:
     digest = hashlib.sha256()
     for t in (w.q, w.d, w.b, w.r):
         digest.update(b"-" if t is None else np.ascontiguousarray(t).tobytes())
-    scales = f"group {w.group}" if w.group else "per row"
+    scales = f"group size {w.group_size}" if w.group_size else "per channel"
     kind = "asymmetric" if w.b is not None else "symmetric"
     if w.zero_points:
         kind += " (zero points)"
-    reads = f"x {w.x_bits} bits" if w.x_bits else f"seg {w.seg} cmax {w.cmax}"
+    reads = f"x {w.x_bits} bits" if w.x_bits else f"group {w.group} cmax {w.cmax}"
     text = (
         f"int{w.bits}[{w.n}, {w.k}] {kind} {scales} {reads} "
         f"drop {w.drop} shift {w.shift} Q{w.frac} sha256 {digest.hexdigest()[:16]}"

@@ -31,13 +31,13 @@ class Type:
     kind: str
     width: int
     frac: int = 0  # i32: fraction bits
-    seg: int = 0  # q8: segment size
-    cmax: int = 0  # q8: largest segment scale
+    group: int = 0  # q8: inputs of a group
+    cmax: int = 0  # q8: largest group scale
     bits: int = 0  # q16: most bits of a magnitude
 
     def __str__(self) -> str:
         if self.kind == "q8":
-            return f"q8[{self.width}/{self.seg} c<={self.cmax}]"
+            return f"q8[{self.width}/{self.group} c<={self.cmax}]"
         if self.kind == "q16":
             return f"q16[{self.width}] {self.bits} bits"
         if self.kind in ("i32", "logits"):

@@ -16,7 +16,7 @@ from shrinkc.storage import Offsets, StorageFormat, format_of
 
 CMAX = 255
 ACC_MAX = (1 << 31) - 1
-SEGMENT_SUM_MAX = 1 << 30  # of the folded sum that the kernel meets (StorageFormat.fold)
+GROUP_SUM_MAX = 1 << 30  # of the folded sum that the kernel meets (StorageFormat.fold)
 WEIGHT_MAX = 32767  # |q * d - b|: with a row's uint16 scale it makes an int32 (embedding)
 _CHUNK = 1 << 20  # weights
 
@@ -25,28 +25,28 @@ _CHUNK = 1 << 20  # weights
 class QLinear:
     """An integer matrix [n, k] and its scales.
 
-    weight[o, k] = (q[o, k] * d[o, g] - b[o, g]) * row_scale[o], g = k // seg, and the result in
+    weight[o, k] = (q[o, k] * d[o, g] - b[o, g]) * row_scale[o], g = k // group, and the result in
     fixed point with ``frac`` bits is ``acc * factor * 2**-(32 + shift - exponent)``, its high word and the
     shift rounded half up (numerics/matrices.py: rescale), with the upper 15 bits of ``r[o] * mantissa`` as
     factor, where
     ``acc = sum_g c[g] * round_shift(d[o, g] * sum_k q * x - b[o, g] * sum_k x, drop)`` is an exact
-    int32: ``drop`` bits of a segment's sum make room for it.
+    int32: ``drop`` bits of a group's sum make room for it.
 
-    q int8 [n, k] in the range of its storage format; d uint8 [n, nseg] or None (all one, drop 0);
-    b int16 [n, nseg] or None (all zero), only next to d; r uint16 [n], at most R_MAX.
-    ``pad``: inputs to a multiple of which a segment is stored: those of the format's unit, for the
+    q int8 [n, k] in the range of its storage format; d uint8 [n, groups] or None (all one, drop 0);
+    b int16 [n, groups] or None (all zero), only next to d; r uint16 [n], at most R_MAX.
+    ``pad``: inputs to a multiple of which a group is stored: those of the format's unit, for the
     first half of a side path those of the matrix beside it where they are more.  ``engine`` runs it and
-    has decided ``seg`` and ``pad``; beyond these it changes no integer.
+    has decided ``group`` and ``pad``; beyond these it changes no integer.
     ``zero_points``: b is d times signed integers of ZERO_BITS bits, which are stored in its place.
-    ``x_bits``: bits of the 16-bit activations that it reads as one segment, with d None and acc the plain
-    sum of q * x; 0: it reads int8 ones with segment scales up to ``cmax``.
+    ``x_bits``: bits of the 16-bit activations that it reads as one group, with d None and acc the plain
+    sum of q * x; 0: it reads int8 ones with group scales up to ``cmax``.
     ``row_scale`` float64 [n] is kept for bounds, reports and tests; the device has r.
     """
 
     name: str
     bits: int
-    group: int | None
-    seg: int
+    group_size: int | None
+    group: int
     q: np.ndarray
     d: np.ndarray | None
     b: np.ndarray | None
@@ -75,8 +75,8 @@ class QLinear:
         return int(self.q.shape[1])
 
     @property
-    def nseg(self) -> int:
-        return -(-self.k // self.seg)
+    def groups(self) -> int:
+        return -(-self.k // self.group)
 
     @property
     def offsets(self) -> Offsets:
@@ -86,7 +86,7 @@ class QLinear:
         return Offsets.ZEROS if self.zero_points else Offsets.WIDE
 
     def zeros(self) -> np.ndarray:
-        """int8 [n, nseg]: b / d, of a matrix with zero points."""
+        """int8 [n, groups]: b / d, of a matrix with zero points."""
         assert self.zero_points and self.b is not None and self.d is not None
         return (self.b // self.d).astype(np.int8)
 
@@ -96,33 +96,33 @@ class QLinear:
 
     def effective(self) -> np.ndarray:
         """q * d - b as int64 [n, k]: the matrix that meets q of the activations."""
-        return effective(self.q, self.d, self.b, self.seg)
+        return effective(self.q, self.d, self.b, self.group)
 
     def dequantized(self) -> np.ndarray:
         """float64 [n, k] in the units of the float model."""
         out: np.ndarray = self.effective() * self.row_scale[:, None]
         return out
 
-    def segment_bounds(self) -> np.ndarray:
-        """int64 [n, nseg]: the largest |sum| that a segment can give before ``drop``."""
-        return magnitudes(self.q, self.d, self.b, self.seg)[1]
+    def group_bounds(self) -> np.ndarray:
+        """int64 [n, groups]: the largest |sum| that a group can give before ``drop``."""
+        return magnitudes(self.q, self.d, self.b, self.group)[1]
 
     def unit_bound(self) -> int:
         """Largest |acc| that c = 1 everywhere could give."""
-        return unit_bound(self.segment_bounds(), self.drop)
+        return unit_bound(self.group_bounds(), self.drop)
 
     def acc_bound(self) -> int:
         """Largest |acc| that any activations give."""
         if self.x_bits:
-            return q16_bound(self.segment_bounds(), self.x_bits)
+            return q16_bound(self.group_bounds(), self.x_bits)
         return self.unit_bound() * self.cmax
 
     def accumulate(self, x: QVector | Q16Vector) -> np.ndarray:
         """Exact acc int64 [T, n] of activations."""
         if isinstance(x, Q16Vector):
             return accumulate_q16(x, self._transposed(np.float64))
-        table = self._transposed(product_type(self.d, self.seg))
-        return accumulate(x, table, self.d, self.b, self.seg, self.drop)
+        table = self._transposed(product_type(self.d, self.group))
+        return accumulate(x, table, self.d, self.b, self.group, self.drop)
 
     def _transposed(self, dtype: DTypeLike) -> np.ndarray:
         """q.T [k, n] in ``dtype``, made once."""
@@ -134,15 +134,17 @@ class QLinear:
 
 
 def magnitudes(
-    q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, seg: int
+    q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, group: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of the effective weights: the largest magnitude of each row, int64 [n], and 127 * sum |w| per
-    segment, int64 [n, nseg].  Some rows at a time, because int64 is eight times the matrix."""
+    group, int64 [n, groups].  Some rows at a time, because int64 is eight times the matrix."""
     n, k = q.shape
-    starts = np.arange(0, k, seg)
+    starts = np.arange(0, k, group)
     largest, sums = np.empty(n, I64), np.empty((n, len(starts)), I64)
     for rows in row_slices(n, k):
-        w = effective(q[rows], None if d is None else d[rows], None if b is None else b[rows], seg)
+        w = effective(
+            q[rows], None if d is None else d[rows], None if b is None else b[rows], group
+        )
         np.abs(w, out=w)
         largest[rows] = w.max(axis=1)
         sums[rows] = np.add.reduceat(w, starts, axis=1) * QMAX
@@ -156,7 +158,7 @@ def row_slices(n: int, k: int) -> Iterator[slice]:
 
 
 def unit_bound(bounds: np.ndarray, drop: int) -> int:
-    """Largest |acc| with c = 1 everywhere, of segments up to ``bounds`` [n, nseg]."""
+    """Largest |acc| with c = 1 everywhere, of groups up to ``bounds`` [n, groups]."""
     return int(((bounds + ((1 << drop) >> 1)) >> drop).sum(axis=1).max(initial=0))
 
 
@@ -180,5 +182,5 @@ def largest_x_bits(bounds: np.ndarray) -> int:
 
 
 def largest_cmax(unit_bound: int) -> int:
-    """Largest segment scale in 1..255 that keeps every accumulator in int32; 0 if none does."""
+    """Largest group scale in 1..255 that keeps every accumulator in int32; 0 if none does."""
     return min(CMAX, ACC_MAX // max(unit_bound, 1))

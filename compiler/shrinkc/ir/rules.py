@@ -13,7 +13,7 @@ from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.graph import Graph, Op, Rule
 from shrinkc.ir.linear import (
     ACC_MAX,
-    SEGMENT_SUM_MAX,
+    GROUP_SUM_MAX,
     WEIGHT_MAX,
     QLinear,
     magnitudes,
@@ -42,8 +42,8 @@ def rule_matrix(graph: Graph, op: Op) -> str | None:
         if w.q.dtype != np.int8 or int(w.q.min()) < low or int(w.q.max()) > high:
             return f"{w.name}: weights outside {low}..{high}"
         for label, t, dtype in (("d", w.d, np.uint8), ("b", w.b, np.int16)):
-            if t is not None and (t.shape != (w.n, w.nseg) or t.dtype != dtype):
-                return f"{w.name}: {label} is {t.dtype}{t.shape}, not {(w.n, w.nseg)}"
+            if t is not None and (t.shape != (w.n, w.groups) or t.dtype != dtype):
+                return f"{w.name}: {label} is {t.dtype}{t.shape}, not {(w.n, w.groups)}"
         if w.d is not None and int(w.d.min()) < 1:
             return f"{w.name}: a group scale of 0"
         if w.b is not None and w.d is None:
@@ -54,11 +54,11 @@ def rule_matrix(graph: Graph, op: Op) -> str | None:
             return f"{w.name}: row scales are {w.r.dtype}{w.r.shape}"
         if int(w.r.max()) > R_MAX:
             return f"{w.name}: a row scale of {int(w.r.max())}"
-        if w.group is not None and w.group % w.seg:
-            return f"{w.name}: segment {w.seg} and group {w.group} do not nest in {w.k}"
+        if w.group_size is not None and w.group_size % w.group:
+            return f"{w.name}: group {w.group} and group size {w.group_size} do not nest in {w.k}"
         unit = w.format.inputs if w.engine == CORES else WORD  # the others have stores of their own
         if w.pad % unit:
-            return f"{w.name}: {w.bits}-bit segments padded to {w.pad}"
+            return f"{w.name}: {w.bits}-bit groups padded to {w.pad}"
     return None
 
 
@@ -70,7 +70,7 @@ def _are_zero_points(w: QLinear) -> bool:
 
 
 def rule_drop(graph: Graph, op: Op) -> str | None:
-    """Segments that are not grouped keep all bits; the kernel for groups rounds by at least one,
+    """Sums without group scales keep all bits; the kernel for groups rounds by at least one,
     which a format that folds has anyway."""
     for w in op.matrices():
         low, high = (0, 0) if w.d is None else (0 if w.format.fold else 1, 24)
@@ -82,12 +82,12 @@ def rule_drop(graph: Graph, op: Op) -> str | None:
 def rule_accumulator(graph: Graph, op: Op) -> str | None:
     """Every sum fits int32 whatever the activations are, and every weight int16."""
     for w in op.matrices():
-        largest, bounds = magnitudes(w.q, w.d, w.b, w.seg)
+        largest, bounds = magnitudes(w.q, w.d, w.b, w.group)
         if int(largest.max(initial=0)) > WEIGHT_MAX:
             return f"{w.name}: a weight of more than {WEIGHT_MAX} units"
         top = int(bounds.max(initial=0)) << w.format.fold
-        if w.d is not None and top > SEGMENT_SUM_MAX:
-            return f"{w.name}: a segment's sum up to {top}, more than {SEGMENT_SUM_MAX}"
+        if w.d is not None and top > GROUP_SUM_MAX:
+            return f"{w.name}: a group's sum up to {top}, more than {GROUP_SUM_MAX}"
         acc = w.acc_bound()
         if isinstance(op, Linear) and acc > ACC_MAX:
             return f"{w.name}: accumulator up to {acc}, more than {ACC_MAX}"
@@ -105,19 +105,19 @@ def rule_engine(graph: Graph, op: Op) -> str | None:
             return f"{w.name}: engine '{w.engine}'; there are {', '.join(ENGINES)}"
         if place > 0 and w.engine != CORES:
             return f"{w.name}: a side path on {w.engine}, not on the cores"
-        cut = ENGINES[w.engine].cut_of(w.k, w.group, w.d is not None, w.bits)
-        if place != 1 and (w.seg, w.pad) != cut:
-            got = f"segments of {w.seg} padded to {w.pad}"
+        cut = ENGINES[w.engine].cut_of(w.k, w.group_size, w.d is not None, w.bits)
+        if place != 1 and (w.group, w.pad) != cut:
+            got = f"groups of {w.group} padded to {w.pad}"
             return f"{w.name}: {got}; {w.engine} asks for {cut[0]} and {cut[1]}"
     return None
 
 
 def rule_activations(graph: Graph, op: Op) -> str | None:
-    """16-bit activations are one segment of 1..14 bits, for matrices without group scales."""
+    """16-bit activations are one group of 1..14 bits, for matrices without group scales."""
     for w in op.matrices():
-        if w.x_bits and (w.d is not None or w.seg != w.k or not 1 <= w.x_bits <= WIDE_BITS):
+        if w.x_bits and (w.d is not None or w.group != w.k or not 1 <= w.x_bits <= WIDE_BITS):
             scales = "group scales, " if w.d is not None else ""
-            return f"{w.name}: {scales}segments of {w.seg} and {w.x_bits}-bit activations"
+            return f"{w.name}: {scales}groups of {w.group} and {w.x_bits}-bit activations"
     return None
 
 

@@ -110,14 +110,14 @@ class SlotSizes:
     k: int
     words: int  # of the vector that they read, and of one of several tokens'
     several_words: int
-    nseg: int  # its segment scales, 0 of 16-bit ones
+    groups: int  # its group scales, 0 of 16-bit ones
     x_blocks: int
     asymmetric: bool
     rank: int
     side_words: int
     sums: int = 0  # bytes of the cores' products with several tokens, and of weights for them
     widened: int = 0
-    # of segments that another engine can multiply with several tokens
+    # of groups that another engine can multiply with several tokens
     product_words: frozenset[int] = frozenset()
 
     @classmethod
@@ -128,7 +128,7 @@ class SlotSizes:
             max(m.k for m in matrices),
             max(m.x_words for m in matrices),
             max(engine_named(m.engine).several_words(m) for m in matrices),
-            max(m.x_segs for m in matrices),
+            max(m.x_groups for m in matrices),
             max(m.x_blocks for m in matrices),
             any(m.asymmetric for m in matrices),
             max(m.rank for m in matrices),
@@ -149,11 +149,11 @@ class PassSizes:
     the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1;
     ``kv_window`` the blocks of a layer's cache that may be there as long as it has no more, 0 where none are.
     A pass can give the choices of up to ``verified`` tokens, whose logits have the room of ``logit_tokens``.
-    ``split``: of some tile the cores split blocks.  ``shared_products``: another engine multiplies segments that have
-    scales with several tokens for the cores.  ``gains_behind``: the norms' gains are not in L1.
+    ``split``: of some tile the cores split blocks.  ``shared_products``: another engine multiplies groups that have
+    scales with several tokens for the cores.  ``gains_outside_l1``: the norms' gains are not in L1.
     ``multipliers``: bytes of those of rows that the cores read behind another engine, where they are in L1.
-    ``frugal``: as in Plan.  ``tails``: another engine has rows whose last inputs it leaves to the cores, and their
-    weights are on their way to its scratch before its next vector is made.  ``perms``: some inputs are permuted."""
+    ``in_place``: as in Plan.  ``remainders``: another engine leaves the last inputs of rows to the cores; their weights
+    are on their way to its scratch before its next vector is made.  ``perms``: some inputs are permuted."""
 
     steps: tuple[Step, ...]
     slots: Mapping[str, SlotSizes]
@@ -178,10 +178,10 @@ class PassSizes:
     kv_window: int = 0
     split: bool = False
     shared_products: bool = False
-    gains_behind: bool = False
+    gains_outside_l1: bool = False
     multipliers: int = 0
-    frugal: bool = False
-    tails: bool = False
+    in_place: bool = False
+    remainders: bool = False
     perms: bool = False
 
     @property
@@ -215,7 +215,7 @@ class PassSizes:
     def fetches_gains(self) -> bool:
         """Whether a norm's gains come into L1 while the matrices before it are multiplied: where they are behind
         it, and a layer has one step that starts the next layer's."""
-        return self.gains_behind and self.starts_next_cache
+        return self.gains_outside_l1 and self.starts_next_cache
 
     @property
     def attends(self) -> int:
@@ -225,13 +225,13 @@ class PassSizes:
     def brings_cache(self, step: Step) -> bool:
         """Whether a layer's cache sets out for L1 beside a step: that of which its keys and values are made."""
         heads = self._by_name[self.steps[self.attends].inputs[0]]
-        return self.frugal and self.kv_window > 0 and step.name == heads.inputs[0]
+        return self.in_place and self.kv_window > 0 and step.name == heads.inputs[0]
 
-    def in_place(self, vector: str) -> bool:
+    def made_in_place(self, vector: str) -> bool:
         """Whether vectors of several tokens take the place of what they are made from: those that would need more room
         of their own than a norm's."""
         step = self._by_name[vector]
-        return self.frugal and step.op.IN_PLACE and self.slot(step).k > self.hidden
+        return self.in_place and step.op.IN_PLACE and self.slot(step).k > self.hidden
 
     def source(self, vector: str) -> str:
         """The buffer that holds what a vector is made from."""

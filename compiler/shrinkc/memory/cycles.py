@@ -198,7 +198,7 @@ class Passes:
     def _tiles(self, matrix: str) -> _Cut:
         """Row blocks of each tile, and the tiles; none of what another engine reads in place."""
         p = self._placed[matrix]
-        alike = p.engine, p.level, p.blocks, p.block_bytes, p.tile_blocks, p.every
+        alike = p.engine, p.level, p.blocks, p.block_bytes, p.tile_blocks, p.interleave
         if alike not in self._tiles_of:
             self._tiles_of[alike] = _cut(p, self.plan.stages)
         return self._tiles_of[alike]
@@ -211,7 +211,7 @@ def _cut(p: Placement, stages: int) -> _Cut:
     blocks = (p.tile_blocks,) * whole + (rest,) * bool(rest)
     ahead = stages - 1 if _outside(p) else 0  # one more may still be copied
     return blocks, tuple(
-        Tile(n * p.block_bytes, 0 if p.near_tile(i) else ahead) for i, n in enumerate(blocks)
+        Tile(n * p.block_bytes, 0 if p.tile_on_chip(i) else ahead) for i, n in enumerate(blocks)
     )
 
 

@@ -25,7 +25,7 @@ def align(n: int, to: int = ALIGN) -> int:
 
 @dataclass(frozen=True)
 class Buffer:
-    """A region of one memory, at ``offset`` in its arena; behind L1 the linker gives it its place.
+    """A region of one memory, at ``offset`` in its arena; in lower memories the linker gives it its place.
 
     ``live``: the steps of ``Plan.steps``, rising, in which it holds something, or is worked in; in others its
     bytes are another buffer's."""
@@ -54,9 +54,9 @@ class Buffer:
 class Placement:
     """Where one matrix is stored and how it is cut.  Equal matrices have one place (ModelShape.shared).
 
-    ``engine`` reads it: the cores tile by tile, others whole and in place.  Where ``every`` is not 0, the first
-    tile and each ``every``-th behind it lie one after the other in the memory ``near``, from ``near_offset`` on,
-    and the others so in ``level``; ``bytes`` are all of them.
+    ``engine`` reads it: the cores tile by tile, others whole and in place.  Where ``interleave`` is not 0, the first
+    tile and each ``interleave``-th after it are in the memory ``chip_level``, one after the other from ``chip_offset``
+    on, and the others so in ``level``; ``bytes`` are all of them.
     """
 
     name: str
@@ -67,33 +67,37 @@ class Placement:
     blocks: int
     tile_blocks: int
     engine: str = CORES
-    every: int = 0
-    near: str = ""
-    near_offset: int = 0
+    interleave: int = 0
+    chip_level: str = ""
+    chip_offset: int = 0
 
     @property
-    def near_bytes(self) -> int:
-        """Of those tiles that are in the memory ``near``."""
-        if not self.every:
+    def chip_bytes(self) -> int:
+        """Of the tiles in ``chip_level``."""
+        if not self.interleave:
             return 0
-        return near_blocks(self.blocks, self.tile_blocks, self.every) * self.block_bytes
+        return interleaved_blocks(self.blocks, self.tile_blocks, self.interleave) * self.block_bytes
 
     @property
     def pieces(self) -> tuple[tuple[str, int, int], ...]:
         """Memory, offset and bytes of what lies together."""
-        rest = (self.level, self.offset, self.bytes - self.near_bytes)
-        return ((self.near, self.near_offset, self.near_bytes), rest) if self.every else (rest,)
+        rest = (self.level, self.offset, self.bytes - self.chip_bytes)
+        return (
+            ((self.chip_level, self.chip_offset, self.chip_bytes), rest)
+            if self.interleave
+            else (rest,)
+        )
 
-    def near_tile(self, tile: int) -> bool:
-        """Whether that tile is one of those in the memory ``near``."""
-        return self.every > 0 and tile % self.every == 0
+    def tile_on_chip(self, tile: int) -> bool:
+        """Whether that tile is in ``chip_level``."""
+        return self.interleave > 0 and tile % self.interleave == 0
 
 
-def near_blocks(blocks: int, tile_blocks: int, every: int) -> int:
-    """Row blocks of the first tile and each ``every``-th behind it."""
+def interleaved_blocks(blocks: int, tile_blocks: int, interleave: int) -> int:
+    """Row blocks of the first tile and each ``interleave``-th after it."""
     tiles = -(-blocks // tile_blocks)
-    count = -(-tiles // every)
-    lacks = tiles * tile_blocks - blocks if (tiles - 1) % every == 0 else 0  # of the last tile
+    count = -(-tiles // interleave)
+    lacks = tiles * tile_blocks - blocks if (tiles - 1) % interleave == 0 else 0  # of the last tile
     return count * tile_blocks - lacks
 
 
@@ -135,7 +139,7 @@ def kv_shape(s: ModelShape) -> KvShape:
 
 
 def kv_layer_bytes(s: ModelShape) -> int:
-    """A layer's cache behind L1: keys, and values behind them."""
+    """A layer's cache in a lower memory: keys, then values."""
     kv = kv_shape(s)
     return align(kv.blocks * (kv.k_block + kv.v_block))
 

@@ -2,7 +2,7 @@
 
 L1 holds one arena.  Its phases are the steps of a pass; a buffer lives from a step that writes it to the last one
 that reads what was written, and buffers that are never live together may share bytes.  Weight matrices fill
-the target's memories in the order they are read and the target names them (behind.py); every matrix is cut
+the target's memories in the order they are read and the target names them (lower.py); every matrix is cut
 into tiles of whole row blocks that fit the two L1 tile buffers.  What another engine than the cores reads is
 not cut: it lies in a memory that the engine reads in place, before all others.
 """
@@ -37,11 +37,11 @@ _READS = (Access.READ, Access.UPDATE, Access.AHEAD)
 class Plan:
     """A complete, checkable answer.  ``used`` and ``capacity`` in bytes per level.
 
-    ``frugal``: L1 is shared more closely: vectors of several tokens that no norm makes take the place of what they
+    ``in_place``: L1 is shared more closely: vectors of several tokens that no norm makes take the place of what they
     are made from, and a layer's cache comes into L1 with that layer's first matrix instead of before.
     ``kv_layers``: memory -> the layers whose cache it holds, the first ones in L2, the
-    last ones in HyperRAM; ``beside``: what memories behind L1 hold beside weights and
-    tables; ``verified``: the most tokens of a pass that gives the choices of all.
+    last ones in HyperRAM; ``lower_buffers``: what the lower memories hold
+    besides weights and tables; ``verified``: the most tokens of a pass that gives the choices of all.
     """
 
     target: str
@@ -54,7 +54,7 @@ class Plan:
     kv_window_blocks: int
     kv_tile_blocks: int
     logits_in_l1: bool
-    frugal: bool
+    in_place: bool
     verified: int
     stage_bytes: int
     stages: int
@@ -62,7 +62,7 @@ class Plan:
     table_stage: int
     steps: list[str]
     l1: list[Buffer]
-    beside: list[Buffer]
+    lower_buffers: list[Buffer]
     tables: list[Table]
     placements: list[Placement]
     used: dict[str, int]
@@ -80,13 +80,13 @@ class Plan:
         return any(b.name == "multipliers" for b in self.l1)
 
     def to_json(self) -> dict[str, object]:
-        """The fields; of a placement its engine where it is not the cores, and what is near where something is."""
+        """The fields; of a placement its engine where it is not the cores, and the interleaving where there is one."""
         out = asdict(self)
         for placement in out["placements"]:
             if placement["engine"] == CORES:
                 del placement["engine"]
-            if not placement["every"]:
-                del placement["every"], placement["near"], placement["near_offset"]
+            if not placement["interleave"]:
+                del placement["interleave"], placement["chip_level"], placement["chip_offset"]
         return out
 
     @classmethod
@@ -96,7 +96,7 @@ class Plan:
             raise ValueError(f"version {found.get('version')}, not {PLAN_VERSION}")
         kinds: dict[str, Callable[..., Any]] = {
             "l1": Buffer.of_json,
-            "beside": Buffer.of_json,
+            "lower_buffers": Buffer.of_json,
             "tables": Table,
             "placements": Placement,
         }
@@ -120,7 +120,7 @@ def pass_sizes(
     tile: int,
     kv: KvUse,
     logits_l1: bool,
-    frugal: bool = False,
+    in_place: bool = False,
     verified: int = 1,
     keeps_multipliers: bool = False,
 ) -> PassSizes:
@@ -143,15 +143,16 @@ def pass_sizes(
         kv_in_l1=kv.all_in_l1, kv_tile=kv.tile, logits_in_l1=logits_l1, scratch=scratch, verified=verified,
         logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window, split=split,
         shared_products=product_engine(t.engines) is not None and any(m.product_words for m in s.kinds),
-        gains_behind=not gains_in_l1(s), multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
-        frugal=frugal, perms=s.perms > 0, tails=any(engine_named(m.engine).tails(m.k, m.bits) for m in s.kinds),
+        gains_outside_l1=not gains_in_l1(s), multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
+        in_place=in_place, perms=s.perms > 0,
+        remainders=any(engine_named(m.engine).remainders(m.k, m.bits) for m in s.kinds),
     )  # fmt: skip
 
 
 def planned_sizes(s: ModelShape, t: Target, plan: Plan) -> PassSizes:
     """The same of a finished plan."""
     kv = KvUse(plan.kv_in_l1, plan.kv_window_blocks, plan.kv_tile_blocks)
-    use = (plan.chunk, plan.tile_bytes, kv, plan.logits_in_l1, plan.frugal)
+    use = (plan.chunk, plan.tile_bytes, kv, plan.logits_in_l1, plan.in_place)
     return pass_sizes(s, t, *use, plan.verified, plan.keeps_multipliers)
 
 

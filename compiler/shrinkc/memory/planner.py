@@ -1,4 +1,4 @@
-"""Making a plan: how L1 is used decides what is behind it, and cycles decide between two ways to use it."""
+"""Making a plan: how L1 is used decides what the lower memories hold, and cycles decide between two ways to use it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from shrinkc.costs import CostTable, cost_table
 from shrinkc.engines import CORES, engine_named
 from shrinkc.engines.choice import PROMPT
 from shrinkc.engines.cores import TILE_CAP
-from shrinkc.memory.behind import Asked, arrange, beside_weights
 from shrinkc.memory.cycles import Passes, cost_of
+from shrinkc.memory.lower import Asked, arrange, without_weights
 from shrinkc.memory.parts import (
     TILE_ROUND,
     Buffer,
@@ -34,7 +34,7 @@ KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
 # Buffers for tiles from flash, beyond two: one is copied, and the HyperBus has a queue for the others.
 STAGES = (3, 4, 6, 8)
 # Of how many tiles of the head one may be on the chip.
-NEAR = (2, 3, 4, 5, 6, 8, 12)
+HEAD_INTERLEAVES = (2, 3, 4, 5, 6, 8, 12)
 
 
 def copied(s: ModelShape) -> list[MatrixShape]:
@@ -42,7 +42,7 @@ def copied(s: ModelShape) -> list[MatrixShape]:
     return [m for m in s.matrices if m.engine == CORES and m.name != "embedding"]
 
 
-def can_be_frugal(s: ModelShape) -> bool:
+def can_be_in_place(s: ModelShape) -> bool:
     """Whether a plan can be: vectors lie where their sources do, for engines that take them as far apart, halves of
     whole words each, and cores that make them have whole tokens in the order of their inputs."""
     even = s.hidden % 2 == 0  # heads and blocks of gates always are
@@ -51,13 +51,13 @@ def can_be_frugal(s: ModelShape) -> bool:
 
 class L1Use(NamedTuple):
     """How a plan uses L1: tokens of a chunk, bytes of a tile, the cache, whether logits are there, and whether it is
-    frugal (Plan)."""
+    in_place (Plan)."""
 
     chunk: int
     tile: int
     kv: KvUse
     logits: bool
-    frugal: bool = False
+    in_place: bool = False
 
 
 class _Arena:
@@ -91,7 +91,7 @@ def _choose_l1(
     total: int,
     arena: _Arena,
     chunks: Sequence[int] = CHUNKS,
-    frugal: bool = False,
+    in_place: bool = False,
 ) -> L1Use:
     """A way to use L1.
 
@@ -125,11 +125,11 @@ def _choose_l1(
         """Largest tile of at least ``least`` bytes that fits beside the rest, or -1."""
 
         def fits(tile: int) -> bool:
-            return arena.bytes(L1Use(chunk, tile, use, logits_l1, frugal)) <= budget
+            return arena.bytes(L1Use(chunk, tile, use, logits_l1, in_place)) <= budget
 
-        if arena.alive(L1Use(chunk, least, use, logits_l1, frugal)) > budget or not fits(least):
+        if arena.alive(L1Use(chunk, least, use, logits_l1, in_place)) > budget or not fits(least):
             return -1
-        free = budget - arena.bytes(L1Use(chunk, 0, use, logits_l1, frugal))
+        free = budget - arena.bytes(L1Use(chunk, 0, use, logits_l1, in_place))
         tile = max(least, min(want, free // 2 // ALIGN * ALIGN))
         while not fits(tile):  # a larger tile may push others further than its own size
             tile = max(least, tile - 16 * ALIGN)
@@ -146,7 +146,7 @@ def _choose_l1(
         for use in [in_l1] if kv_l1 else outside:
             tile = tile_for(chunk, use, logits_l1, enough)
             if tile >= enough:
-                return L1Use(chunk, tile, use, logits_l1, frugal)
+                return L1Use(chunk, tile, use, logits_l1, in_place)
     least = place(arena.buffers(L1Use(1, align(block), pieces[-1], False)))
     need = max(b.offset + b.bytes for b in least) + overhead
     top = sorted(least, key=lambda b: -b.bytes)[:3]
@@ -178,17 +178,17 @@ def _asked(use: L1Use) -> Asked:
     return Asked(use.kv.all_in_l1, use.logits, use.chunk, use.tile)
 
 
-def bytes_beside_weights(s: ModelShape, t: Target) -> int:
+def bytes_without_weights(s: ModelShape, t: Target) -> int:
     """Bytes on the chip that no weights can have, where nothing comes from flash.
 
-    Raises DoesNotFit where L1, or what is behind it, is too small.
+    Raises DoesNotFit where L1 or a lower memory is too small.
     """
     try:
         plan = make_plan(s, t)
     except DoesNotFit:  # with these weights
-        return beside_weights(s, t, _asked(_choose_l1(s, t, t.l1, _Arena(s, t))))
+        return without_weights(s, t, _asked(_choose_l1(s, t, t.l1, _Arena(s, t))))
     asked = Asked(plan.kv_in_l1, plan.logits_in_l1, plan.chunk, plan.tile_bytes)
-    return beside_weights(s, t, asked)
+    return without_weights(s, t, asked)
 
 
 def check_fits(s: ModelShape, t: Target, l1_budget: int | None = None) -> None:
@@ -221,7 +221,9 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         nonlocal best, cycles
         try:
             plan = _plan(s, t, total_l1, arena, chosen, asked)
-        except DoesNotFit:  # what is not in L1 then, or the buffers, have no place behind it
+        except (
+            DoesNotFit
+        ):  # what is not in L1 then, or the buffers, have no place in a lower memory
             return False
         if best.plan.keeps_multipliers and not plan.keeps_multipliers:
             return True  # which the table knows nothing of
@@ -231,22 +233,22 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
 
     longer = [] if copied(s) else [n for m in s.kinds for n in engine_named(m.engine).chunks]
     for chunk in (chunk for chunk in dict.fromkeys([*longer, *CHUNKS]) if chunk > first.chunk):
-        for frugal in (False, True) if can_be_frugal(s) else (False,):
+        for in_place in (False, True) if can_be_in_place(s) else (False,):
             try:
-                chosen = _choose_l1(s, t, total_l1, arena, [chunk], frugal)
+                chosen = _choose_l1(s, t, total_l1, arena, [chunk], in_place)
             except DoesNotFit:
                 continue
             better(chosen, _asked(chosen))
     if best.plan.stage_bytes:
         for stages in STAGES:
             better(best.chosen, replace(best.asked, stages=stages))
-        # what is spread is worth more with a longer queue
+        # interleaved matrices are worth more with a longer queue
         for stages in dict.fromkeys((best.asked.stages, STAGES[-1])):
-            better(best.chosen, replace(best.asked, stages=stages, spread=True))
+            better(best.chosen, replace(best.asked, stages=stages, interleave_matrices=True))
         # a prompt reads the head for one token, and waits for what of it is in flash; as much as has room: less gains
         # less
-        for every in NEAR if s.head.engine == CORES else ():
-            if better(best.chosen, replace(best.asked, every=every)):
+        for interleave in HEAD_INTERLEAVES if s.head.engine == CORES else ():
+            if better(best.chosen, replace(best.asked, interleave_head=interleave)):
                 break
     return best.plan
 
@@ -277,22 +279,22 @@ def _plan(
     chosen: L1Use,
     asked: Asked | None = None,
 ) -> Plan:
-    """``asked``: of what is behind L1, where it is not the usual."""
-    chunk, tile, kv, logits_l1, frugal = chosen
+    """``asked``: of the lower memories, where it is not the usual."""
+    chunk, tile, kv, logits_l1, in_place = chosen
     asked = asked or _asked(chosen)
     verified = _verified(s, t, total_l1, arena, chosen)
     room = total_l1 - t.l1_system - layer_table_bytes(s)
     l1 = _with_multipliers(s, place(arena.buffers(chosen, verified)), room)
-    behind = arrange(s, t, asked)
+    lower = arrange(s, t, asked)
     capacity = {L1: total_l1, L2: t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
     plan = Plan(
         target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
-        kv_in_l1=kv.all_in_l1, kv_layers=behind.kv_layers, kv_window_blocks=kv.window,
-        kv_tile_blocks=kv.tile, logits_in_l1=logits_l1, frugal=frugal, verified=verified,
-        stage_bytes=behind.stage_bytes, stages=asked.stages if behind.stage_bytes else 0,
-        embed_stage=behind.embed_stage, table_stage=behind.table_stage, steps=[step.name for step in s.steps], l1=l1,
-        beside=behind.beside, tables=behind.tables, placements=behind.placements,
-        used=behind.used, capacity=capacity,
+        kv_in_l1=kv.all_in_l1, kv_layers=lower.kv_layers, kv_window_blocks=kv.window,
+        kv_tile_blocks=kv.tile, logits_in_l1=logits_l1, in_place=in_place, verified=verified,
+        stage_bytes=lower.stage_bytes, stages=asked.stages if lower.stage_bytes else 0,
+        embed_stage=lower.embed_stage, table_stage=lower.table_stage, steps=[step.name for step in s.steps], l1=l1,
+        lower_buffers=lower.buffers, tables=lower.tables, placements=lower.placements,
+        used=lower.used, capacity=capacity,
     )  # fmt: skip
     plan.used[L1] = plan.arena_bytes + t.l1_system + layer_table_bytes(s)
     return plan

@@ -2,7 +2,7 @@
 
 It walks every step and every byte range instead of trusting offsets or sums.  When a buffer is in use it
 finds by going through a pass, layer after layer, and asking each op what it does; how large buffers have
-to be it knows for itself, of those that it knows.  What lies behind L1 is looked through in verify_behind.py.
+to be it knows for itself, of those that it knows.  The lower memories are checked in verify_lower.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from shrinkc.core.errors import PlanInvalid
 from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.steps import Access, PassSizes, Step, Use
 from shrinkc.memory.plan import Plan
-from shrinkc.memory.verify_behind import behind_faults, engine_faults, weight_faults
+from shrinkc.memory.verify_lower import engine_faults, lower_memory_faults, weight_faults
 from shrinkc.memory.verify_sizes import (
-    gains_behind,
-    segment_lengths,
+    gains_outside_l1,
+    group_lengths,
     skewed,
     table_bytes,
     vector_words,
@@ -40,13 +40,13 @@ def _slots(matrices: list[MatrixShape]) -> list[list[MatrixShape]]:
 
 
 def _products(slot: list[MatrixShape], narrow: list[MatrixShape], chunk: int) -> int:
-    """Of a core: 8 sums per token, twice where bytes are apart, and 8 rows of a segment, or of 128 inputs,
+    """Of a core: 8 sums per token, twice where bytes are apart, and 8 rows of a group, or of 128 inputs,
     as bytes where they are not stored as such."""
     sums = max(32 if m in narrow else 64 for m in slot)
     pieces = [
-        vector_words(min(m.k, m.seg), m.seg, m.bits, m.pad)
+        vector_words(min(m.k, m.group), m.group, m.bits, m.pad)
         if m in narrow
-        else min(32, vector_words(m.k, m.seg, m.bits, m.pad))
+        else min(32, vector_words(m.k, m.group, m.bits, m.pad))
         for m in slot
         if m.bits < 8
     ]
@@ -54,10 +54,10 @@ def _products(slot: list[MatrixShape], narrow: list[MatrixShape], chunk: int) ->
 
 
 def _shared_products(m: MatrixShape, chunk: int) -> int:
-    """Of a matrix whose segments have scales and, padded, are made of 32 inputs: twice bytes and sums of 64
-    rows, in whole sixes, of one segment, or of two that have 64 inputs at most, and the words that sums are added
-    to.  An odd number of sums for every row, of all its segments, and of words for each of a pair."""
-    words = {vector_words(n, n, m.bits, m.pad) for n in segment_lengths(m.k, m.seg)}
+    """Of a matrix whose groups have scales and, padded, are made of 32 inputs: twice bytes and sums of 64
+    rows, in whole sixes, of one group, or of two that have 64 inputs at most, and the words that sums are added
+    to.  An odd number of sums for every row, of all its groups, and of words for each of a pair."""
+    words = {vector_words(n, n, m.bits, m.pad) for n in group_lengths(m.k, m.group)}
     if not m.grouped or any(n % 8 for n in words):
         return 0
     at_once = 2 if max(words) <= 16 else 1
@@ -80,17 +80,17 @@ def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
 
 
 def _splits(plan: Plan, s: ModelShape, cores: int) -> bool:
-    """Whether some tile has no more than half a block per core, of at least 768 inputs each and of segments that
+    """Whether some tile has no more than half a block per core, of at least 768 inputs each and of groups that
     eight cores can share."""
     long = {
         m.name
         for m in s.matrices
         if m.name != "embedding"
         and m.engine == CORES
-        and vector_words(m.k, m.seg, m.bits, m.pad) >= 192
+        and vector_words(m.k, m.group, m.bits, m.pad) >= 192
         and (
-            len(segment_lengths(m.k, m.seg)) >= 8
-            or not (m.grouped or m.asymmetric or m.beside_grouped)
+            len(group_lengths(m.k, m.group)) >= 8
+            or not (m.grouped or m.asymmetric or m.grouped_input)
         )
     }
     tiles = [
@@ -110,35 +110,35 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
         _splits(plan, s, t.cores),
         any(ENGINES[e].products for e in t.engines) and any(_shared_products(m, 1) for m in s.matrices),
-        gains_behind(s), _multipliers(plan, s, t), plan.frugal, any(_tails(m) for m in s.matrices),
+        gains_outside_l1(s), _multipliers(plan, s, t), plan.in_place, any(_remainders(m) for m in s.matrices),
         s.perms > 0,
     )  # fmt: skip
 
 
-def _tails(m: MatrixShape) -> bool:
-    return ENGINES[m.engine].tails(m.k, m.bits) > 0
+def _remainders(m: MatrixShape) -> bool:
+    return ENGINES[m.engine].remainders(m.k, m.bits) > 0
 
 
 def _vectors(plan: Plan, s: ModelShape, t: Target) -> int:
-    """Bytes that vectors need of their own: of several tokens all, or in a frugal plan those of norms; of what others
-    are made from, longer rows than a norm's, every core of the team sets a quarter aside, where high bytes come to be.
+    """Bytes that vectors need of their own: of several tokens all, or in an in-place plan those of norms; of what
+    others are made from, longer rows than a norm's, every core spills a quarter, where high bytes come to be.
     """
     readers = [m for m in s.matrices if m.name != "embedding"]
-    narrow = [m for m in readers if m.grouped or m.asymmetric or m.beside_grouped]
+    narrow = [m for m in readers if m.grouped or m.asymmetric or m.grouped_input]
     words = {
         m.name: (_vector(m, m in narrow, 1), _vector(m, m in narrow, plan.chunk)) for m in readers
     }
     placed = [
         m
         for m in readers
-        if plan.frugal and m.k > s.hidden and m.name.split(".")[-1] in ("o", "down")
+        if plan.in_place and m.k > s.hidden and m.name.split(".")[-1] in ("o", "down")
     ]
     several = max(words[m.name][1] for m in readers if m not in placed)
-    aside = [m.k // 4 + 8 for m in placed]
+    spilled = [m.k // 4 + 8 for m in placed]
     return 4 * max(
         max(one for one, _ in words.values()),
         several * plan.chunk,
-        (t.cores + int(t.controller)) * max(aside, default=0),
+        (t.cores + int(t.controller)) * max(spilled, default=0),
     )
 
 
@@ -158,9 +158,9 @@ def _multipliers(plan: Plan, s: ModelShape, t: Target) -> int:
 
 def _vector(m: MatrixShape, narrow: bool, tokens: int) -> int:
     """Words of one of so many tokens'."""
-    if tokens > 1 and ENGINES[m.engine].copies:
+    if tokens > 1 and ENGINES[m.engine].second_layout:
         return 2 * ((m.k + 3) // 4)
-    return vector_words(m.k, m.seg, m.bits, m.pad) * (1 if narrow else 2)  # two planes of bytes
+    return vector_words(m.k, m.group, m.bits, m.pad) * (1 if narrow else 2)  # two planes of bytes
 
 
 def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
@@ -172,8 +172,8 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     k_block, v_block = 4 * s.kv_heads * (head + 4), 4 * s.kv_heads * s.head_dim
     qkv = (s.heads + 2 * s.kv_heads) * s.head_dim
     width = max(s.hidden, qkv)
-    narrow = [m for m in readers if m.grouped or m.asymmetric or m.beside_grouped]
-    nseg = max((len(segment_lengths(m.k, m.seg)) for m in narrow), default=0)
+    narrow = [m for m in readers if m.grouped or m.asymmetric or m.grouped_input]
+    groups = max((len(group_lengths(m.k, m.group)) for m in narrow), default=0)
     ranks = [m.rank for m in readers if m.rank]
     out = {
         "x": 4 * chunk * s.hidden,
@@ -193,7 +193,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     if states := one * _head_states(s, plan, one):
         out["head_state"] = states * skewed(16 + 4 * head)
     mlps = [step for step in s.steps if step.in_layer and step.matrix == "gate_up"]
-    if gains_behind(s) and len(mlps) == 1:
+    if gains_outside_l1(s) and len(mlps) == 1:
         out["gain"] = 4 * s.hidden
     if any(m.engine == CORES for m in readers):
         out["tiles"] = 2 * plan.tile_bytes
@@ -211,10 +211,10 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
             else 0,
         )
     if narrow:
-        out["xc"] = 4 * chunk * nseg
-        out["block_max"] = 4 * chunk * max(x_blocks(m.k, m.seg) for m in narrow)
+        out["xc"] = 4 * chunk * groups
+        out["block_max"] = 4 * chunk * max(x_blocks(m.k, m.group) for m in narrow)
     if any(m.asymmetric for m in readers):
-        out["xsum"] = 4 * chunk * nseg
+        out["xsum"] = 4 * chunk * groups
     if ranks:
         out["sy"] = 4 * chunk * max(ranks)
         out["sq"] = 2 * 4 * chunk * max(vector_words(r, r, 8) for r in ranks)
@@ -289,7 +289,7 @@ def _misread(sizes: PassSizes, walk: _Walk, uses: list[list[Use]]) -> Iterator[s
                 if use.buffer in {sizes.buffer(value) for value in inputs if value != "token"}:
                     yield f"{step.name}: works in {use.buffer}, which it reads"
                 holds[use.buffer] = f"scratch of {step.name}"
-        if sizes.in_place(step.name):
+        if sizes.made_in_place(step.name):
             holds[sizes.source(step.name)] = f"vectors of {step.name}"
         holds[step.op.buffer(step, sizes)] = step.name
 
@@ -324,8 +324,8 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     if plan.kv_window_blocks and (plan.kv_in_l1 or not sizes.starts_next_cache):
         yield "kv_layer: nothing brings a layer's cache there"
     fixed = s.perms or s.hidden % 2 or any(not ENGINES[m.engine].any_pitch for m in s.readers)
-    if plan.frugal and fixed:
-        yield "frugal, with vectors that have to lie by themselves"
+    if plan.in_place and fixed:
+        yield "in place, with vectors that have to lie by themselves"
     if plan.kv_window_blocks and plan.kv_tile_blocks > plan.kv_window_blocks:
         yield f"kv_layer: pieces of {plan.kv_tile_blocks} blocks of {plan.kv_window_blocks}"
     walk, uses = _walk(s), [list(step.op.uses(step, sizes)) for step in s.steps]
@@ -351,7 +351,7 @@ def faults_of(plan: Plan, shape: ModelShape, target: Target) -> list[str]:
     """Everything wrong with a plan, as sentences; empty when it is sound."""
     return [
         *_l1_faults(plan, shape, target),
-        *behind_faults(plan, shape, target),
+        *lower_memory_faults(plan, shape, target),
         *weight_faults(plan, shape, target),
         *engine_faults(plan, shape, target),
     ]
@@ -365,4 +365,4 @@ def verify(plan: Plan, shape: ModelShape, target: Target) -> int:
             f"{len(faults)} fault(s): " + "; ".join(faults[:20]),
             "this is a defect; please report it.",
         )
-    return len(plan.l1) + len(plan.beside) + len(plan.tables) + len(plan.placements)
+    return len(plan.l1) + len(plan.lower_buffers) + len(plan.tables) + len(plan.placements)

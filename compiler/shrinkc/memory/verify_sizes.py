@@ -14,18 +14,18 @@ def skewed(size: int) -> int:
     return size + (12 - size) % 64
 
 
-def segment_lengths(k: int, seg: int) -> list[int]:
-    return [min(seg, k - at) for at in range(0, k, seg)]
+def group_lengths(k: int, group: int) -> list[int]:
+    return [min(group, k - at) for at in range(0, k, group)]
 
 
-def vector_words(k: int, seg: int, bits: int, pad: int = 0) -> int:
+def vector_words(k: int, group: int, bits: int, pad: int = 0) -> int:
     """int32 words of a quantised vector of k inputs, padding included."""
     unit = pad or 32 // math.gcd(32, bits)  # the fewest weights of a row that fill whole words
-    return sum((n + unit - 1) // unit * unit // 4 for n in segment_lengths(k, seg))
+    return sum((n + unit - 1) // unit * unit // 4 for n in group_lengths(k, group))
 
 
-def x_blocks(k: int, seg: int) -> int:
-    return sum((n + 7) // 8 for n in segment_lengths(k, seg))
+def x_blocks(k: int, group: int) -> int:
+    return sum((n + 7) // 8 for n in group_lengths(k, group))
 
 
 def gain_bytes(s: ModelShape) -> int:
@@ -33,7 +33,7 @@ def gain_bytes(s: ModelShape) -> int:
     return 4 * s.hidden * (2 * s.num_layers + 1)
 
 
-def gains_behind(s: ModelShape) -> bool:
+def gains_outside_l1(s: ModelShape) -> bool:
     """Whether they are not in L1, where up to 8 KiB of them are."""
     return gain_bytes(s) > 8192
 
@@ -41,7 +41,7 @@ def gains_behind(s: ModelShape) -> bool:
 def table_bytes(s: ModelShape) -> int:
     """Matrix and layer tables in L1, those of functions, and gains where they are there."""
     sides = sum(1 for m in s.matrices if m.rank > 0)
-    gains = 0 if gains_behind(s) else (gain_bytes(s) + 15) // 16 * 16
+    gains = 0 if gains_outside_l1(s) else (gain_bytes(s) + 15) // 16 * 16
     matrices = (len(s.matrices) + 1 + sides) * MATRIX_BYTES
     layer = 16 + (16 if s.perms else 0) + (16 if s.biases else 0)
     for step in s.steps:

@@ -26,7 +26,7 @@ class Matrix(Protocol):
     d: np.ndarray | None
     b: np.ndarray | None
     r: np.ndarray
-    seg: int
+    group: int
     cmax: int
     x_bits: int
     shift: int
@@ -47,14 +47,14 @@ class SidePath(Protocol):
     def b(self) -> Matrix: ...
 
 
-def effective(q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, seg: int) -> np.ndarray:
-    """q * d - b as int64 [n, k] from q [n, k] and tables [n, nseg], or None for ones and zeros."""
+def effective(q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, group: int) -> np.ndarray:
+    """q * d - b as int64 [n, k] from q [n, k] and tables [n, groups], or None for ones and zeros."""
     k = q.shape[1]
     w: np.ndarray = q.astype(I64)
     if d is not None:
-        w *= np.repeat(d.astype(I64), seg, axis=1)[:, :k]
+        w *= np.repeat(d.astype(I64), group, axis=1)[:, :k]
     if b is not None:
-        w -= np.repeat(b.astype(I64), seg, axis=1)[:, :k]
+        w -= np.repeat(b.astype(I64), group, axis=1)[:, :k]
     return w
 
 
@@ -63,10 +63,10 @@ def accumulate_q16(x: Q16Vector, table: np.ndarray) -> np.ndarray:
     return np.rint(x.q.astype(np.float64) @ table).astype(I64)
 
 
-def product_type(d: np.ndarray | None, seg: int) -> type[np.float32] | type[np.float64]:
+def product_type(d: np.ndarray | None, group: int) -> type[np.float32] | type[np.float64]:
     """The narrowest float in which ``accumulate`` is exact: every partial sum is an integer, below
-    2**31 in float64, and of one segment below 2**24 in float32."""
-    return np.float32 if d is not None and seg * 128 * QMAX < 1 << 24 else np.float64
+    2**31 in float64, and of one group below 2**24 in float32."""
+    return np.float32 if d is not None and group * 128 * QMAX < 1 << 24 else np.float64
 
 
 def accumulate(
@@ -74,7 +74,7 @@ def accumulate(
     table: np.ndarray,
     d: np.ndarray | None,
     b: np.ndarray | None,
-    seg: int,
+    group: int,
     drop: int,
 ) -> np.ndarray:
     """Exact acc int64 [T, n] of activations, through BLAS.
@@ -83,11 +83,11 @@ def accumulate(
     the matrix's q, transposed [k, n], in ``product_type``.
     """
     if d is None:
-        return np.rint(x.scaled(seg) @ table).astype(I64)
+        return np.rint(x.scaled(group) @ table).astype(I64)
     k, n = table.shape
     q = x.q.astype(table.dtype)
     tokens = len(q)
-    starts = np.arange(0, k, seg)
+    starts = np.arange(0, k, group)
     sums = np.add.reduceat(x.q, starts, axis=1).astype(np.int32)
     c = x.c.astype(np.int32)
     d = d.astype(np.int32)
@@ -98,7 +98,7 @@ def accumulate(
         rows = slice(first, first + width)
         acc = out[:, rows]
         for g, at in enumerate(starts):
-            part = slice(at, at + seg)
+            part = slice(at, at + group)
             t = (q[:, part] @ table[part, rows]).astype(np.int32)
             t *= d[rows, g]
             if b is not None:
@@ -134,7 +134,7 @@ def linear(w: Matrix, x: QVector | Q16Vector) -> np.ndarray:
     if w.low_rank is not None:
         a, b = w.low_rank.a, w.low_rank.b
         middle = rescale(a, a.accumulate(x), x)
-        t = quantize_q16(middle, b.x_bits) if b.x_bits else quantize_vector(middle, b.seg, b.cmax)
+        t = quantize_q16(middle, b.x_bits) if b.x_bits else quantize_vector(middle, b.group, b.cmax)
         y = saturate32(y + rescale(b, b.accumulate(t), t))
     return y
 
@@ -144,5 +144,5 @@ def embed(w: Matrix, ids: np.ndarray, factor: int, shift: int) -> np.ndarray:
     requantize((q * d - b) * r[row], factor, shift)."""
     d = None if w.d is None else w.d[ids]
     b = None if w.b is None else w.b[ids]
-    rows = effective(w.q[ids], d, b, w.seg)
+    rows = effective(w.q[ids], d, b, w.group)
     return requantize(rows * w.r[ids].astype(I64)[:, None], factor, shift)

@@ -1,18 +1,18 @@
 """Dynamic vectors: a token's activations as integers with scales of their own.
 
 Matrices with one scale per row read 16-bit vectors (``Q16Vector``); those with group scales read int8
-vectors with one small integer scale per segment:
+vectors with one small integer scale per group:
 
-A vector x[K] (int32, fraction bits f) is cut into segments of S elements (the last may be
+A vector x[K] (int32, fraction bits f) is cut into groups of S elements (the last may be
 shorter).  Its int8 form is
 
     x[k] * 2**-f  ~  q[k] * c[g] * mantissa * 2**exponent * kappa
 
-with one c in 1..cmax per segment and one mantissa and exponent per token; ``kappa`` is a
-compile-time constant that the consuming matrix absorbs.  The segment scale is rounded *up* to
+with one c in 1..cmax per group and one mantissa and exponent per token; ``kappa`` is a
+compile-time constant that the consuming matrix absorbs.  The group scale is rounded *up* to
 a multiple of the token's finest step and the values are then rounded with that scale (to within
 one unit of a 15-bit mantissa), so the scale adds next to no error of its own, and an inner product
-needs one small multiplication per segment, in int32.
+needs one small multiplication per group, in int32.
 """
 
 from __future__ import annotations
@@ -39,36 +39,36 @@ HEAD_QSHIFT = 22  # fraction bits of the reciprocal, of at most 15 bits, that ma
 
 @dataclass
 class QVector:
-    """T quantised tokens: q int64 [T, K] in ±127, c int64 [T, nseg], mantissa and exponent [T]."""
+    """T quantised tokens: q int64 [T, K] in ±127, c int64 [T, groups], mantissa and exponent [T]."""
 
     q: np.ndarray
     c: np.ndarray
     mantissa: np.ndarray
     exponent: np.ndarray
 
-    def scaled(self, seg: int) -> np.ndarray:
+    def scaled(self, group: int) -> np.ndarray:
         """q * c per element, float64 [T, K]: exact integers, ready for a BLAS product."""
         k = self.q.shape[1]
-        return (self.q * np.repeat(self.c, seg, axis=1)[:, :k]).astype(np.float64)
+        return (self.q * np.repeat(self.c, group, axis=1)[:, :k]).astype(np.float64)
 
 
-def segment_max(x: np.ndarray, seg: int) -> np.ndarray:
-    """max |x| per segment: [T, K] -> [T, ceil(K / seg)]."""
+def group_max(x: np.ndarray, group: int) -> np.ndarray:
+    """max |x| per group: [T, K] -> [T, ceil(K / group)]."""
     tokens, k = x.shape
-    nseg = -(-k // seg)
-    padded = np.zeros((tokens, nseg * seg), I64)
+    groups = -(-k // group)
+    padded = np.zeros((tokens, groups * group), I64)
     padded[:, :k] = np.abs(x)
-    return padded.reshape(tokens, nseg, seg).max(axis=2)
+    return padded.reshape(tokens, groups, group).max(axis=2)
 
 
-def quantize_vector(x: np.ndarray, seg: int, cmax: int) -> QVector:
+def quantize_vector(x: np.ndarray, group: int, cmax: int) -> QVector:
     """Quantise x int32 [T, K]; mantissa and exponent are those of the vector's own maximum.
 
     kappa of the result is ``2**-f / (127 * cmax)``.
     """
     x = np.asarray(x, I64)
     k = x.shape[1]
-    top = segment_max(x, seg)
+    top = group_max(x, group)
     token_max = top.max(axis=1)
     exponent = np.where(token_max > 0, bit_length(token_max) - MANTISSA_BITS, 0)
     mantissa = np.where(token_max > 0, round_shift(token_max, exponent), 1 << 14)
@@ -78,7 +78,7 @@ def quantize_vector(x: np.ndarray, seg: int, cmax: int) -> QVector:
     c = np.maximum(1, (top15 * cmax + m - 1) // m)
     limit = (m * c + cmax - 1) // cmax
     reciprocal = (QMAX << QSHIFT) // limit
-    q = round_shift(x15 * np.repeat(reciprocal, seg, axis=1)[:, :k], QSHIFT)
+    q = round_shift(x15 * np.repeat(reciprocal, group, axis=1)[:, :k], QSHIFT)
     return QVector(q=q, c=c, mantissa=mantissa, exponent=exponent)
 
 
@@ -94,7 +94,7 @@ def square_pre_shift(k: int) -> int:
 
 
 def norm_quantize_vector(
-    x: np.ndarray, seg: int, cmax: int, pre_shift: int, eps: int, gain: np.ndarray
+    x: np.ndarray, group: int, cmax: int, pre_shift: int, eps: int, gain: np.ndarray
 ) -> QVector:
     """RMSNorm followed by quantisation of x int32 [T, K].
 
@@ -105,7 +105,7 @@ def norm_quantize_vector(
     """
     x = np.asarray(x, I64)
     total = sum_of_squares(x, pre_shift) + eps
-    v = quantize_vector((x * gain) >> GAIN_BITS, seg, cmax)
+    v = quantize_vector((x * gain) >> GAIN_BITS, group, cmax)
     v.mantissa, v.exponent = _normed(v.mantissa, v.exponent, total)
     return v
 

@@ -79,7 +79,7 @@ def _regions(plan: Plan, level: str, reader: Mapping[str, int]) -> Iterable[Regi
         yield Region("weights", name, offset, size, 0, last, step)
         end = max(end, offset + size)
     # the linker places what is not weights; here it is behind them
-    for b in (b for b in plan.beside if b.level == level and b.bytes):
+    for b in (b for b in plan.lower_buffers if b.level == level and b.bytes):
         yield Region("buffer", b.name, end, b.bytes, 0, last)
         end += b.bytes
 

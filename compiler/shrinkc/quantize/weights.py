@@ -20,7 +20,7 @@ from shrinkc.importer.model import QuantizedWeight, Zero
 from shrinkc.ir.linear import (
     ACC_MAX,
     CMAX,
-    SEGMENT_SUM_MAX,
+    GROUP_SUM_MAX,
     WEIGHT_MAX,
     QLinear,
     largest_cmax,
@@ -133,37 +133,37 @@ class _Integers:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How a matrix of k inputs is stored: ``group`` weights per scale or None, segments of ``seg``, as
+    """How a matrix of k inputs is stored: ``group_size`` weights per scale or None, stored groups of ``group``, as
     ``engine`` asks."""
 
     name: str
     k: int
     bits: int
-    group: int | None
-    seg: int
+    group_size: int | None
+    group: int
     pad: int
     engine: str
     wide: bool  # reads 16-bit activations
 
     @classmethod
     def of(
-        cls, name: str, k: int, bits: int, group: int | None, grouped: bool, engine: str,
+        cls, name: str, k: int, bits: int, group_size: int | None, grouped: bool, engine: str,
         beside: QLinear | None = None,
     ) -> _Cut:  # fmt: skip
         """``beside``: another matrix, whose activations it reads."""
-        seg, pad = engine_named(engine).cut_of(k, group, grouped, bits)
+        group, pad = engine_named(engine).cut_of(k, group_size, grouped, bits)
         if beside is not None:
-            seg, pad = beside.seg, beside.pad
+            group, pad = beside.group, beside.pad
         wide = not grouped if beside is None else beside.x_bits > 0
-        return cls(name, k, bits, group, seg, pad, engine, wide)
+        return cls(name, k, bits, group_size, group, pad, engine, wide)
 
     def spread(self, values: np.ndarray | None, dtype: type) -> np.ndarray | None:
-        """[n, groups] -> [n, nseg] by repeating a group's entry over its segments."""
+        """[n, scales] -> [n, groups] by repeating a scale for all stored groups that share it."""
         if values is None:
             return None
-        nseg = -(-self.k // self.seg)
-        times = nseg if self.group is None else self.group // self.seg
-        return np.repeat(values, times, axis=1)[:, :nseg].astype(dtype)
+        groups = -(-self.k // self.group)
+        times = groups if self.group_size is None else self.group_size // self.group
+        return np.repeat(values, times, axis=1)[:, :groups].astype(dtype)
 
 
 def quantize_matrix(
@@ -295,7 +295,7 @@ class MatrixFormat:
 
     @property
     def grouped(self) -> bool:
-        """Whether segments have scales of their own."""
+        """Whether groups have scales of their own."""
         return self.group is not None or self.asymmetric
 
     @classmethod
@@ -392,7 +392,7 @@ def _settled(
             x_bits = limit = min(limit, largest_x_bits(bounds))
         elif grouped:
             cmax = limit
-            # room for the largest cmax: what is dropped is far below a segment's own error
+            # room for the largest cmax: what is dropped is far below a group's own error
             while unit_bound(bounds, drop) * cmax > ACC_MAX:
                 drop += 1
         else:
@@ -429,8 +429,8 @@ def _settled(
     return QLinear(
         name=cut.name,
         bits=cut.bits,
+        group_size=cut.group_size,
         group=cut.group,
-        seg=cut.seg,
         q=found.q,
         d=cut.spread(found.d, np.uint8),
         b=cut.spread(found.b, np.int16),
@@ -448,16 +448,16 @@ def _settled(
 
 def _measured(cut: _Cut, found: _Integers) -> tuple[np.ndarray, np.ndarray]:
     """Per row [n], how many times too large its integers are (none is where it is at most 1), and
-    the bounds [n, nseg] of its segments' sums."""
+    the bounds [n, groups] of its groups' sums."""
     # an offset far beyond its range must not wrap; how far it is does not matter here
     b = None if found.b is None else np.clip(found.b, -(1 << 31), 1 << 31)
     largest, bounds = magnitudes(
-        found.q, cut.spread(found.d, np.int64), cut.spread(b, np.int64), cut.seg
+        found.q, cut.spread(found.d, np.int64), cut.spread(b, np.int64), cut.group
     )
     if found.d is None:
         return np.zeros(len(found.q)), bounds
     sums = bounds.max(axis=1) << format_of(cut.bits).fold
-    over = np.maximum(largest / WEIGHT_MAX, sums / SEGMENT_SUM_MAX)
+    over = np.maximum(largest / WEIGHT_MAX, sums / GROUP_SUM_MAX)
     if found.b is not None:
         over = np.maximum(over, np.abs(found.b).max(axis=1) / B_MAX)
     return over, bounds

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from shrinkc.costs import CostTable, Work
-from shrinkc.costs.work import BESIDE, lane
+from shrinkc.costs.work import OVERLAPPED, lane
 from shrinkc.driver.estimating import parts_of
 from shrinkc.engines import CORES, MatrixSpec, engine_named
 from shrinkc.memory.cycles import DMA, FLASH, Passes, StepCost, StepWork, cost_of, resource_label
@@ -51,7 +51,7 @@ class Step:
         """One of the passes whose sum over ``times`` is stated."""
         self.products += work.arithmetic.products / times
         self.bytes += work.arithmetic.bytes / times
-        others = {who for name in work.work.features if (who := lane(name)) not in ("", BESIDE)}
+        others = {who for name in work.work.features if (who := lane(name)) not in ("", OVERLAPPED)}
         self.engine = next(iter(sorted(others)), self.engine)
         self.source = _source(work, self.source, self.engine)
         if cost is not None:

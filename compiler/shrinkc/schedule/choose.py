@@ -14,7 +14,7 @@ from shrinkc.engines import (
     MatrixSpec,
     choose,
     engine_named,
-    with_copies,
+    with_second_layouts,
 )
 from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.quantize import QuantOptions
@@ -52,35 +52,35 @@ def choose_engines(
     """Which of the target's engines runs which matrix.
 
     ``barred``: engines that shall run none, with the reason.
-    Engines that have copies are not among them: see ``choose_copies``.
+    Engines with a second layout are not among them: see ``choose_second_layouts``.
     What L2 has left for weights is known once there is a plan, so nothing is counted on there.
     """
-    engines = [e for e in map(engine_named, target.engines) if not e.copies]
+    engines = [e for e in map(engine_named, target.engines) if not e.second_layout]
     if len(engines) == 1:
         return ON_CORES
     room = {v.name: v.bytes for v in target.on_chip if v.name != L2}
     return choose(of.specs, [_asked_once(e) for e in engines], room, of.owners, barred)
 
 
-def choose_copies(
+def choose_second_layouts(
     choices: Choices,
     of: Multiplied,
     target: Target,
     free: Mapping[str, int],
     widest: int | None = None,
 ) -> Choices:
-    """The same with copies of matrices, as far as what a plan with these leaves ``free`` holds them, and no vector
+    """The same with second layouts of matrices, as far as a plan leaves ``free`` bytes for them, and no vector
     takes more words than ``widest``."""
     engines = [engine_named(name) for name in target.engines]
-    if not any(engine.copies for engine in engines):
+    if not any(engine.second_layout for engine in engines):
         return choices
     room = {level: left for level, left in free.items() if level != L2}
-    return with_copies(
+    return with_second_layouts(
         choices, of.specs, [_asked_once(e) for e in engines], room, of.owners, widest
     )
 
 
-def without_copies(choices: Choices, refused: Choices) -> Choices:
+def without_second_layouts(choices: Choices, refused: Choices) -> Choices:
     """The same, where those of ``refused`` would take what something else has."""
 
     def of(choice: Choice, had: Choice) -> Choice:

@@ -102,10 +102,10 @@ def _shape(w: QLinear, name: str) -> MatrixShape:
     slot = name.rsplit(".", 1)[-1]
     own = format_of(w.bits).inputs
     return MatrixShape(
-        name, padded_rows(slot, w.n), w.k, w.bits, w.seg, w.d is not None, w.offsets,
+        name, padded_rows(slot, w.n), w.k, w.bits, w.group, w.d is not None, w.offsets,
         w.low_rank.a.n if w.low_rank else 0, w.pad if w.pad != own else 0,
         w.engine, engine_named(w.engine).store,
-        beside_grouped=w.d is None and not w.x_bits,
+        grouped_input=w.d is None and not w.x_bits,
     )  # fmt: skip
 
 
@@ -253,8 +253,8 @@ def shapes_of_config(
                 pad = both if both > own else 0
                 out.append(
                     MatrixShape(
-                        a, rank, spec.k, SIDE_BITS, main.seg, False, Offsets.NONE, 0, pad,
-                        beside_grouped=not main.wide,
+                        a, rank, spec.k, SIDE_BITS, main.group, False, Offsets.NONE, 0, pad,
+                        grouped_input=not main.wide,
                     )
                 )  # fmt: skip
             out.append(main)

@@ -308,8 +308,8 @@ def last_values(name: str, kind: str, value: object) -> dict[str, np.ndarray]:
     """An op's output for the last token, one array of integers per dump name."""
     if isinstance(value, (QVector, Q16Vector)):
         scale = np.array([value.mantissa[-1], value.exponent[-1]])
-        segments = [value.c[-1]] if isinstance(value, QVector) else []
-        return dict(zip(_vector_names(name, kind), (value.q[-1], scale, *segments), strict=True))
+        groups = [value.c[-1]] if isinstance(value, QVector) else []
+        return dict(zip(_vector_names(name, kind), (value.q[-1], scale, *groups), strict=True))
     if isinstance(value, QHeads):
         return {name: value.q[-1]}
     return {name: np.asarray(value)[-1].reshape(-1)}
@@ -340,14 +340,16 @@ def locate(
 
 def _vector_names(name: str, kind: str) -> tuple[str, ...]:
     """What is dumped of a value: of a vector "x.q" its values, mantissa and exponent, and of an int8 one
-    its segments' scales."""
+    its groups' scales."""
     return (name, name[:-1] + "s", name[:-1] + "c")[: {"q8": 3, "q16": 2}.get(kind, 1)]
 
 
 def _unpadded(q: np.ndarray, graph: Graph, value: str, k: int) -> np.ndarray:
-    """Device int8 vectors pad every segment to whole words; undo that."""
+    """Device int8 vectors pad every group to whole words; undo that."""
     t = graph.types[value]
     pad = next(op.weight.pad for op in graph.ops if isinstance(op, Linear) and value in op.inputs)
-    padded = -(-t.seg // pad) * pad
-    pieces = [q[g * padded : g * padded + min(t.seg, k - g * t.seg)] for g in range(-(-k // t.seg))]
+    padded = -(-t.group // pad) * pad
+    pieces = [
+        q[g * padded : g * padded + min(t.group, k - g * t.group)] for g in range(-(-k // t.group))
+    ]
     return np.concatenate(pieces)

@@ -16,7 +16,7 @@ from shrinkc.storage.matrix import BLOCKS as BLOCKS
 from shrinkc.storage.matrix import SIDE_BITS as SIDE_BITS
 from shrinkc.storage.matrix import MatrixShape as MatrixShape
 from shrinkc.storage.matrix import Store as Store
-from shrinkc.storage.matrix import segment_size as segment_size
+from shrinkc.storage.matrix import stored_group as stored_group
 from shrinkc.storage.offsets import ZERO_BITS as ZERO_BITS
 from shrinkc.storage.offsets import ZERO_MAX as ZERO_MAX
 from shrinkc.storage.offsets import ZERO_MIN as ZERO_MIN

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 class StoredRows:
     """The integers of a matrix in the order in which its rows are stored, padded to whole blocks.
 
-    q int8 [rows, k], d uint8 and b int16 or zeros int8, signed ones of 4 bits, [rows, segments] or None,
-    r uint16 [rows]; segments of ``seg`` inputs, each padded to a multiple of ``pad``.  ``side``: the b of a
+    q int8 [rows, k], d uint8 and b int16 or zeros int8, signed ones of 4 bits, [rows, groups] or None,
+    r uint16 [rows]; groups of ``group`` inputs, each padded to a multiple of ``pad``.  ``side``: the b of a
     side path.
     """
 
     format: StorageFormat
-    seg: int
+    group: int
     pad: int
     q: np.ndarray
     d: np.ndarray | None
@@ -41,14 +41,14 @@ def pack_blocks(w: StoredRows) -> np.ndarray:
     parts: list[np.ndarray] = [w.r.astype("<u2").view("uint8").reshape(blocks, -1)]
     b = None if w.b is None else w.b.astype("<i2")
     zeros = None if w.zeros is None else w.zeros.reshape(blocks, ROW_BLOCK, -1).view("uint8") & 15
-    for g, at in enumerate(range(0, w.q.shape[1], w.seg)):
+    for g, at in enumerate(range(0, w.q.shape[1], w.group)):
         if w.d is not None:
             parts.append(w.d[:, g].reshape(blocks, ROW_BLOCK).view("uint8"))
         if b is not None:
             parts.append(np.ascontiguousarray(b[:, g]).reshape(blocks, ROW_BLOCK).view("uint8"))
         if zeros is not None:  # row 0 in the low bits of the first byte
             parts.append(zeros[:, 0::2, g] | zeros[:, 1::2, g] << 4)
-        parts.append(w.format.pack(w.q[:, at : at + w.seg], w.pad))
+        parts.append(w.format.pack(w.q[:, at : at + w.group], w.pad))
     if w.side is not None:
         parts.append(pack_blocks(w.side))
     return np.concatenate(parts, axis=1)

@@ -1,6 +1,6 @@
 """What a storage format is: how the integers of a matrix lie in memory, for kernels to walk.
 
-A matrix is stored in blocks of ROW_BLOCK rows, a block in segments along its inputs, a segment in
+A matrix is stored in blocks of ROW_BLOCK rows, a block in groups along its inputs, a group in
 units of ``inputs`` inputs.  A unit holds, row after row, the same word of every row, then their next
 word: a kernel reads one word per row at a time.  Its C twin is ``sc_dot_w<bits>.h``.
 
@@ -27,7 +27,7 @@ class StorageFormat:
     """Signed integers of ``bits`` bits, ``inputs`` of a row stored together.
 
     ``fold``: the kernel meets the weights at the top of their bytes, so that its sums are 2**fold
-    times what they mean until they are rounded; a segment's must stay below 2**30 all the same.
+    times what they mean until they are rounded; a group's must stay below 2**30 all the same.
     ``symmetric``: range for weights that are rounded without an offset.
     ``pack_units``: int8 [rows, units, inputs] -> uint8 [rows, units, bytes], whole words per row.
     ``clip``: parts of a group's range to try as its scale when weights are rounded, because clipping
@@ -66,7 +66,7 @@ class StorageFormat:
         return words * WORD * ROW_BLOCK * self.bits // 8
 
     def pack(self, q: np.ndarray, pad: int) -> np.ndarray:
-        """A segment int8 [rows, n] as uint8 [blocks, bytes], inputs padded to a multiple of ``pad``."""
+        """A group int8 [rows, n] as uint8 [blocks, bytes], inputs padded to a multiple of ``pad``."""
         import numpy as np
 
         rows, n = q.shape

@@ -27,31 +27,30 @@ if TYPE_CHECKING:
     import numpy as np
 
 ALIGN = 16  # bytes: every matrix begins at a multiple of this in its memory
-SEGMENT = 64  # activation group along K where the weights ask for nothing smaller
-SEGMENT_MAX = 96
-FLAT_BITS = 4  # of weights that make sums of 16 bits in segments of FLAT_WORDS
+GROUP = 64  # inputs of a group where the weights ask for nothing smaller
+GROUP_MAX = 96
+FLAT_BITS = 4  # of weights that make sums of 16 bits in groups of FLAT_WORDS
 SIDE_BITS = 8  # of a side path's two matrices, which have one scale per row
 
 
-def segment_size(k: int, group: int | None) -> int:
-    """Elements per int8 activation segment for a matrix [*, k] with weight groups of ``group``, or with
-    offsets and no groups.
+def stored_group(k: int, group_size: int | None) -> int:
+    """Inputs of a stored group, which shares an activation scale: ``group_size``, or a divisor where that is large.
 
-    A segment never crosses a weight group.
+    None: a matrix with offsets and no groups.
     """
-    if group is None:
-        return min(SEGMENT, k)
-    if group <= SEGMENT_MAX:
-        return group
-    divisors = [s for s in range(SEGMENT_MAX, 15, -1) if group % s == 0]
-    return divisors[0] if divisors else group
+    if group_size is None:
+        return min(GROUP, k)
+    if group_size <= GROUP_MAX:
+        return group_size
+    divisors = [s for s in range(GROUP_MAX, 15, -1) if group_size % s == 0]
+    return divisors[0] if divisors else group_size
 
 
 @dataclass(frozen=True)
 class Store:
     """One way to lay out a matrix.
 
-    ``block_bytes`` and ``beside_bytes`` say of a shape what a block takes, multiples of 4, and what
+    ``block_bytes`` and ``trailer_bytes`` say of a shape what a block takes, multiples of 4, and what
     lies behind the last one.  ``pack``: all of it as uint8 [bytes].  ``align``: of the first byte.
     """
 
@@ -59,7 +58,7 @@ class Store:
     rows: int
     block_bytes: Callable[[MatrixShape], int]
     pack: Callable[[StoredRows], np.ndarray]
-    beside_bytes: Callable[[MatrixShape], int] = lambda shape: 0
+    trailer_bytes: Callable[[MatrixShape], int] = lambda shape: 0
     align: int = ALIGN
 
     def __post_init__(self) -> None:
@@ -68,7 +67,7 @@ class Store:
 
 
 def block_bytes(m: MatrixShape) -> int:
-    own = 2 * ROW_BLOCK + m.nseg * m.header + m.format.weight_bytes(m.words)
+    own = 2 * ROW_BLOCK + m.groups * m.header + m.format.weight_bytes(m.words)
     return own + (block_bytes(m.side) if m.side else 0)
 
 
@@ -91,14 +90,14 @@ class MatrixShape:
     rows: int
     k: int
     bits: int
-    seg: int
+    group: int
     grouped: bool
     offsets: Offsets
     rank: int = 0
     pad: int = 0  # 0: as the bits ask for; QLinear.pad
     engine: str = "cores"
     store: Store = BLOCKS
-    beside_grouped: bool = False  # first half of a side path: reads what a grouped matrix reads
+    grouped_input: bool = False  # first half of a side path: reads what a grouped matrix reads
 
     @cached_property
     def kind(self) -> MatrixShape:
@@ -112,28 +111,28 @@ class MatrixShape:
     @property
     def wide(self) -> bool:
         """Whether it reads 16-bit activations."""
-        return not (self.grouped or self.asymmetric or self.beside_grouped)
+        return not (self.grouped or self.asymmetric or self.grouped_input)
 
     @property
     def format(self) -> StorageFormat:
         return format_of(self.bits)
 
     @cached_property
-    def nseg(self) -> int:
-        return -(-self.k // self.seg)
+    def groups(self) -> int:
+        return -(-self.k // self.group)
 
     @property
     def last(self) -> int:
-        return self.k - (self.nseg - 1) * self.seg
+        return self.k - (self.groups - 1) * self.group
 
-    def seg_words(self, elements: int) -> int:
-        """int32 words (4 inputs) of a segment of that many inputs, padding included."""
+    def group_words(self, elements: int) -> int:
+        """int32 words (4 inputs) of a group of that many inputs, padding included."""
         pad = self.pad or self.format.inputs
         return -(-elements // pad) * pad // WORD
 
     @cached_property
     def words(self) -> int:
-        return (self.nseg - 1) * self.seg_words(self.seg) + self.seg_words(self.last)
+        return (self.groups - 1) * self.group_words(self.group) + self.group_words(self.last)
 
     @property
     def x_words(self) -> int:
@@ -141,13 +140,13 @@ class MatrixShape:
         return self.words * (2 if self.wide else 1)
 
     @property
-    def x_segs(self) -> int:
-        """Segment scales of the vector that it reads."""
-        return 0 if self.wide else self.nseg
+    def x_groups(self) -> int:
+        """Group scales of the vector that it reads."""
+        return 0 if self.wide else self.groups
 
     @property
     def header(self) -> int:
-        """Bytes of d, and of b or zero points, per segment of a block."""
+        """Bytes of d, and of b or zero points, per group of a block."""
         return ROW_BLOCK * int(self.grouped) + self.offsets.bytes
 
     @property
@@ -155,7 +154,7 @@ class MatrixShape:
         """Pieces in which an int8 input vector is quantised."""
         if self.wide:
             return 0
-        return (self.nseg - 1) * -(-self.seg // X_BLOCK) + -(-self.last // X_BLOCK)
+        return (self.groups - 1) * -(-self.group // X_BLOCK) + -(-self.last // X_BLOCK)
 
     @property
     def sums(self) -> int:
@@ -167,22 +166,24 @@ class MatrixShape:
 
     @property
     def widened(self) -> int:
-        """Bytes of the weights of a block that are made 8 bit at a time for that: a segment's, or a piece's."""
+        """Bytes of the weights of a block that are made 8 bit at a time for that: a group's, or a piece's."""
         if self.bits == 8:
             return 0
-        words = min(self.words, WIDE_WORDS) if self.wide else self.seg_words(min(self.seg, self.k))
+        words = (
+            min(self.words, WIDE_WORDS) if self.wide else self.group_words(min(self.group, self.k))
+        )
         return 4 * ROW_BLOCK * words
 
     @cached_property
     def product_words(self) -> int:
-        """Words of a segment, where another engine can multiply it with several tokens; 0 where it cannot."""
-        words = self.seg_words(min(self.seg, self.k))
-        whole = words % PRODUCT_WORDS == 0 and self.seg_words(self.last) % PRODUCT_WORDS == 0
+        """Words of a group, where another engine can multiply it with several tokens; 0 where it cannot."""
+        words = self.group_words(min(self.group, self.k))
+        whole = words % PRODUCT_WORDS == 0 and self.group_words(self.last) % PRODUCT_WORDS == 0
         return words if self.grouped and not self.wide and whole else 0
 
     @property
     def flat(self) -> bool:
-        """Whether all sums of its segments, of q times x, are 16 bits long."""
+        """Whether all sums of its groups, of q times x, are 16 bits long."""
         return self.bits == FLAT_BITS and 0 < self.product_words <= FLAT_WORDS
 
     @cached_property
@@ -203,4 +204,4 @@ class MatrixShape:
 
     @cached_property
     def bytes(self) -> int:
-        return self.blocks * self.block_bytes + self.store.beside_bytes(self)
+        return self.blocks * self.block_bytes + self.store.trailer_bytes(self)

@@ -1,4 +1,4 @@
-"""What the segments of a block hold beside their scales."""
+"""What the groups of a block hold beside their scales."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shrinkc.abi import ROW_BLOCK
 
 
 class Offsets(IntEnum):
-    """Of each row and segment, what its weights are less: nothing, the scale times a zero point, or any int16.
+    """Of each row and group, what its weights are less: nothing, the scale times a zero point, or any int16.
 
     Zero points are signed integers of ZERO_BITS bits: those of a checkpoint whose weights have as many or fewer.
     They take a quarter of what others take, and mean the same.
@@ -20,7 +20,7 @@ class Offsets(IntEnum):
 
     @property
     def bytes(self) -> int:
-        """Of a segment of a block."""
+        """Of a group of a block."""
         return (0, ROW_BLOCK * ZERO_BITS // 8, 2 * ROW_BLOCK)[self]
 
 

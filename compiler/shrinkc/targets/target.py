@@ -51,7 +51,7 @@ def fetched(level: str) -> bool:
 
 
 ON_CHIP, OUTSIDE = by_access(COPIED), by_access(SWAPPED)
-"""The memories behind L1 that the DMA copies from, and those outside the chip that a program can write."""
+"""The lower memories (all but L1) that the DMA copies from, and those outside the chip that a program can write."""
 
 MACHINES = ("host", "qemu", "gvsoc")
 """What runs programs: this machine, an emulator of one core, a simulator of whole SoCs."""
@@ -112,7 +112,7 @@ class Program:
 class Target:
     """What a model is compiled for.
 
-    ``levels``: its memories; those behind L1 that a program does not find empty hold weights and are filled in
+    ``levels``: its memories; the lower ones that a program does not find empty hold weights and are filled in
     that order.
     ``l1_system`` and ``l2_system``: bytes that the runtime itself takes: stacks, small state and
     layer-independent tables in L1; code, stacks and console in L2.  ``programs``: machine that runs
@@ -219,7 +219,7 @@ class Target:
         return next((v.bytes for v in self.levels if v.name == name), 0)
 
     def written(self, name: str) -> int:
-        """Bytes of the memory ``name`` behind L1 that a running program may write, 0 where there are none."""
+        """Bytes of the lower memory ``name`` that a running program may write, 0 where there are none."""
         if name == L2 or name in OUTSIDE:
             return self.room(name)
         return next((min(v.writable, v.bytes) for v in self.levels if v.name == name), 0)

@@ -62,16 +62,16 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
 
 sc_step_fn sc_step_norm, sc_step_linear, sc_step_heads, sc_step_attention, sc_step_quant;
 SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 64, 0, 0, 0, 0, SC_VECTOR, SC_BESIDE_NORM}, /* attn_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 128, 128, 0, SC_STORE, SC_WORDS, SC_BESIDE_MATRIX}, /* qkv */
-    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 128, 16, 64, 0, 0, SC_BYTES, SC_BESIDE_HEADS}, /* q8 */
-    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 16, 128, 64, 0, 0, SC_WORDS, SC_BESIDE_ATTENTION}, /* attn */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 128, 0, 0, 1, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* o_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 1, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* mid */
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 64, 0, 0, 2, 1, SC_VECTOR, SC_BESIDE_NORM}, /* mlp_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_H, 0, 96, 96, 2, SC_SILU, SC_WORDS, SC_BESIDE_MATRIX}, /* h */
-    {sc_step_quant, SC_AT_H, SC_AT_XV, 96, 0, 0, 3, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* down_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 3, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* out */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 64, 0, 0, 0, 0, SC_VECTOR, SC_CONTROLLER_NORM}, /* attn_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 128, 128, 0, SC_STORE, SC_WORDS, SC_CONTROLLER_MATRIX}, /* qkv */
+    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 128, 16, 64, 0, 0, SC_BYTES, SC_CONTROLLER_HEADS}, /* q8 */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 16, 128, 64, 0, 0, SC_WORDS, SC_CONTROLLER_ATTENTION}, /* attn */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 128, 0, 0, 1, 0, SC_VECTOR, SC_CONTROLLER_QUANT}, /* o_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 1, SC_ADD, SC_WORDS, SC_CONTROLLER_MATRIX}, /* mid */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 64, 0, 0, 2, 1, SC_VECTOR, SC_CONTROLLER_NORM}, /* mlp_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_H, 0, 96, 96, 2, SC_SILU, SC_WORDS, SC_CONTROLLER_MATRIX}, /* h */
+    {sc_step_quant, SC_AT_H, SC_AT_XV, 96, 0, 0, 3, 0, SC_VECTOR, SC_CONTROLLER_QUANT}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 3, SC_ADD, SC_WORDS, SC_CONTROLLER_MATRIX}, /* out */
 };
 
 SC_L1_DATA const sc_matrix sc_embedding = {66736u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0, 0};

@@ -80,13 +80,13 @@ enum sc_op {
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 8 /* cores that the plan has room for that take heads */
 
-#define SC_FRUGAL 0 /* memory/plan.py */
-#define SC_ASIDE_WORDS 0 /* that a core sets aside to make a vector in place */
+#define SC_IN_PLACE 0 /* memory/plan.py */
+#define SC_SPILL_WORDS 0 /* that a core spills while it makes a vector in place */
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 128
 #define SC_XQ_WORDS 32
-#define SC_XSEGS 6 /* of int8 vectors; 0: there are none */
+#define SC_XGROUPS 6 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 12
 #define SC_XSUMS 1
 #define SC_Q16 1 /* whether there are 16-bit vectors */
@@ -104,7 +104,7 @@ enum sc_op {
 #define SC_HAS_ENGINES 1
 #define SC_ON_CORES 0 /* sc_matrix.engine */
 #define SC_ENGINE_TABLE 148 /* bytes of L1 that an engine keeps for each matrix */
-#define SC_ENGINE_COPIES 1 /* of matrices, for passes of one token */
+#define SC_ENGINE_SECOND_LAYOUT 1 /* of matrices, for passes of one token */
 #define SC_ON_NEUREKA_BOTH 1
 #define SC_ONLY_ENGINE sc_engine_neureka_both /* of all matrices but the cores' */
 

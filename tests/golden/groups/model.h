@@ -80,13 +80,13 @@ enum sc_op {
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 8 /* cores that the plan has room for that take heads */
 
-#define SC_FRUGAL 0 /* memory/plan.py */
-#define SC_ASIDE_WORDS 0 /* that a core sets aside to make a vector in place */
+#define SC_IN_PLACE 0 /* memory/plan.py */
+#define SC_SPILL_WORDS 0 /* that a core spills while it makes a vector in place */
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 120
 #define SC_XQ_WORDS 34
-#define SC_XSEGS 9 /* of int8 vectors; 0: there are none */
+#define SC_XGROUPS 9 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 17
 #define SC_XSUMS 1
 #define SC_Q16 0 /* whether there are 16-bit vectors */

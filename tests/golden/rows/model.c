@@ -28,16 +28,16 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
 
 sc_step_fn sc_step_norm, sc_step_linear, sc_step_heads, sc_step_attention, sc_step_quant;
 SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 0, 0, SC_VECTOR, SC_BESIDE_NORM}, /* attn_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 32, 32, 0, SC_STORE, SC_WORDS, SC_BESIDE_MATRIX}, /* qkv */
-    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 32, 4, 16, 0, 0, SC_BYTES, SC_BESIDE_HEADS}, /* q8 */
-    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 4, 32, 16, 0, 0, SC_WORDS, SC_BESIDE_ATTENTION}, /* attn */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 32, 0, 0, 1, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* o_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 1, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* mid */
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 2, 1, SC_VECTOR, SC_BESIDE_NORM}, /* mlp_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_H, 0, 24, 24, 2, SC_SILU, SC_WORDS, SC_BESIDE_MATRIX}, /* h */
-    {sc_step_quant, SC_AT_H, SC_AT_XV, 24, 0, 0, 3, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* down_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 3, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* out */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 0, 0, SC_VECTOR, SC_CONTROLLER_NORM}, /* attn_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 32, 32, 0, SC_STORE, SC_WORDS, SC_CONTROLLER_MATRIX}, /* qkv */
+    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 32, 4, 16, 0, 0, SC_BYTES, SC_CONTROLLER_HEADS}, /* q8 */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 4, 32, 16, 0, 0, SC_WORDS, SC_CONTROLLER_ATTENTION}, /* attn */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 32, 0, 0, 1, 0, SC_VECTOR, SC_CONTROLLER_QUANT}, /* o_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 1, SC_ADD, SC_WORDS, SC_CONTROLLER_MATRIX}, /* mid */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 16, 0, 0, 2, 1, SC_VECTOR, SC_CONTROLLER_NORM}, /* mlp_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_H, 0, 24, 24, 2, SC_SILU, SC_WORDS, SC_CONTROLLER_MATRIX}, /* h */
+    {sc_step_quant, SC_AT_H, SC_AT_XV, 24, 0, 0, 3, 0, SC_VECTOR, SC_CONTROLLER_QUANT}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 3, SC_ADD, SC_WORDS, SC_CONTROLLER_MATRIX}, /* out */
 };
 
 SC_L1_DATA const sc_matrix sc_embedding = {12928u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 20, 1, 0};

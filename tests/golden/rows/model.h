@@ -80,8 +80,8 @@ enum sc_op {
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 9 /* cores that the plan has room for that take heads */
 
-#define SC_FRUGAL 1 /* memory/plan.py */
-#define SC_ASIDE_WORDS 14 /* that a core sets aside to make a vector in place */
+#define SC_IN_PLACE 1 /* memory/plan.py */
+#define SC_SPILL_WORDS 14 /* that a core spills while it makes a vector in place */
 #define SC_ROOM_OF_O 0 /* words of a token, in which the vector comes to be; 0: it has a place of its own */
 #define SC_SOURCE_OF_O SC_AT_XQ
 #define SC_ROOM_OF_DOWN 24 /* words of a token, in which the vector comes to be; 0: it has a place of its own */
@@ -90,7 +90,7 @@ enum sc_op {
 /* widths of the shared buffers */
 #define SC_Y_WORDS 32
 #define SC_XQ_WORDS 12
-#define SC_XSEGS 0 /* of int8 vectors; 0: there are none */
+#define SC_XGROUPS 0 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 0
 #define SC_XSUMS 0
 #define SC_Q16 1 /* whether there are 16-bit vectors */
@@ -107,7 +107,7 @@ enum sc_op {
 #define SC_HAS_ENGINES 1
 #define SC_ON_CORES 0 /* sc_matrix.engine */
 #define SC_ENGINE_TABLE 148 /* bytes of L1 that an engine keeps for each matrix */
-#define SC_ENGINE_COPIES 1 /* of matrices, for passes of one token */
+#define SC_ENGINE_SECOND_LAYOUT 1 /* of matrices, for passes of one token */
 #define SC_ON_NEUREKA_1X1 1
 #define SC_ON_NEUREKA_BOTH 2
 

@@ -19,16 +19,16 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
 
 sc_step_fn sc_step_norm, sc_step_linear, sc_step_heads, sc_step_attention, sc_step_quant;
 SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 24, 0, 0, 0, 0, SC_VECTOR, SC_BESIDE_NORM}, /* attn_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 70, 70, 0, SC_STORE, SC_WORDS, SC_BESIDE_MATRIX}, /* qkv */
-    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 70, 12, 48, 0, 0, SC_BYTES, SC_BESIDE_HEADS}, /* q8 */
-    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 12, 70, 42, 0, 0, SC_WORDS, SC_BESIDE_ATTENTION}, /* attn */
-    {sc_step_quant, SC_AT_Y, SC_AT_XV, 70, 0, 0, 1, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* o_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 1, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* mid */
-    {sc_step_norm, SC_AT_X, SC_AT_XV, 24, 0, 0, 2, 1, SC_VECTOR, SC_BESIDE_NORM}, /* mlp_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_H, 0, 24, 24, 2, SC_SILU, SC_WORDS, SC_BESIDE_MATRIX}, /* h */
-    {sc_step_quant, SC_AT_H, SC_AT_XV, 24, 0, 0, 3, 0, SC_VECTOR, SC_BESIDE_QUANT}, /* down_in.q */
-    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 3, SC_ADD, SC_WORDS, SC_BESIDE_MATRIX}, /* out */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 24, 0, 0, 0, 0, SC_VECTOR, SC_CONTROLLER_NORM}, /* attn_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_Y, 0, 70, 70, 0, SC_STORE, SC_WORDS, SC_CONTROLLER_MATRIX}, /* qkv */
+    {sc_step_heads, SC_AT_Y, SC_AT_Q8, 70, 12, 48, 0, 0, SC_BYTES, SC_CONTROLLER_HEADS}, /* q8 */
+    {sc_step_attention, SC_AT_Q8, SC_AT_Y, 12, 70, 42, 0, 0, SC_WORDS, SC_CONTROLLER_ATTENTION}, /* attn */
+    {sc_step_quant, SC_AT_Y, SC_AT_XV, 70, 0, 0, 1, 0, SC_VECTOR, SC_CONTROLLER_QUANT}, /* o_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 1, SC_ADD, SC_WORDS, SC_CONTROLLER_MATRIX}, /* mid */
+    {sc_step_norm, SC_AT_X, SC_AT_XV, 24, 0, 0, 2, 1, SC_VECTOR, SC_CONTROLLER_NORM}, /* mlp_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_H, 0, 24, 24, 2, SC_SILU, SC_WORDS, SC_CONTROLLER_MATRIX}, /* h */
+    {sc_step_quant, SC_AT_H, SC_AT_XV, 24, 0, 0, 3, 0, SC_VECTOR, SC_CONTROLLER_QUANT}, /* down_in.q */
+    {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 3, SC_ADD, SC_WORDS, SC_CONTROLLER_MATRIX}, /* out */
 };
 
 SC_L1_DATA const sc_matrix sc_embedding = {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0};

@@ -80,13 +80,13 @@ enum sc_op {
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 8 /* cores that the plan has room for that take heads */
 
-#define SC_FRUGAL 0 /* memory/plan.py */
-#define SC_ASIDE_WORDS 0 /* that a core sets aside to make a vector in place */
+#define SC_IN_PLACE 0 /* memory/plan.py */
+#define SC_SPILL_WORDS 0 /* that a core spills while it makes a vector in place */
 
 /* widths of the shared buffers */
 #define SC_Y_WORDS 70
 #define SC_XQ_WORDS 22
-#define SC_XSEGS 0 /* of int8 vectors; 0: there are none */
+#define SC_XGROUPS 0 /* of int8 vectors; 0: there are none */
 #define SC_XBLOCKS 0
 #define SC_XSUMS 0
 #define SC_Q16 1 /* whether there are 16-bit vectors */

@@ -10,7 +10,7 @@ import numpy as np
 
 from shrinkc.abi import QVEC_BYTES, product_bytes, shared_product_bytes, split_bytes
 from shrinkc.costs import Arithmetic, Work
-from shrinkc.costs.work import BESIDE, share, total
+from shrinkc.costs.work import OVERLAPPED, share, total
 from shrinkc.engines import CORES, engine_named
 from shrinkc.engines.cores import with_products
 from shrinkc.ir.graph import Graph, Op, State, Type
@@ -38,7 +38,7 @@ def rule_linear_types(graph: Graph, op: Linear) -> str | None:
         return f"residual {types[1]} does not match Q{w.frac}"
     if w.low_rank:
         a, b = w.low_rank.a, w.low_rank.b
-        if (a.k, a.seg, a.cmax, a.x_bits, a.pad) != (w.k, w.seg, w.cmax, w.x_bits, w.pad):
+        if (a.k, a.group, a.cmax, a.x_bits, a.pad) != (w.k, w.group, w.cmax, w.x_bits, w.pad):
             return f"{a.name} does not share the activations of {w.name}"
         if a.n != b.k or b.n != w.n or b.frac != w.frac:
             return f"side path {a.n}->{b.n} does not fit {w.name}"
@@ -49,7 +49,7 @@ def vector_type(w: QLinear) -> Type:
     """The type of the activations that a matrix reads."""
     if w.x_bits:
         return Type("q16", w.k, bits=w.x_bits)
-    return Type("q8", w.k, seg=w.seg, cmax=w.cmax)
+    return Type("q8", w.k, group=w.group, cmax=w.cmax)
 
 
 def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
@@ -70,9 +70,9 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
             room = max(shared_product_bytes(sizes.chunk, words) for words in slot.product_words)
             yield Use("products", Access.SCRATCH, room)
     yield from (Use(name, Access.READ) for name in ("xv", "xq"))
-    if sizes.in_place(step.inputs[0]):
+    if sizes.made_in_place(step.inputs[0]):
         yield Use(sizes.source(step.inputs[0]), Access.READ)
-    if slot.nseg:
+    if slot.groups:
         yield Use("xc", Access.READ)
     if slot.asymmetric:
         yield Use("xsum", Access.READ)
@@ -96,17 +96,17 @@ def product_work(turn: Turn) -> Work:
         kind = "rows" if turn.tokens == 1 else "rows_of_several"
         if engine_named(m.engine).sums(turn.tokens):
             kind = "rows_summed"
-        features |= {f"{BESIDE}.tokens": turn.tokens, f"{BESIDE}.{kind}": rows}
+        features |= {f"{OVERLAPPED}.tokens": turn.tokens, f"{OVERLAPPED}.{kind}": rows}
     if m.side is not None:
         first = MatrixShape(
             f"{m.name}.a",
             m.rank,
             m.k,
             SIDE_BITS,
-            m.seg,
+            m.group,
             False,
             Offsets.NONE,
-            beside_grouped=not m.wide,
+            grouped_input=not m.wide,
         )
         sides = ((first, (first.blocks,)), (m.side, turn.tiles))
         works = [Work(engine_named(CORES).work(s, turn.tokens, tiles)) for s, tiles in sides]
@@ -190,7 +190,7 @@ class Linear(Op):
         assert turn.matrix is not None
         if turn.matrix.engine != CORES:
             rows = turn.tokens * share(turn.matrix.rows, turn.sizes.cores)
-            return product + Work({f"{BESIDE}.added": rows})
+            return product + Work({f"{OVERLAPPED}.added": rows})
         blocks = product.features.get("blocks_of_several", 0) or product.features["blocks"]
         return product + Work({"added": blocks})
 

@@ -60,7 +60,7 @@ class NormQuant(MakesVector, Op):
         gain = self.gain.astype(I64)
         if t.kind == "q16":
             return vectors.norm_quantize_q16(x, t.bits, self.pre_shift, self.eps, gain)
-        return vectors.norm_quantize_vector(x, t.seg, t.cmax, self.pre_shift, self.eps, gain)
+        return vectors.norm_quantize_vector(x, t.group, t.cmax, self.pre_shift, self.eps, gain)
 
     def macros(self) -> dict[str, int | str]:
         drop = vectors.square_drop(len(self.gain))

@@ -45,8 +45,8 @@ def scan_uses(x_blocks: int, sizes: PassSizes) -> Iterable[Use]:
     yield Use("parts", Access.WRITE, PART_BYTES * sizes.shared * max(sizes.cores, vectors.SHARES))
 
 
-def set_aside(k: int) -> int:
-    """The most words that a core sets aside while it makes a vector of ``k`` values where they are: high bytes, from
+def spilled_words(k: int) -> int:
+    """The most words that a core spills while it makes a vector of ``k`` values where they are: high bytes, from
     the middle of a token's room on, lie ahead of what has been read up to two thirds of it.  Where these two thirds
     are all values, that is a quarter of them; in fours.  The C twin is split_in_place() in sc_q16.c."""
     return k // 4 + 8
@@ -63,21 +63,23 @@ class MakesVector(OnDevice):
         """The vector for the matrix that reads it; xv, its head, has pointers since before the first pass."""
         reader, source = sizes.slot(step), sizes.buffer(step.inputs[0])
         several = sizes.words(reader.several_words)
-        if sizes.in_place(step.name):
-            several = 4 * sizes.team * set_aside(sizes.width(step.inputs[0]))
+        if sizes.made_in_place(step.name):
+            several = 4 * sizes.team * spilled_words(sizes.width(step.inputs[0]))
             yield Use(source, Access.UPDATE)
         else:
             yield Use(source, Access.READ)
         yield from scan_uses(reader.x_blocks, sizes)
         yield Use("xv", Access.KEEP, QVEC_BYTES * sizes.chunk)
         yield Use("xq", Access.WRITE, max(several, 4 * reader.words))
-        if reader.nseg:
-            yield Use("xc", Access.WRITE, sizes.words(reader.nseg))
+        if reader.groups:
+            yield Use("xc", Access.WRITE, sizes.words(reader.groups))
         if sizes.scratch:
             # an engine starts at once
-            yield Use("engine", Access.KEEP if sizes.tails else Access.WRITE, sizes.scratch)
+            yield Use("engine", Access.KEEP if sizes.remainders else Access.WRITE, sizes.scratch)
         if reader.asymmetric:
-            yield Use("xsum", Access.WRITE, sizes.words(max(s.nseg for s in sizes.slots.values())))
+            yield Use(
+                "xsum", Access.WRITE, sizes.words(max(s.groups for s in sizes.slots.values()))
+            )
 
     @classmethod
     def work(cls, step: Step, turn: Turn) -> Work:
@@ -88,13 +90,13 @@ class MakesVector(OnDevice):
         assert m is not None
         cores, team, starts = turn.sizes.cores, turn.sizes.team, m.engine != CORES
         whole, left = divmod(turn.tokens, team)
-        if 2 * left > team or (left and turn.tokens > 1 and turn.sizes.in_place(step.name)):
+        if 2 * left > team or (left and turn.tokens > 1 and turn.sizes.made_in_place(step.name)):
             whole, left = whole + 1, 0
         if not m.wide:
             return Work({
                 "calls": 1, "starts": int(starts), "tokens": left, "elements": left * share(m.k, cores),
-                "blocks": left * share(m.x_blocks, cores), "sums": left * m.nseg * m.asymmetric,
-                "tokens_whole": whole, "elements_whole": whole * m.k, "segments_whole": whole * m.nseg,
+                "blocks": left * share(m.x_blocks, cores), "sums": left * m.groups * m.asymmetric,
+                "tokens_whole": whole, "elements_whole": whole * m.k, "groups_whole": whole * m.groups,
             })  # fmt: skip
         # of 16-bit ones one alone has a path of its own
         several = "_of_several" if turn.tokens > 1 else ""
@@ -127,4 +129,4 @@ class Quant(MakesVector, Op):
         t, x = state.graph.types[self.out], permuted(np.asarray(args[0]), self.perm)
         if t.kind == "q16":
             return vectors.quantize_q16(x, t.bits)
-        return vectors.quantize_vector(x, t.seg, t.cmax)
+        return vectors.quantize_vector(x, t.group, t.cmax)

@@ -134,7 +134,7 @@ def layer_cache_uses(sizes: PassSizes) -> Iterable[Use]:
     """The cache of the layer at hand, where that comes into L1 as long as it is short enough; beside a step of
     the layer before, or else of its own."""
     if sizes.kv_window:
-        yield layer_cache_use(sizes, Access.UPDATE if sizes.frugal else Access.KEEP)
+        yield layer_cache_use(sizes, Access.UPDATE if sizes.in_place else Access.KEEP)
 
 
 def layer_cache_use(sizes: PassSizes, access: Access) -> Use:

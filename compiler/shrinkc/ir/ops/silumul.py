@@ -59,7 +59,7 @@ class SiluMul(Op):
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from product_uses(step, sizes)
-        if not sizes.frugal:
+        if not sizes.in_place:
             yield from layer_cache_uses(sizes)  # the next layer's sets out beside the last tile
         yield from gain_uses(sizes)  # and so do those of its first norm
         yield Use(cls.buffer(step, sizes), Access.WRITE, sizes.words(cls.width(step, sizes)))

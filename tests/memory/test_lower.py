@@ -1,4 +1,4 @@
-"""What lies where behind L1 is decided by what a pass would have to fetch."""
+"""Places in the lower memories are decided by what a pass would have to fetch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from shrinkc.core.errors import DoesNotFit
 from shrinkc.costs import cost_table
 from shrinkc.engines import Choice, Choices
 from shrinkc.memory import planner
-from shrinkc.memory.behind import FETCH_CYCLES, Asked, arrange
 from shrinkc.memory.cycles import Passes, cost_of
+from shrinkc.memory.lower import FETCH_CYCLES, Asked, arrange
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import faults_of
@@ -166,7 +166,7 @@ def on_chip(plan: Plan) -> list[int]:
 def test_what_has_room_on_the_chip_lies_all_along_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of SmolLM2, whose flash would wait while the cores are at three layers on the chip; each third of the layers has
     its share, and flash delivers no more than a hundredth more than if the first ones were there."""
-    monkeypatch.setattr(planner, "NEAR", ())
+    monkeypatch.setattr(planner, "HEAD_INTERLEAVES", ())
     s = smol(512)
     plan = sound(s, SIRACUSA)
     thirds = [sum(at // 10 == third for at in on_chip(plan)) for third in range(3)]

@@ -1,4 +1,4 @@
-"""What can be wrong behind L1: weights, tables, the cache, and what else lies in those memories."""
+"""What can be wrong in the lower memories: weights, tables, the cache, and what else lies there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from shrinkc.memory.parts import Placement
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.verify_sizes import (
     gain_bytes,
+    group_lengths,
     layer_cache_bytes,
-    segment_lengths,
     table_bytes,
     vector_words,
 )
@@ -46,12 +46,12 @@ def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
 
 
 def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
-    """Every layer's cache has a memory behind L1 that a program may write, or all of them are in L1."""
+    """Every layer's cache has a lower memory that a program may write, or all of them are in L1."""
     layers = 0 if plan.kv_in_l1 else s.num_layers
     if sum(plan.kv_layers.values()) != layers or any(n < 1 for n in plan.kv_layers.values()):
-        yield f"the cache of {layers} layers lies behind L1, planned are {plan.kv_layers}"
+        yield f"the cache of {layers} layers lies in the lower memories, planned are {plan.kv_layers}"
     one = layer_cache_bytes(s)
-    have = {b.level: b.bytes for b in plan.beside if b.name == "kv cache"}
+    have = {b.level: b.bytes for b in plan.lower_buffers if b.name == "kv cache"}
     if sorted(have) != sorted(plan.kv_layers):
         yield f"kv cache: bytes in {sorted(have)}, layers in {sorted(plan.kv_layers)}"
     for level, count in plan.kv_layers.items():
@@ -85,8 +85,8 @@ def _table_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             yield f"{table.name}: table stage of {plan.table_stage} for {windows.get(table.name)}"
 
 
-def behind_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
-    have = {b.name: b.bytes for b in plan.beside if b.level == L2}
+def lower_memory_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    have = {b.name: b.bytes for b in plan.lower_buffers if b.level == L2}
     for name, size in _l2_needs(plan, s, t).items():
         if have.get(name, -1) < size:
             yield f"L2 {name}: {have.get(name, 'no')} bytes for {size}"
@@ -100,14 +100,14 @@ def behind_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             if where == level.name
         ]
         stored += [table.offset + table.bytes for table in plan.tables if table.level == level.name]
-        beside = sum(b.bytes for b in plan.beside if b.level == level.name)
+        others = sum(b.bytes for b in plan.lower_buffers if b.level == level.name)
         if stored and level not in t.stored:
             yield f"{level.name}: nothing can be stored there"
-        if beside and fetched(level.name):
+        if others and fetched(level.name):
             yield f"{level.name}: buffers in a memory that is only read"
-        if max(stored, default=0) + beside > level.bytes:
-            yield f"{level.label}: {max(stored, default=0) + beside} bytes of {level.bytes}"
-    for b in plan.beside:
+        if max(stored, default=0) + others > level.bytes:
+            yield f"{level.label}: {max(stored, default=0) + others} bytes of {level.bytes}"
+    for b in plan.lower_buffers:
         if not t.has(b.level):
             yield f"{b.name}: unknown level {b.level}"
 
@@ -139,13 +139,13 @@ def engine_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
 
 def _pieces(p: Placement) -> list[tuple[str, int, int]]:
     """Memory, offset and bytes of what lies together of a matrix."""
-    if not p.every:
+    if not p.interleave:
         return [(p.level, p.offset, p.bytes)]
-    near = 0
+    chip = 0
     for tile, at in enumerate(range(0, p.blocks, max(1, p.tile_blocks))):
-        if tile % p.every == 0:
-            near += min(p.tile_blocks, p.blocks - at) * p.block_bytes
-    return [(p.level, p.offset, p.bytes - near), (p.near, p.near_offset, near)]
+        if tile % p.interleave == 0:
+            chip += min(p.tile_blocks, p.blocks - at) * p.block_bytes
+    return [(p.level, p.offset, p.bytes - chip), (p.chip_level, p.chip_offset, chip)]
 
 
 def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
@@ -173,15 +173,15 @@ def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         if p is None:
             yield f"{m.name}: not placed"
             continue
-        rows, size, beside = 8, 16 + vector_words(m.k, m.seg, m.bits, m.pad) * 4 * m.bits, 0
+        rows, size, trailer = 8, 16 + vector_words(m.k, m.group, m.bits, m.pad) * 4 * m.bits, 0
         offsets = {0: 0, 1: 4, 2: 16}[m.offsets]  # none, zero points, any
-        size += len(segment_lengths(m.k, m.seg)) * (8 * int(m.grouped) + offsets)
+        size += len(group_lengths(m.k, m.group)) * (8 * int(m.grouped) + offsets)
         if m.rank:
             size += 16 + vector_words(m.rank, m.rank, 8) * 32
         if m.engine != CORES:  # only the engine's store knows how it lays out a matrix
             store = m.store
-            rows, size, beside = store.rows, store.block_bytes(m), store.beside_bytes(m)
-        if p.block_bytes != size or p.bytes != p.blocks * size + beside:
+            rows, size, trailer = store.rows, store.block_bytes(m), store.trailer_bytes(m)
+        if p.block_bytes != size or p.bytes != p.blocks * size + trailer:
             yield f"{m.name}: blocks of {size} bytes; the plan says {p.block_bytes}, {p.bytes} in all"
         if p.blocks * rows < m.rows or (p.blocks - 1) * rows >= m.rows:
             yield f"{m.name}: {p.blocks} blocks for {m.rows} rows"
@@ -200,14 +200,14 @@ def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         if p.level not in rooms:
             yield f"{m.name}: unknown level {p.level}"
             continue
-        if p.every and (m.name != "head" or m.engine != CORES or p.every < 2):
-            yield f"{m.name}: one of {p.every} tiles near; of the head alone two or more can be"
-        if p.every and (p.near not in ON_CHIP or not t.has(p.near) or not outside):
-            yield f"{m.name}: tiles in {p.near}, which is not on the chip, or the others not in flash"
-        if p.every and not all(held for _, _, held in _pieces(p)):
-            yield f"{m.name}: one of {p.every} tiles near leaves nothing in {p.level}"
-        if p.every and (p.near_offset % 4 or p.near_offset < 0):
-            yield f"{m.name}: stored at {p.near_offset}, not a multiple of 4 from 0 on"
+        if p.interleave and (m.name != "head" or m.engine != CORES or p.interleave < 2):
+            yield f"{m.name}: one of {p.interleave} tiles on the chip; only the head can be interleaved, by two or more"
+        if p.interleave and (p.chip_level not in ON_CHIP or not t.has(p.chip_level) or not outside):
+            yield f"{m.name}: tiles in {p.chip_level}, which is not on the chip, or the others not in flash"
+        if p.interleave and not all(held for _, _, held in _pieces(p)):
+            yield f"{m.name}: one of {p.interleave} tiles on the chip leaves nothing in {p.level}"
+        if p.interleave and (p.chip_offset % 4 or p.chip_offset < 0):
+            yield f"{m.name}: stored at {p.chip_offset}, not a multiple of 4 from 0 on"
         if m.name in owners:
             continue  # its bytes are its owner's, and count once
         for level, offset, held in _pieces(p):

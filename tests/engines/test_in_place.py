@@ -45,8 +45,8 @@ def graph_of(case: str, folder: Path, target: Target = SIRACUSA) -> tuple[Graph,
     return lowered(model, QuantOptions(), CONTEXT, target), model
 
 
-def frugal_budget(graph: Graph, model: FloatModel, whole: bool = True) -> int:
-    """The least L1 of which a plan is frugal and has the longest chunks of such plans, whose cache comes a layer at a
+def in_place_budget(graph: Graph, model: FloatModel, whole: bool = True) -> int:
+    """The least L1 of which a plan is in place and has the longest chunks of such plans, whose cache comes a layer at a
     time, always or as long as it is short."""
     shape, found = shape_of(graph, model), []
     for budget in range(16 * KIB, 160 * KIB, KIB):
@@ -55,14 +55,14 @@ def frugal_budget(graph: Graph, model: FloatModel, whole: bool = True) -> int:
         except DoesNotFit:
             continue
         positions = 4 * plan.kv_window_blocks
-        if plan.frugal and positions and (positions >= graph.context) == whole:
+        if plan.in_place and positions and (positions >= graph.context) == whole:
             found.append((plan.chunk, -budget))
     return -max(found)[1]
 
 
 def program(case: str, folder: Path, whole: bool = True, target: Target = SIRACUSA) -> Program:
     graph, model = graph_of(case, folder, target)
-    budget = frugal_budget(graph, model, whole)
+    budget = in_place_budget(graph, model, whole)
     return compile_graph(graph, model, folder / "out", SIRACUSA, budget)
 
 
@@ -70,7 +70,7 @@ def program(case: str, folder: Path, whole: bool = True, target: Target = SIRACU
 def test_every_integer_is_the_interpreters(case: str, tmp_path: Path) -> None:
     need("host")
     found = program(case, tmp_path)
-    assert found.plan.frugal and found.plan.chunk >= 8
+    assert found.plan.in_place and found.plan.chunk >= 8
     assert prove(found, "host", 1, 2, 3, 18, 37, SAN="1", LAZY="1", CORES="3") > 1000
     if missing("qemu") is None and case in ("o and down", "nothing in place"):
         assert prove(found, "qemu", 19) > 0

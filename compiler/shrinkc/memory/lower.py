@@ -1,4 +1,4 @@
-"""What lies where behind L1: weights, the KV cache, tables, and what only L2 can hold.
+"""Places in the lower memories (all but L1): of weights, the KV cache, tables, and what only L2 can hold.
 
 L2 and weight memory are copied from at one speed; flash, eight times slower, delays a pass by what it has to
 deliver.  So the arrangement is taken of which the least comes from flash in a pass: weights are streamed whole, of
@@ -20,10 +20,10 @@ from shrinkc.memory.parts import (
     Table,
     align,
     gain_bytes,
+    interleaved_blocks,
     kv_layer_bytes,
     kv_shape,
     layer_table_bytes,
-    near_blocks,
     table_sizes,
     tile_blocks,
 )
@@ -40,29 +40,31 @@ FETCH_CYCLES = 250  # a fetch of few bytes: seven registers, the latency, and as
 
 @dataclass(frozen=True)
 class Asked:
-    """What the use of L1 that was decided asks of the memories behind it.  ``stages``: buffers that tiles from flash
-    come through; ``spread``: where not all weights have room on the chip, those that have are not the first ones
-    that a pass reads, but some all along, so that flash never waits long for one of its own; ``every``: those are
-    each so many-th tile of the head before anything else; 0: no tile of the head goes first."""
+    """What the use of L1 that was decided asks of the lower memories.
+
+    ``stages``: buffers that tiles from flash come through.  ``interleave_matrices``: the matrices on the chip are
+    not the first of a pass but every few, so that flash works all along.  ``interleave_head``: each so many-th tile
+    of the head is on the chip before anything else; 0: none.
+    """
 
     kv_in_l1: bool
     logits_in_l1: bool
     chunk: int
     tile: int
     stages: int = 2
-    spread: bool = False
-    every: int = 0
+    interleave_matrices: bool = False
+    interleave_head: int = 0
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """A way to lay out everything behind L1; ``kv_layers``: memory -> the layers whose cache it holds, the
+    """A way to lay out the lower memories; ``kv_layers``: memory -> the layers whose cache it holds, the
     first ones in L2, the last ones in HyperRAM."""
 
     placements: list[Placement]
     tables: list[Table]
     kv_layers: dict[str, int]
-    beside: list[Buffer]
+    buffers: list[Buffer]
     used: dict[str, int]
     stage_bytes: int
     embed_stage: int
@@ -192,8 +194,8 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         name: [v for v in engine_named(name).levels or room if v in room]
         for name in {m.engine for m in usual}
     }
-    near = _near(s.head, asked, room, at)
-    for m in _spread(usual, owners, room, at) if asked.spread else usual:
+    interleaved = _interleaved_head(s.head, asked, room, at)
+    for m in _interleaved(usual, owners, room, at) if asked.interleave_matrices else usual:
         owner = owners.get(m.name)
         if owner in out:
             out[m.name] = replace(out[owner], name=m.name)
@@ -208,15 +210,17 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
             at[level] = start + align(m.bytes)
             without.add(m.name)
             continue
-        if near is not None and m.name == s.head.name:
-            p = replace(near, level=level, offset=start)
+        if interleaved is not None and m.name == s.head.name:
+            p = replace(interleaved, level=level, offset=start)
         else:
             blocks = tile_blocks(m, asked.tile) if m.engine == CORES else m.blocks
             p = Placement(m.name, level, start, m.bytes, m.block_bytes, m.blocks, blocks, m.engine)
         out[m.name] = p
-        at[level] = start + align(m.bytes - p.near_bytes)
+        at[level] = start + align(m.bytes - p.chip_bytes)
     # nobody is told: whoever asks has another plan
-    if asked.every and (near is None or s.head.name not in out or _on_chip(out[s.head.name])):
+    if asked.interleave_head and (
+        interleaved is None or s.head.name not in out or _on_chip(out[s.head.name])
+    ):
         whole = (s.head.name, s.head.bytes)
         return Lack("weights", s.head.bytes, 0, (whole,), tuple(v.label for v in t.stored))
     if short:
@@ -225,11 +229,11 @@ def _arrange(s: ModelShape, t: Target, asked: Asked, way: _Way) -> Arrangement |
         have = need - sum(short.values())
         return Lack("weights", need, have, tuple((m.name, m.bytes) for m in big), names)
     always = tuple(range(len(s.steps)))
-    beside = [Buffer(name, level, align(size), always) for name, level, size in reserved.buffers]
+    buffers = [Buffer(name, level, align(size), always) for name, level, size in reserved.buffers]
     placements = [out[m.name] for m in usual]
     return Arrangement(
         placements, reserved.tables, {v: reserved.kv_layers[v] for v in CACHE_LEVELS if v in reserved.kv_layers},
-        beside,
+        buffers,
         {v: at[v] + reserved.bytes(v) for v in at},
         reserved.stage, reserved.embed, reserved.table_stage,
         _fetched(s, t, placements, way) + _swapped(s, sum(reserved.kv_layers.get(v, 0) for v in OUTSIDE)),
@@ -241,29 +245,29 @@ def _on_chip(p: Placement) -> bool:
     return not fetched(p.level)
 
 
-def _near(
+def _interleaved_head(
     head: MatrixShape, asked: Asked, room: dict[str, int], at: dict[str, int]
 ) -> Placement | None:
     """The head with some of its tiles on the chip, its others nowhere yet; None where these have no room there."""
-    if not asked.every or head.engine != CORES:
+    if not asked.interleave_head or head.engine != CORES:
         return None
     blocks = tile_blocks(head, asked.tile)
-    near = near_blocks(head.blocks, blocks, asked.every)
-    if near == head.blocks:
+    chip = interleaved_blocks(head.blocks, blocks, asked.interleave_head)
+    if chip == head.blocks:
         return None
-    size = near * head.block_bytes
+    size = chip * head.block_bytes
     for level in (v for v in room if not fetched(v)):
         offset = align(at[level], head.store.align)
         if offset + size <= room[level]:
             at[level] = offset + align(size)
             return Placement(
                 head.name, "", 0, head.bytes, head.block_bytes, head.blocks, blocks, head.engine,
-                asked.every, level, offset,
+                asked.interleave_head, level, offset,
             )  # fmt: skip
     return None
 
 
-def _spread(
+def _interleaved(
     usual: list[MatrixShape], owners: dict[str, str], room: dict[str, int], at: dict[str, int]
 ) -> list[MatrixShape]:
     """Another order, in which those that are to be on the chip come before the others: of what travels, as even a
@@ -292,7 +296,7 @@ def _fetched(s: ModelShape, t: Target, placements: list[Placement], way: _Way) -
     slow = {v.name for v in t.stored if fetched(v.name)}
     table = "embedding" if s.embedding else "head"
     cycles = sum(
-        p.bytes - p.near_bytes for p in placements if p.level in slow and p.name != "embedding"
+        p.bytes - p.chip_bytes for p in placements if p.level in slow and p.name != "embedding"
     )
     rows = [p.block_bytes for p in placements if p.level in slow and p.name == table]
     rows += [2 * s.head_dim] * ("rope" in way.in_flash)
@@ -359,7 +363,7 @@ def arrange(s: ModelShape, t: Target, asked: Asked) -> Arrangement:
     raise DoesNotFit.of(min(lacks, key=lambda lack: (lack.level != "weights", lack.excess)))
 
 
-def beside_weights(s: ModelShape, t: Target, asked: Asked) -> int:
+def without_weights(s: ModelShape, t: Target, asked: Asked) -> int:
     """Bytes on the chip that no weights can have, where nothing comes from flash.
 
     Raises DoesNotFit where there are too few.

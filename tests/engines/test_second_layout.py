@@ -1,4 +1,4 @@
-"""Which matrices are stored twice: as far as memory is left over, and never for what something else has."""
+"""Which matrices have a second layout: as far as memory is left over, and never for what something else has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned
 from shrinkc.driver.planning import prepare
 from shrinkc.driver.summary import summary
-from shrinkc.engines import CORES, ENGINES, Choice, Choices, MatrixSpec, with_copies
+from shrinkc.engines import CORES, ENGINES, Choice, Choices, MatrixSpec, with_second_layouts
 from shrinkc.memory.plan import Plan
 from shrinkc.storage import Offsets
 from shrinkc.targets import KIB, SIRACUSA
@@ -33,7 +33,9 @@ def copied(
     widest: int | None = None,
 ) -> Choices:
     choices = Choices({s.name: Choice(engine) for s in specs})
-    return with_copies(choices, specs, list(ENGINES.values()), {"wmem": free}, owners or {}, widest)
+    return with_second_layouts(
+        choices, specs, list(ENGINES.values()), {"wmem": free}, owners or {}, widest
+    )
 
 
 def why_not(choices: Choices, name: str) -> str:
@@ -42,13 +44,15 @@ def why_not(choices: Choices, name: str) -> str:
     return reason
 
 
-def test_what_neureka_runs_has_a_copy_where_one_token_is_quicker() -> None:
+def test_what_neureka_runs_has_a_second_layout_where_one_token_is_quicker() -> None:
     large, tiny = spec("large", 512), spec("tiny", 8, 32)
     choices = copied(large, tiny)
     assert choices.by_name["large"] == Choice("neureka_both", BOTH.cycles(large, 1))
     assert BOTH.cycles(large, 1) < DENSE.cycles(large, 1)
     assert BOTH.cycles(large, 16) == DENSE.cycles(large, 16)
-    assert choices.engine("tiny") == "neureka_1x1" and "with its copy" in why_not(choices, "tiny")
+    assert choices.engine("tiny") == "neureka_1x1" and "with the second layout" in why_not(
+        choices, "tiny"
+    )
 
 
 @pytest.mark.parametrize("engine", [CORES, "neureka_3x3"])
@@ -98,7 +102,7 @@ def planned(model: Path, **fields: Any) -> Planned:
 
 def sizes(plan: Plan) -> dict[str, object]:
     """All but offsets, and what weight memory and L1 hold."""
-    left_out = {"l1", "beside", "tables", "placements", "used", "l1_budget"}
+    left_out = {"l1", "lower_buffers", "tables", "placements", "used", "l1_budget"}
     return {name: value for name, value in plan.to_json().items() if name not in left_out}
 
 
@@ -116,8 +120,8 @@ def test_a_plan_with_copies_is_otherwise_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_copies_take_no_memory_that_something_else_has(tmp_path: Path) -> None:
-    """Of any L1: the same chunks and caches, with copies of all matrices, of those whose vectors are narrow, or of
+def test_second_layouts_take_no_memory_that_something_else_has(tmp_path: Path) -> None:
+    """Any L1: the same chunks and caches, with second layouts of all matrices, of those whose vectors are narrow, or of
     none; and each of these is met."""
     write_tiny_llama(tmp_path, **SIZES)
     seen: dict[str, set[str]] = {}
