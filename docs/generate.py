@@ -31,8 +31,6 @@ from shrinkc.compression.stages.kinds import KINDS
 PAGES = Path(__file__).parent / "reference"
 _PART = re.compile(r"(<!-- generated: ([a-z_ -]+) -->\n)(?:.*\n)*?(<!-- end of generated -->)")
 _TYPES = {int: "integer", float: "number", str: "text", bool: "true or false"}
-# tables that get another name soon
-_NEW = {"self_text": "self_generated"}
 # exit codes that are no exception
 _OTHER = [
     (0, "success", "Done.  `run` also verified the run, unless `--no-verify` was given.", "–"),
@@ -47,7 +45,7 @@ def tables() -> dict[str, str]:
         name: _parts(hint)[0] for name, hint in hints.items() if name not in ("stages", "name")
     }
     found |= {name: kind.settings for name, kind in KINDS.items()}
-    recipe = {f"recipe {_NEW.get(name, name)}": _keys(cls) for name, cls in found.items()}
+    recipe = {f"recipe {name}": _keys(cls) for name, cls in found.items()}
     return {"exit-codes": _exit_codes(), **recipe}
 
 

@@ -103,7 +103,7 @@ RECIPE = """
 text = ["self:2k"]
 samples = 16
 length = 64
-[self_text]
+[self_generated]
 length = 64
 batch = 16
 [gptq]

@@ -279,7 +279,8 @@ def test_inputs_scaled_for_another_grid_are_noted(
 
 
 @pytest.mark.parametrize(
-    ("stage", "noted"), [({"rotate": {}}, True), ({"rotate": {"outlier": 5}}, False), ({}, False)]
+    ("stage", "noted"),
+    [({"rotate": {}}, True), ({"rotate": {"keep_above": 5}}, False), ({}, False)],
 )
 def test_blocks_trained_behind_a_rotation_of_all_channels_are_noted(
     stage: dict[str, Any], noted: bool, stories: Path, story_file: Path, tmp_path: Path
@@ -293,7 +294,7 @@ def test_blocks_trained_behind_a_rotation_of_all_channels_are_noted(
     hints = Recorder()
     compress(str(stories), tmp_path / "o", parse_recipe(recipe), reporter=hints, dry_run=True)
     said = "[reconstruct] made SmolLM2 worse behind a rotation"
-    assert any(said in note and "[rotate] outlier = 5" in note for note in hints.notes) == noted
+    assert any(said in note and "[rotate] keep_above = 5" in note for note in hints.notes) == noted
 
 
 @pytest.mark.parametrize(("ratio", "noted"), [(7.3, True), (1.4, False)])

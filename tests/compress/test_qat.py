@@ -34,7 +34,7 @@ from shrinkc.importer.gptq import read_gptq
 from shrinkc.importer.model import QuantizedWeight
 from shrinkc.importer.packed_words import pack, unpack
 
-from .test_scales import weight
+from .test_finetune_scales import weight
 
 torch = pytest.importorskip("torch")
 
@@ -231,7 +231,7 @@ def test_tables_are_left_alone(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = quantised(tmp_path_factory, "mixed", MIXED)
-    out, _ = trained(tmp_path / "a", source, monkeypatch, samples=8, tables=False)
+    out, _ = trained(tmp_path / "a", source, monkeypatch, samples=8, embeddings=False)
     file = "embedding.safetensors"
     assert (out / file).read_bytes() == (source / file).read_bytes()
 

@@ -102,8 +102,8 @@ def test_large_channels_keep_their_place(stories: Path, step: Step, tmp_path: Pa
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     source.mkdir()
     save(model, given.tokenizer, source)
-    report = rotate.run(Settings(outlier=5), step(source=source))
-    assert report.parameters == {"untied": False, "kept": [11], "turned": [95]}
+    report = rotate.run(Settings(keep_above=5), step(source=source))
+    assert report.parameters == {"untied": False, "kept": [11], "rotated": [95]}
     before, after = (load(d).model.model.embed_tokens.weight for d in (source, tmp_path / "out"))
     torch.testing.assert_close(after[:, 11], before[:, 11])
     assert float((after - before)[:, :11].abs().mean()) > 0.1 * float(before.abs().mean())
@@ -136,8 +136,8 @@ def test_what_is_written(stored: torch.dtype, stories: Path, step: Step, tmp_pat
     save(given.model.to(stored), given.tokenizer, source)
     own = Settings()
     report = rotate.run(own, step(source=source))
-    assert report.parameters == {"untied": True, "kept": [], "turned": [96]}
-    assert "a table more" in report.notes[0]
+    assert report.parameters == {"untied": True, "kept": [], "rotated": [96]}
+    assert "the LM head is stored separately" in report.notes[0]
     before, after = facts_of(source), facts_of(once)
     assert before.config.tie_embeddings and not after.config.tie_embeddings
     wanted = rotate.predict(own, before)
@@ -146,7 +146,7 @@ def test_what_is_written(stored: torch.dtype, stories: Path, step: Step, tmp_pat
     # tokenizers do not grow
     assert wanted.bytes_on_disk == pytest.approx(after.bytes_on_disk, rel=0.05)
     again = rotate.run(Settings(), step(source=once, out=twice, seed=1))
-    assert again.parameters == {"untied": False, "kept": [], "turned": [96]} and not again.notes
+    assert again.parameters == {"untied": False, "kept": [], "rotated": [96]} and not again.notes
     tolerance = 1e-3 if stored == torch.float32 else 0.05
     whole = logits(source)
     for folder in (once, twice):
@@ -171,9 +171,9 @@ def test_a_head_that_stays_tied(stories: Path, step: Step, tmp_path: Path) -> No
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
     save(given.model, given.tokenizer, source)
-    report = rotate.run(Settings(head="tied", outlier=5), step(source=source))
-    assert report.parameters.pop("gains_changed") == pytest.approx(0.01, rel=0.3)
-    assert report.parameters == {"untied": False, "kept": [], "turned": [64, 30]}
+    report = rotate.run(Settings(head="tied", keep_above=5), step(source=source))
+    assert report.parameters.pop("norm_weights_changed") == pytest.approx(0.01, rel=0.3)
+    assert report.parameters == {"untied": False, "kept": [], "rotated": [64, 30]}
     assert not report.notes
     after = load(out, dtype="float32").model
     assert after.config.tie_word_embeddings
@@ -195,11 +195,11 @@ def test_a_head_that_stays_tied(stories: Path, step: Step, tmp_path: Path) -> No
     source.mkdir()
     save(given.model, given.tokenizer, source)
     report = rotate.run(
-        Settings(head="tied", outlier=5), step(source=source, out=tmp_path / "still")
+        Settings(head="tied", keep_above=5), step(source=source, out=tmp_path / "still")
     )
-    assert report.parameters["turned"] == [] and report.parameters["gains_changed"] == 0
+    assert report.parameters["rotated"] == [] and report.parameters["norm_weights_changed"] == 0
     (note,) = report.notes
-    assert note.startswith("only 0 of 96 channels are turned") and 'head = "own"' in note
+    assert note.startswith("only 0 of 96 channels are rotated") and 'head = "own"' in note
 
 
 RECIPE = """
@@ -231,12 +231,12 @@ def test_a_rotated_model_is_shrunk_compiled_and_run(
 ) -> None:
     """And its two trainings have different windows of the text, which a run that goes on knows."""
     recipe, out, program = tmp_path / "r.toml", tmp_path / "run", str(tmp_path / "program")
-    keys = 'head = "tied"\noutlier = 2' if tied else ""
+    keys = 'head = "tied"\nkeep_above = 2' if tied else ""
     recipe.write_text(RECIPE.format(text=story_file, keys=keys))
     assert run_cli(["compress", str(stories), "--recipe", str(recipe), "-o", str(out)]) == 0
-    assert ("a table more" in capsys.readouterr().err) != tied
+    assert ("the LM head is stored separately" in capsys.readouterr().err) != tied
     rotated = read_step(out / "01-rotate").parameters
-    assert rotated["untied"] != tied and bool(rotated["kept"]) == tied and rotated["turned"]
+    assert rotated["untied"] != tied and bool(rotated["kept"]) == tied and rotated["rotated"]
     trained = read_step(out / "05-qat")
     assert trained.parameters["first_window"] == 16
     assert trained.fingerprint["windows before, 1"] == [16, None, 4]
@@ -256,7 +256,7 @@ def test_it_comes_before_what_it_would_undo(
     assert run_cli([*command, "--dry-run"]) == UnsupportedModel.exit_code
     name = before.split("]")[0] + "]"
     said = " ".join(capsys.readouterr().err.split())  # lines are as wide as the terminal
-    assert f"[rotate] mixes the inputs that {name} has changed" in said
+    assert f"[rotate] undoes what {name} did to the inputs" in said
 
 
 def test_a_budget_counts_the_table_that_it_adds(stories: Path) -> None:
@@ -276,13 +276,13 @@ def test_a_budget_counts_the_table_that_it_adds(stories: Path) -> None:
 
 
 def test_refusals_and_what_needs_a_text() -> None:
-    with pytest.raises(BadRecipe, match="outlier = nan; numbers of a recipe are finite"):
-        Settings(outlier=float("nan"))
+    with pytest.raises(BadRecipe, match="keep_above = nan; numbers of a recipe are finite"):
+        Settings(keep_above=float("nan"))
     for wrong in (0.5, -1.0):
         with pytest.raises(
-            BadRecipe, match=f"outlier = {wrong}; 0 \\(no channel\\), or 1 and more"
+            BadRecipe, match=f"keep_above = {wrong}; 0 \\(no channel\\), or 1 and more"
         ):
-            Settings(outlier=wrong)
+            Settings(keep_above=wrong)
     with pytest.raises(BadRecipe, match="head = 'free'; own, tied are allowed"):
         Settings(head="free")
-    assert Settings(outlier=5).needs_calibration and not Settings().needs_calibration
+    assert Settings(keep_above=5).needs_calibration and not Settings().needs_calibration

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from shrinkc.compression.self_text import SelfText
+from shrinkc.compression.self_generated import SelfGenerated
 from shrinkc.compression.texts import Text, check_duplicates, read_texts
 from shrinkc.core.errors import BadData
 
@@ -28,7 +28,7 @@ class Calibration:
     text: tuple[str, ...]
     samples: int
     length: int
-    own: SelfText | None = None  # what the model writes in this run
+    self_generated: SelfGenerated | None = None
     notes: list[str] = field(default_factory=list)
     characters_per_token: float = 4.0  # a guess until the texts were tokenised
     _cached: tuple[Any, Any] = field(default=(None, None), repr=False)  # tokenizer, windows
@@ -36,7 +36,7 @@ class Calibration:
     @cached_property
     def texts(self) -> list[Text]:
         """The texts.  Raises BadData."""
-        return read_texts(self.text, KEY, self.own)
+        return read_texts(self.text, KEY, self.self_generated)
 
     def check(self, tokenizer: Any) -> None:
         """BadData for fewer than 2 samples, too short texts and duplicates; fills ``notes``."""

@@ -31,8 +31,8 @@ def stage_fingerprint(stage: Stage, calibration: Calibration) -> Fingerprint:
         if key not in PATH_KEYS:
             found[f"{stage.name}.{key}"] = json.loads(json.dumps(value))  # as it is read back
     if texts := getattr(stage.settings, "text", ()):
-        for text in read_texts(texts, f"{stage.kind}.text", calibration.own):
-            found[f"{FILE}{text.name}"] = text.own or text.sha256
+        for text in read_texts(texts, f"{stage.kind}.text", calibration.self_generated):
+            found[f"{FILE}{text.name}"] = text.spec or text.sha256
     if stage.needs_calibration:
         for key, value in calibration.fingerprint().items():
             found[f"calibration.{key}" if "text" not in key else f"{FILE}calibration {key}"] = value

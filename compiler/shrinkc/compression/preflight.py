@@ -14,7 +14,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.recipe import EvaluateSettings, Recipe
 from shrinkc.compression.run_directory import kept_of, step_name
-from shrinkc.compression.self_text import SelfTextSettings
+from shrinkc.compression.self_generated import SelfGeneratedSettings
 from shrinkc.compression.stages.context import Stage
 from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.writing import TOKEN_COST
@@ -34,7 +34,7 @@ LIBRARY_BYTES = 600 << 20
 TIMED_TOKENS = 512
 TIMED_SECONDS = 2.0  # long enough to see what else the machine does
 TIMED_PASSES = 4  # at least
-OWN_TOKEN_BYTES = 6  # of text that the model writes, on disk
+SELF_GENERATED_BYTES = 6  # of text that the model writes, on disk
 # Every step loads its model, some twice, saves it, loads it again to check it, counts and hashes it:
 # that takes about so many times what loading it takes.
 STEP_LOADS = 5.0
@@ -191,7 +191,7 @@ SLOW = 1.5
 def _ratios(recipe: Recipe, device: str) -> dict[str, float]:
     """Tables of the recipe that compute in bfloat16 on a CPU: times as long as in float32, which is less than
     once where it has instructions for it."""
-    own = {"self_text": recipe.self_text} if recipe.own_tokens() else {}
+    own = {"self_generated": recipe.self_generated} if recipe.self_generated_tokens() else {}
     tables = own | {stage.name: stage.settings for stage in recipe.stages}
     names = [name for name, s in tables.items() if getattr(s, "dtype", "") == "bfloat16"]
     if not names or device != "cpu":
@@ -293,13 +293,13 @@ def _estimate(
     shares = [facts.parameters / chain[0].parameters for facts in chain]
     seconds = speed.token * measuring * sum(shares[number] for number in unmeasured)
     disk, most, memory = 0, 0, 0
-    own = calibration.own
-    if own is not None and done < len(recipe.stages):
-        left = max(0, recipe.own_tokens() - own.written())
-        # what a token costs is that of writing in bfloat16 where that is fast
-        seconds += left * TOKEN_COST * speed.token * max(1.0, ratios.get("self_text", 1.0))
-        disk += left * OWN_TOKEN_BYTES
-        memory = _writing_memory(own.settings, chain[0]) if left else 0
+    store = calibration.self_generated
+    if store is not None and done < len(recipe.stages):
+        left = max(0, recipe.self_generated_tokens() - store.written())
+        # TOKEN_COST is for bfloat16 on a CPU that is fast in it
+        seconds += left * TOKEN_COST * speed.token * max(1.0, ratios.get("self_generated", 1.0))
+        disk += left * SELF_GENERATED_BYTES
+        memory = _writing_memory(store.settings, chain[0]) if left else 0
     for number, stage in enumerate(recipe.stages[done:], done):
         before, after, kind = chain[number], chain[number + 1], KINDS[stage.kind]
         work = kind.work(stage.settings, before, calibration)
@@ -319,8 +319,8 @@ def _estimate(
     return Estimate((seconds, seconds * speed.busy), memory, max(most, disk), (total - done, total))
 
 
-def _writing_memory(settings: SelfTextSettings, facts: ModelFacts) -> int:
-    """The model, and keys and values of all documents that are written at a time."""
+def _writing_memory(settings: SelfGeneratedSettings, facts: ModelFacts) -> int:
+    """The model and the KV cache of all documents that are written at a time."""
     c, size = facts.config, 4 if settings.dtype == "float32" else 2
     cache = 2 * c.num_layers * c.num_kv_heads * c.head_dim * settings.batch * settings.length
     return LIBRARY_BYTES + size * (2 * facts.parameters + cache)

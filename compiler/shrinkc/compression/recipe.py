@@ -1,6 +1,6 @@
 """A recipe: the stages of a compression run, in order, with their settings.
 
-A TOML file.  The tables ``run``, ``calibration``, ``self_text``, ``evaluate`` and ``budget`` are about the
+A TOML file.  The tables ``run``, ``calibration``, ``self_generated``, ``evaluate`` and ``budget`` are about the
 whole run; every other table is a stage, called by its kind or ``kind-label`` where a kind comes twice.
 Paths are relative to the recipe's folder; those of shipped recipes and of ``--set`` to the working
 directory.
@@ -29,7 +29,7 @@ from shrinkc.compression.checks import (
     hints_of,
     nearest,
 )
-from shrinkc.compression.self_text import SelfTextSettings, is_self, tokens_of
+from shrinkc.compression.self_generated import SelfGeneratedSettings, is_self, tokens_of
 from shrinkc.compression.stages.context import Stage
 from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.texts import HUB, is_file
@@ -96,7 +96,7 @@ class EvaluateSettings(Checked):
             raise BadRecipe("names nothing to measure: text, tasks, samples.")
         if self.text is not None and is_self(self.text):
             raise BadRecipe(
-                f"text = {self.text!r}: what the model writes itself says nothing of how well it does.",
+                f"text = {self.text!r}: self-generated text cannot measure quality.",
                 "give a text file; one of that name is './self'.",
             )
 
@@ -150,7 +150,7 @@ class Recipe:
         stages: The stages, in order.
         run: The table ``run``.
         calibration: The table ``calibration``.
-        self_text: The table ``self_text``.
+        self_generated: The table ``self_generated``.
         evaluate: The table ``evaluate``, or None.
         budget: The table ``budget``, or None.
         name: For messages.
@@ -159,16 +159,16 @@ class Recipe:
     stages: tuple[Stage, ...]
     run: RunSettings = field(default_factory=RunSettings)
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
-    self_text: SelfTextSettings = field(default_factory=SelfTextSettings)
+    self_generated: SelfGeneratedSettings = field(default_factory=SelfGeneratedSettings)
     evaluate: EvaluateSettings | None = None
     budget: BudgetSettings | None = None
     name: str = "recipe"
 
     def __post_init__(self) -> None:
-        """Raises BadRecipe for a size of the model's own text that is none."""
+        """Raises BadRecipe for a malformed source of self-generated text."""
         for source in filter(is_self, self.calibration.text):
             tokens_of(source)
-        self.own_tokens()
+        self.self_generated_tokens()
 
     def with_stages(self, stages: Sequence[Stage]) -> Recipe:
         """The same run with other stages, such as those that a budget chose."""
@@ -196,8 +196,8 @@ class Recipe:
         for choice in () if self.evaluate is None else self.evaluate.choices():
             yield from (("evaluate.tasks", file) for file in choice.files)
 
-    def own_tokens(self) -> int:
-        """How many tokens of its own text the model has to write for this run."""
+    def self_generated_tokens(self) -> int:
+        """Number of self-generated tokens that this run needs."""
         given = [getattr(stage.settings, "text", ()) for stage in self.stages]
         if self.needs_calibration:
             given.append(self.calibration.text)
@@ -206,7 +206,11 @@ class Recipe:
     def to_toml(self) -> str:
         """The effective recipe, every default written out."""
         tables: dict[str, Any] = {"run": self.run, "calibration": self.calibration}
-        tables |= {"self_text": self.self_text, "evaluate": self.evaluate, "budget": self.budget}
+        tables |= {
+            "self_generated": self.self_generated,
+            "evaluate": self.evaluate,
+            "budget": self.budget,
+        }
         tables |= {stage.name: stage.settings for stage in self.stages}
         return "\n".join(
             f"[{name}]\n{_toml_table(asdict(table))}" for name, table in tables.items() if table
@@ -216,7 +220,7 @@ class Recipe:
 _GLOBAL: dict[str, Any] = {
     "run": RunSettings,
     "calibration": CalibrationSettings,
-    "self_text": SelfTextSettings,
+    "self_generated": SelfGeneratedSettings,
     "evaluate": EvaluateSettings,
     "budget": BudgetSettings,
 }

@@ -34,8 +34,8 @@ from shrinkc.compression.run_directory import (
     state_of,
     step_name,
 )
-from shrinkc.compression.self_text import FOLDER as OWN
-from shrinkc.compression.self_text import SelfText
+from shrinkc.compression.self_generated import FOLDER as SELF_GENERATED
+from shrinkc.compression.self_generated import SelfGenerated
 from shrinkc.compression.stages.context import Stage, StepContext, StepReport
 from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.stages.vocabulary import tokens_left
@@ -110,7 +110,8 @@ class _Run:
     ) -> None:
         self.source, self.out, self.recipe = source, out, recipe
         self.reporter, self.device = reporter, device
-        self.own = SelfText(out / OWN, recipe.self_text) if recipe.own_tokens() else None
+        store = SelfGenerated(out / SELF_GENERATED, recipe.self_generated)
+        self.self_generated = store if recipe.self_generated_tokens() else None
         self.calibration = self._calibration()
         self.notes: list[str] = []
         self.records: list[StepRecord] = []
@@ -138,13 +139,13 @@ class _Run:
         if not is_run(self.out):  # what an earlier attempt wrote stays until this one may go on
             self._write_summary()
         if self.recipe.budget is not None:  # nothing was chosen yet
-            self._write_own_text(source, facts)
+            self._write_self_generated(source, facts)
             self.recipe = self._choice(*self._before_budget(source, facts))
             self.estimate = ""  # of the stages that were chosen, not of what was given
             self._check_what_is_there()
         if not (self.estimate or self._is_over()):
             self._preflight(source, facts)
-        self._write_own_text(source, facts)
+        self._write_self_generated(source, facts)
         self._write_summary()
         self._measure(0)
         for number in range(1, len(self.recipe.stages) + 1):
@@ -172,8 +173,8 @@ class _Run:
             self.recipe = whole.with_stages(budget.before_budget(whole))
         self._check_what_is_there()
         self.recipe = whole
-        if self.own is not None and self._steps_left():
-            self._check_own_text(self.own)
+        if self.self_generated is not None and self._steps_left():
+            self._check_self_generated(self.self_generated)
         return source, facts
 
     def _begun(self) -> tuple[Path, ModelFacts]:
@@ -217,20 +218,20 @@ class _Run:
 
     def _calibration(self) -> Calibration:
         given = self.recipe.calibration
-        return Calibration(given.text, given.samples, given.length, self.own)
+        return Calibration(given.text, given.samples, given.length, self.self_generated)
 
-    def _write_own_text(self, source: Path, facts: ModelFacts) -> None:
-        """Has MODEL write as much text as the recipe asks for, beyond what is there."""
-        if self.own is None or not self._steps_left():
+    def _write_self_generated(self, source: Path, facts: ModelFacts) -> None:
+        """Writes the self-generated text that the recipe asks for and that is not there yet."""
+        if self.self_generated is None or not self._steps_left():
             return
-        made_from = self._check_own_text(self.own)
-        wanted = self.recipe.own_tokens()
-        if self.own.written() >= wanted:
+        made_from = self._check_self_generated(self.self_generated)
+        wanted = self.recipe.self_generated_tokens()
+        if self.self_generated.written() >= wanted:
             return
         if not self.estimate:
             self._preflight(source, facts)
         write_text(
-            self.own,
+            self.self_generated,
             source,
             wanted,
             seed=self.recipe.run.seed,
@@ -240,14 +241,16 @@ class _Run:
         )
         self.calibration = self._calibration()
 
-    def _check_own_text(self, own: SelfText) -> Fingerprint:
-        """What decides MODEL's text; RunChanged where text is there that something else decided."""
+    def _check_self_generated(self, store: SelfGenerated) -> Fingerprint:
+        """Fingerprint of the self-generated text; RunChanged if the text was made with another one."""
         made_from = self.records[0].fingerprint | run_fingerprint(self.recipe)
         made_from |= {"device": self.device}
-        made_from |= {f"self_text.{k}": v for k, v in asdict(self.recipe.self_text).items()}
+        made_from |= {
+            f"self_generated.{k}": v for k, v in asdict(self.recipe.self_generated).items()
+        }
         check_unchanged(
-            f"{own.folder} was written by something else",
-            own.made_from() or made_from,
+            f"{store.folder} was written with other settings",
+            store.made_from() or made_from,
             made_from,
             "change that back to go on, delete that folder and the steps to begin again, choose another "
             "output directory, or start over with --force.",

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shrinkc.compression.self_text import FOLDER as OWN
-from shrinkc.compression.self_text import SelfText, SelfTextSettings
+from shrinkc.compression.self_generated import FOLDER as SELF_GENERATED
+from shrinkc.compression.self_generated import SelfGenerated, SelfGeneratedSettings
 from shrinkc.compression.steps import STEP, check_unchanged, read_json, remove_partials, write_json
 from shrinkc.core.artifact import REPORTS, all_files, is_report
 from shrinkc.core.errors import BadStep, OutputError
@@ -48,16 +48,16 @@ def foreign_files(out: Path) -> list[str]:
     own = {RUN, RECIPE, TABLE, PICTURE, LOCK, CHOSEN}
     own |= {name for name in REPORTS if is_report(out / name)}
     try:
-        written = SelfText(out / OWN, SelfTextSettings()).files()
+        written = SelfGenerated(out / SELF_GENERATED, SelfGeneratedSettings()).files()
     except BadStep:  # its record is damaged
-        written = [path.name for path in (out / OWN).iterdir()]
+        written = [path.name for path in (out / SELF_GENERATED).iterdir()]
     steps: dict[str, set[str] | None] = {}
     found = []
     for name in all_files(out):
         top, _, rest = name.partition("/")
         if (not rest and top in own) or top in (LOGS, SCRATCH) or _is_partial(top):
             continue
-        if top == OWN and (rest in written or _is_partial(rest)):
+        if top == SELF_GENERATED and (rest in written or _is_partial(rest)):
             continue
         if rest and is_step(top) and (out / top / STEP).is_file():
             if top not in steps:

@@ -1,4 +1,4 @@
-"""Texts for calibration and training: local files, data sets of the Hugging Face hub, the model's own."""
+"""Texts for calibration and training: local files, data sets of the Hugging Face hub, self-generated text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from shrinkc.checkpoints import need
-from shrinkc.compression.self_text import SelfText, is_self, tokens_of
+from shrinkc.compression.self_generated import SelfGenerated, is_self, tokens_of
 from shrinkc.core.errors import BadData
 from shrinkc.core.parsing import parse_json
 
@@ -24,32 +24,34 @@ _BLANK = re.compile(r"\n[ \t]*\n")
 
 @dataclass(frozen=True)
 class Text:
-    """``name`` is the file's name, the hub id or "self:200k", without folders.  ``own``: what
-    decides a text that the model writes; ``promised``: tokens of one that it has still to write, until
-    when the content is "".
+    """``name`` is the file's name, the hub id or "self:200k", without folders.  ``spec``: what
+    decides self-generated text besides the model.  ``promised``: tokens of such a text that is not written yet;
+    its content is "".
     """
 
     name: str
     content: str
-    own: str = ""
+    spec: str = ""
     promised: int = 0
 
     @cached_property
     def sha256(self) -> str:
-        """Of the UTF-8 content; of the model's own text, which is known before it is written, of ``own``."""
-        return hashlib.sha256((self.own or self.content).encode()).hexdigest()
+        """Of the UTF-8 content, or of ``spec`` for self-generated text, which may not be written yet."""
+        return hashlib.sha256((self.spec or self.content).encode()).hexdigest()
 
 
 def is_file(source: str) -> bool:
-    """Whether a source is a local file, not a data set or the model's own text."""
+    """Whether a source is a local file, not a data set or self-generated text."""
     return not source.startswith(HUB) and not is_self(source)
 
 
-def read_texts(sources: tuple[str, ...], key: str, own: SelfText | None = None) -> list[Text]:
+def read_texts(
+    sources: tuple[str, ...], key: str, store: SelfGenerated | None = None
+) -> list[Text]:
     """The texts that the recipe's ``key`` lists.
 
     A path of a text file, of a ``.jsonl`` file whose lines have a field "text",
-    ``hub:dataset[:config][:split]``, or ``self[:tokens]`` of the run's ``own``.  Line ends become LF.
+    ``hub:dataset[:config][:split]``, or ``self[:tokens]`` from ``store``.  Line ends become LF.
     BadData when one cannot be read, or when there is none.
     """
     if not sources:
@@ -57,21 +59,21 @@ def read_texts(sources: tuple[str, ...], key: str, own: SelfText | None = None) 
             f"{key} is not given, so there is no text to work with.",
             f"--set {key}=FILE names a text file that is like what the model is for.",
         )
-    return [_read(source, key, own) for source in sources]
+    return [_read(source, key, store) for source in sources]
 
 
-def _read(source: str, key: str, own: SelfText | None) -> Text:
+def _read(source: str, key: str, store: SelfGenerated | None) -> Text:
     if not is_self(source):
         return _hub(source) if source.startswith(HUB) else _file(Path(source), key)
-    if own is None:
+    if store is None:
         raise BadData(
-            f"{key} = {source!r}: only a run of 'shrinkc compress' has a model that writes its own text.",
+            f"{key} = {source!r}: only 'shrinkc compress' can use self-generated text.",
             "give a text file; one of that name is './self'.",
         )
-    content, tokens = own.content(tokens_of(source)), tokens_of(source)
+    content, tokens = store.content(tokens_of(source)), tokens_of(source)
     if content is None:
-        return Text(source, "", own.spec(source), promised=tokens)
-    return Text(source, content, own.spec(source))
+        return Text(source, "", store.spec(source), promised=tokens)
+    return Text(source, content, store.spec(source))
 
 
 def _file(path: Path, key: str) -> Text:
@@ -129,9 +131,9 @@ def duplicated(texts: list[Text]) -> tuple[int, int]:
 
 
 def check_duplicates(texts: list[Text], key: str) -> list[str]:
-    """A warning when paragraphs repeat; BadData when more than MANY_DUPLICATES of them do.  Not of what
-    the model wrote: its documents all differ."""
-    texts = [text for text in texts if not text.own]
+    """A warning when paragraphs repeat; BadData when more than MANY_DUPLICATES of them do.  Self-generated
+    documents never repeat."""
+    texts = [text for text in texts if not text.spec]
     repeated, total = duplicated(texts)
     names = ", ".join(text.name for text in texts)
     if repeated > MANY_DUPLICATES * total:

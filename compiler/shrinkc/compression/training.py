@@ -120,7 +120,7 @@ def check_texts(
 ) -> list[str]:
     """Notes on the text; BadData when it is too short or repeats itself."""
     key = f"{kind}.text"
-    texts = read_texts(settings.text or calibration.text, key, calibration.own)
+    texts = read_texts(settings.text or calibration.text, key, calibration.self_generated)
     notes = check_duplicates(texts, key)
     Windows(encode_texts(texts, tokenizer), settings.length, 0, key)
     return notes
@@ -130,7 +130,9 @@ def samples_to_train(settings: TrainingSettings, kind: str, calibration: Calibra
     """About how many windows will be trained on, from the text's length in characters."""
     if settings.epochs is None:
         return settings.samples or DEFAULT_SAMPLES
-    texts = read_texts(settings.text or calibration.text, f"{kind}.text", calibration.own)
+    texts = read_texts(
+        settings.text or calibration.text, f"{kind}.text", calibration.self_generated
+    )
     characters = sum(len(t.content) for t in texts)
     tokens = characters / calibration.characters_per_token + sum(t.promised for t in texts)
     return round(settings.epochs * tokens / settings.length)
@@ -184,7 +186,7 @@ def windows_of(settings: StepSettings, step: StepContext, kind: str, tokenizer: 
     """Those of the texts of a stage, behind those that the stages before it have trained on: text that was not seen
     yet teaches more than text that was.  A stage that counts epochs begins with a whole one."""
     key, calibration = f"{kind}.text", step.calibration
-    texts = read_texts(settings.text or calibration.text, key, calibration.own)
+    texts = read_texts(settings.text or calibration.text, key, calibration.self_generated)
     windows = Windows(encode_texts(texts, tokenizer), settings.length, step.seed, key)
     before = trained_before(settings, calibration, step.earlier)
     windows.first = sum(one.windows(windows.per_epoch) for one in before)

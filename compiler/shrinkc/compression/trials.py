@@ -24,8 +24,8 @@ from shrinkc.compression.preflight import settle, stage_problems
 from shrinkc.compression.recipe import Recipe, parse_recipe, read_tables
 from shrinkc.compression.run import compress
 from shrinkc.compression.run_directory import RUN, SOURCE, step_name
-from shrinkc.compression.self_text import FOLDER as OWN
-from shrinkc.compression.self_text import SelfText
+from shrinkc.compression.self_generated import FOLDER as SELF_GENERATED
+from shrinkc.compression.self_generated import SelfGenerated
 from shrinkc.compression.space import TABLE, Space, Values, parse_space
 from shrinkc.compression.steps import STEP, read_json
 from shrinkc.core.errors import BadRecipe, BadStep, RunChanged
@@ -86,7 +86,9 @@ class Trials:
             found = model_fingerprint(self.model)
         found |= run_fingerprint(recipe) | evaluation_fingerprint(recipe.evaluate)
         given = recipe.calibration
-        unwritten = SelfText(self.folder / OWN, recipe.self_text)  # only what decides it counts
+        unwritten = SelfGenerated(
+            self.folder / SELF_GENERATED, recipe.self_generated
+        )  # only what decides it counts
         calibration = Calibration(given.text, given.samples, given.length, unwritten)
         searched = {d.name for d in self.space.dimensions}
         for stage in recipe.stages:
@@ -145,7 +147,7 @@ class Trials:
             return
         trial = best[0].parent
         try:
-            for folder in [*best, trial / OWN]:
+            for folder in [*best, trial / SELF_GENERATED]:
                 if folder.is_dir():
                     shutil.copytree(folder, out / folder.name, copy_function=os.link)
             shutil.copyfile(trial / RUN, out / RUN)

@@ -1,9 +1,9 @@
-"""The model writes text (:mod:`shrinkc.compression.self_text`): sampled from it, many documents at a time.
+"""Writes self-generated text (:mod:`shrinkc.compression.self_generated`): samples many documents at a time.
 
-Shards take turns.  One holds conversations: the model goes on from its chat template where a user's
-message would be, and so writes that too; then come the template's own tokens, and it answers (Xu et al.
-2024, "Magpie").  The other holds what it writes after nothing but the token that begins a text (Liu et
-al. 2023, "LLM-QAT").  Each shard has its own random numbers, so that writing can stop between two.
+Shards alternate between conversations and free text.  In a conversation the model continues its chat template where
+the user's message would be, then the template's tokens follow, then it answers (Xu et al. 2024, "Magpie").  Free text
+begins with nothing but the start token (Liu et al. 2023, "LLM-QAT").  Each shard has its own random seed, so that
+writing can stop between two shards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from shrinkc.checkpoints import cached, load
 from shrinkc.compression.attention import use_products
-from shrinkc.compression.self_text import Document, SelfText, SelfTextSettings
+from shrinkc.compression.self_generated import Document, SelfGenerated, SelfGeneratedSettings
 from shrinkc.compression.steps import remove_partials
 from shrinkc.core.errors import NothingWritten
 from shrinkc.core.progress import Reporter
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MESSAGE_TOKENS = 96  # of a user's message at most
-EMPTY_SHARDS = 4  # one after the other, until the model is said to write nothing
-LEAST_WRITTEN = 8  # tokens of a document that the model wrote itself: less is not worth a window
+EMPTY_SHARDS = 4  # consecutive empty shards after which NothingWritten is raised
+LEAST_WRITTEN = 8  # sampled tokens; shorter documents are dropped
 _MARK = "THE-MESSAGE"
 TOKEN_COST = (
     1.3  # tokens of a forward pass over windows in float32 that take as long as writing one
@@ -35,8 +35,8 @@ TOKEN_COST = (
 
 @dataclass(frozen=True)
 class Beginnings:
-    """Token ids.  ``chat``: before and after a user's message, None without a template.  ``free``: what
-    a text begins with.  ``ends``: any of them ends a text."""
+    """Token ids.  ``chat``: before and after a user's message, None without a template.  ``free``: the start of
+    free text.  ``ends``: each of them ends a text."""
 
     chat: tuple[list[int], list[int]] | None
     free: list[int]
@@ -67,7 +67,7 @@ class Beginnings:
 
 
 def write_text(
-    store: SelfText,
+    store: SelfGenerated,
     source: Path,
     tokens: int,
     *,
@@ -76,15 +76,15 @@ def write_text(
     made_from: dict[str, Any],
     reporter: Reporter,
 ) -> None:
-    """Has the model of the directory ``source`` write on until ``store`` has ``tokens`` tokens.
+    """Writes text with the model in ``source`` until ``store`` has ``tokens`` tokens.
 
-    ``made_from`` is kept with the first shard.  NothingWritten when the model ends its texts at once;
+    ``made_from`` is kept with the first shard.  Raises NothingWritten if the model ends its texts at once, and
     what :func:`shrinkc.checkpoints.load` raises.
     """
     settings = store.settings
     remove_partials(store.folder)
     have = store.written()
-    with reporter.stage("the model writes its own text") as update:
+    with reporter.stage("self-generated text") as update:
         update(min(have, tokens), tokens)
         loaded = load(source, dtype=settings.dtype, device=device)
         use_products(loaded.model)
@@ -110,13 +110,13 @@ def write_text(
                 raise NothingWritten(
                     f"{source.name} wrote nothing new in {EMPTY_SHARDS * settings.batch} attempts: it ends a "
                     f"text in less than {LEAST_WRITTEN} tokens, or repeats one.",
-                    "give text of your own in place of 'self', or a higher self_text.temperature.",
+                    "give your own text instead of 'self', or a higher self_generated.temperature.",
                 )
 
 
 def write_shard(
     loaded: Any,
-    settings: SelfTextSettings,
+    settings: SelfGeneratedSettings,
     begin: Beginnings,
     seed: int,
     number: int,
@@ -145,7 +145,7 @@ def write_shard(
             still = [i for i, row in enumerate(live) if not row.over]
             if not still:
                 break
-            if len(still) < len(live):  # rows that are over cost as much as others
+            if len(still) < len(live):  # finished rows cost as much as others
                 cache.batch_select_indices(torch.tensor(still, device=loaded.model.device))
                 live = [live[i] for i in still]
             tokens = torch.tensor([[fed[i]] for i in still])
@@ -158,14 +158,14 @@ def write_shard(
 
 
 def _decoded(tokenizer: Any, ids: list[int], first: int) -> str:
-    """With special tokens.  The ``first`` ids for themselves: some tokenizers put a space behind them
-    that would be a token of its own when the text is read."""
+    """With special tokens.  The ``first`` ids are decoded separately: some tokenizers put a space after them,
+    which would become a token when the text is read."""
     parts = (ids[:first], ids[first:])
     return "".join(tokenizer.decode(part, skip_special_tokens=False) for part in parts if part)
 
 
 class _Row:
-    """A document in the making: what comes next, the model's token or one of the template."""
+    """A document that is being written: decides between the sampled token and the template's next one."""
 
     def __init__(self, before: list[int], after: list[int], ends: list[int], limit: int) -> None:
         self.ids, self.after, self.ends, self.limit = list(before), list(after), ends, limit
@@ -175,7 +175,7 @@ class _Row:
         self.over = len(before) >= limit
 
     def take(self, token: int) -> int:
-        """The token that follows, where the model would write ``token``."""
+        """The next token, if the model sampled ``token``."""
         if self.forced:
             token = self.forced.pop(0)
         elif self.after and self._message_ends(token):
@@ -202,14 +202,14 @@ def _choose(model: Any, tokens: Tensor, cache: Any, temperature: float, generato
     kept = cached(model.model, cache)
     hidden = model.model(input_ids=tokens.to(model.device), use_cache=True, **kept)
     logits = model.lm_head(hidden.last_hidden_state[:, -1]).float().cpu()
-    # by the sums of the probabilities: torch.multinomial takes ten times as long
+    # cumulative sums: torch.multinomial takes ten times as long
     sums = torch.softmax(logits / temperature, -1).cumsum(-1)
     drawn = torch.rand(len(tokens), 1, generator=generator) * sums[:, -1:]
     return torch.searchsorted(sums, drawn, right=True).clamp_(max=logits.shape[1] - 1)[:, 0]
 
 
 def _cache(model: Any, room: int) -> Any:
-    """Keys and values in room for all tokens: transformers' own copies all of them for every token."""
+    """A KV cache with room for all tokens; that of transformers is copied for every token."""
     from transformers.cache_utils import Cache, DynamicLayer
 
     class Layer(DynamicLayer):  # type: ignore[misc]

@@ -53,19 +53,19 @@ class Settings(TrainingSettings):
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    integers = integers_and_scales(facts, tables=False)[0]
+    integers = integers_and_scales(facts, embeddings=False)[0]
     return work_of_training(settings, "finetune_scales", integers, ROUNDING_PASSES, calibration)
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    return state_bytes(integers_and_scales(facts, tables=False)[1])
+    return state_bytes(integers_and_scales(facts, embeddings=False)[1])
 
 
-def integers_and_scales(facts: ModelFacts, *, tables: bool) -> tuple[int, int]:
-    """Number of integers of a quantised model (with ``tables``, embedding and LM head included), and the most
+def integers_and_scales(facts: ModelFacts, *, embeddings: bool) -> tuple[int, int]:
+    """Number of integers of a quantised model (with ``embeddings``, embedding and LM head included), and the most
     scales that it can have: with the smallest group size."""
     shapes = matrix_shapes(facts.config)
-    integers = sum(math.prod(shapes[n]) for n in facts.bits if tables or n not in TABLE_FILES)
+    integers = sum(math.prod(shapes[n]) for n in facts.bits if embeddings or n not in TABLE_FILES)
     return integers, integers // min(GROUP_MIN, *(g for g in GROUPS if g > 0))
 
 
@@ -105,8 +105,8 @@ def work_of_training(
     return Work(tokens, numbers * passes * samples / settings.micro_batch)
 
 
-def quantised_matrices(step: StepContext, tables: bool = False) -> dict[str, QuantizedWeight]:
-    """The quantised matrices of the layers by module; with ``tables``, embedding and LM head too if they are
+def quantised_matrices(step: StepContext, embeddings: bool = False) -> dict[str, QuantizedWeight]:
+    """The quantised matrices of the layers by module; with ``embeddings``, embedding and LM head too if they are
     quantised.  Raises UnsupportedModel if the model has a low-rank adapter."""
     if find_adapter(step.source) is not None:
         raise UnsupportedModel(
@@ -118,7 +118,7 @@ def quantised_matrices(step: StepContext, tables: bool = False) -> dict[str, Qua
         name: weight
         for name, weight in found.items()
         if name.startswith("model.layers.")
-        or (tables and name in TABLE_FILES and (step.source / TABLE_FILES[name]).is_file())
+        or (embeddings and name in TABLE_FILES and (step.source / TABLE_FILES[name]).is_file())
     }
 
 

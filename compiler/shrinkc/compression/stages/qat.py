@@ -1,11 +1,10 @@
-"""Stage ``qat``: training through the rounding: integers, scales and norm gains of a quantised model.
+"""Stage ``qat``: quantisation-aware training of integers, scales and RMSNorm weights.
 
-Each weight has a latent value in steps of its grid, whose nearest integer the forward pass takes; the
-gradient goes through the rounding as if it was none, where the latent lies within the grid (the
-straight-through estimator, Bengio et al. 2013).  Scales learn as in Esser et al. 2020 ("LSQ"), the loss is
-the divergence to MODEL (Liu et al. 2023, "LLM-QAT").  Zero points, groups and the order of inputs
-stay, so what comes out is stored and compiled as what went in.  Embedding and head are trained as matrices are; a
-table that is both gets the gradients of both.
+Each weight has a latent value in quantisation steps, which the forward pass rounds to the nearest integer.  The
+backward pass ignores the rounding where the latent lies within the grid (straight-through estimator, Bengio et al.
+2013).  Scales are trained as in LSQ (Esser et al. 2020); the loss is the divergence from the uncompressed model (Liu
+et al. 2023, "LLM-QAT").  Zero points, groups and the order of inputs stay, so the result has the same format and
+size.  Embedding and LM head are trained like other matrices; a tied one gets both gradients.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Settings(TrainingSettings):
     weight_rate: Share = 3e-3
     """Highest learning rate of the weights, in quantisation steps.  At 2 bits, or with few steps, 0.01 is
     worth a try; at 4 bits in groups, take about ``learning_rate``."""
-    tables: bool = True
+    embeddings: bool = True
     """Train embedding and LM head too, if they are quantised."""
     train_norms: bool = True
     """Train RMSNorm weights too.  Their learning rate is a fraction of each weight."""
@@ -60,21 +59,23 @@ class Settings(TrainingSettings):
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Besides the products, of every batch AdamW's passes over the latents."""
-    integers = finetune_scales.integers_and_scales(facts, tables=settings.tables)[0]
+    """The training, and for each batch AdamW's passes over the latents."""
+    integers = finetune_scales.integers_and_scales(facts, embeddings=settings.embeddings)[0]
     passes = ROUNDING_PASSES + ADAM_PASSES * settings.micro_batch // settings.batch
     return finetune_scales.work_of_training(settings, "qat", integers, passes, calibration)
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    return state_bytes(sum(finetune_scales.integers_and_scales(facts, tables=settings.tables)))
+    return state_bytes(
+        sum(finetune_scales.integers_and_scales(facts, embeddings=settings.embeddings))
+    )
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Trains, and writes the checkpoint with its new integers, scales and gains."""
+    """Trains, and writes the checkpoint with its new integers, scales and RMSNorm weights."""
     import torch
 
-    before = finetune_scales.quantised_matrices(step, settings.tables)
+    before = finetune_scales.quantised_matrices(step, settings.embeddings)
     tables = {name: before[name] for name in TABLE_FILES if name in before}
     weights = {name: weight for name, weight in before.items() if name not in tables}
     floats = _float_matrices(step)
@@ -115,12 +116,11 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 
 def changed_table(table: QuantizedWeight, q: np.ndarray, change: Any) -> QuantizedWeight:
-    """``table`` with new integers, and with its scales 1 + ``change`` [vocab, groups] times as large, as its
-    file can hold them."""
+    """``table`` with integers ``q`` and scales times 1 + ``change`` [vocab, groups], in the file's precision."""
     scale = table.scale * (1 + change.numpy()).clip(min=FACTOR_MIN)
     least, most = np.finfo(np.float16).tiny, np.finfo(np.float16).max
     scale = scale.clip(min(least, table.scale.min()), most).astype(np.float16).astype(np.float32)
-    # of the scale as it is stored, so that a symmetric table stays one, and zero points what they are
+    # from the stored scale: keeps a symmetric matrix symmetric, and zero points unchanged
     zero = table.zero_points
     if zero is None:
         offset = (table.offset / table.scale * scale).astype(np.float16).astype(np.float32)
@@ -130,7 +130,7 @@ def changed_table(table: QuantizedWeight, q: np.ndarray, change: Any) -> Quantiz
 
 
 def _float_matrices(step: StepContext) -> dict[str, np.ndarray]:
-    """The float weights that were quantised, by module; {} when they are not known."""
+    """The float weights from before quantisation, by module; {} if they are not known."""
     from shrinkc.importer import load_model
     from shrinkc.model import FIELDS, module_name
 

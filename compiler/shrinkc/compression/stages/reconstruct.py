@@ -65,20 +65,20 @@ class Settings(StepSettings):
 def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Iterator[str]:
     """Whether a rotation before it turns the largest channels as well."""
     turned = (
-        s for s in before if isinstance(s.settings, rotate.Settings) and not s.settings.outlier
+        s for s in before if isinstance(s.settings, rotate.Settings) and not s.settings.keep_above
     )
     first = next(turned, None)
     if first is not None:
         yield (
             f"[{stage.name}] made SmolLM2 worse behind a rotation that turned its largest channels as well: give "
-            f"[{first.name}] outlier = 5, or leave [{stage.name}] out"
+            f"[{first.name}] keep_above = 5, or leave [{stage.name}] out"
         )
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
     """Forward and backward with gradients of the weights, and the streams of both models; no head.  Of every batch
     passes over the latents."""
-    integers = finetune_scales.integers_and_scales(facts, tables=False)[0]
+    integers = finetune_scales.integers_and_scales(facts, embeddings=False)[0]
     numbers = integers * (ROUNDING_PASSES + ADAM_PASSES) * settings.samples / settings.batch
     return Work(5.0 * settings.samples * settings.length, numbers)
 
@@ -92,7 +92,7 @@ def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> i
 def kept(settings: Settings, facts: ModelFacts) -> int:
     """Of every block that is over its integers, a byte each, and float32 scales; of the one that an interrupt left,
     the state of its training."""
-    integers, groups = finetune_scales.integers_and_scales(facts, tables=False)
+    integers, groups = finetune_scales.integers_and_scales(facts, embeddings=False)
     return integers + 4 * groups + STATE_BYTES * (integers + groups) // facts.config.num_layers
 
 

@@ -1,21 +1,19 @@
-"""Stage ``rotate``: the residual stream in another orthonormal basis, whose channels are more alike.
+"""Stage ``rotate``: Hadamard rotation of the residual stream (Ashkboos et al. 2024, "SliceGPT" and "QuaRot").
 
-A norm without gains gives a rotated stream as the stream rotated, so what a block computes stays what it was where
-gains go into the matrices behind them, and each matrix is rotated on the side on which it touches the stream
-(Ashkboos et al. 2024, "SliceGPT" and "QuaRot").  The rows of a matrix that reads the stream then have no outliers,
-which is what one scale per row suffers from; nothing is computed or stored beside them.
+RMSNorm weights are folded into the matrices that follow them, and each matrix is rotated on the side that touches the
+residual stream.  The model then computes the same, but the rows of a matrix that reads the stream have no outliers,
+which per-channel quantisation suffers from.  Nothing is added at run time.
 
-Between an embedding that is the head as well and its second use stand the last norm's gains, which cannot go into it.
-Channels with like gains are turned among themselves there, and their gains become one; or the head becomes a table of
-its own.
+With a tied embedding, the last RMSNorm's weights stand between its two uses and cannot be folded into it.  Either
+only channels with similar weights are rotated among themselves, and share one weight, or the LM head becomes a
+matrix of its own.
 
-Channels that are far larger than the rest can keep their place.  Turned as well, what norms silence there, with gains
-of a thousandth of the others', becomes a direction of all channels that every row has to miss: GPTQ, which knows the
-directions of its inputs, rounds best so, but of each integer that is changed later something of it comes back.
+Outlier channels can be left unrotated (``keep_above``).  If they are rotated, a channel that norms suppress by a
+factor of a thousand becomes a direction of all channels, which every row has to avoid.  GPTQ rounds with respect to
+it, but every later change of an integer brings back a part of it.
 
-The basis of the others is a Hadamard matrix of the largest power of two that divides their number, with random signs,
-and what is left of it is mixed by a random orthonormal matrix: every channel becomes a sum of all, where there is a
-power of two of them with weights of one size.
+The rotation of a part is the Kronecker product of a random orthonormal matrix and a Hadamard matrix with random
+signs, whose size is the largest power of two that divides the number of channels.
 """
 
 from __future__ import annotations
@@ -33,10 +31,10 @@ from shrinkc.compression.stages.context import Stage, StageKind, StepContext, St
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.words import show_size
 
-# Of a head that stays tied: how many times the least of the gains that become one the largest may be, and how many
-# channels are turned among themselves at least, so that outliers are spread.
+# For a tied LM head: the largest ratio of RMSNorm weights that become one, and the fewest channels that are rotated
+# among themselves, so that outliers are spread.
 GAINS_ALIKE, PART_LEAST = 1.07, 4
-_TINY = 1e-30  # of a sum of squares, or a gain
+_TINY = 1e-30  # least sum of squares, or RMSNorm weight
 
 
 @dataclass(frozen=True)
@@ -48,37 +46,39 @@ class Settings(Checked):
     which takes more bytes, and results stay the same.  ``tied``: LM head and embedding stay one
     matrix.  Only channels whose weights in the last RMSNorm differ by at most 7 % are rotated.
     Results change a little."""
-    outlier: float = 0.0
+    keep_above: float = 0.0
     """Channels whose mean squared activation is above this multiple of the average are not
     rotated.  0 rotates all; 5 is recommended before ``reconstruct``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.outlier == 0 or self.outlier >= 1):
-            raise BadRecipe(f"outlier = {self.outlier}; 0 (no channel), or 1 and more is allowed.")
+        if not (self.keep_above == 0 or self.keep_above >= 1):
+            raise BadRecipe(
+                f"keep_above = {self.keep_above}; 0 (no channel), or 1 and more is allowed."
+            )
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether it looks at what a text does to the stream."""
-        return self.outlier > 0
+        """Activations are measured only to find outlier channels."""
+        return self.keep_above > 0
 
 
 def order(settings: Settings, before: Sequence[Stage]) -> Iterator[str]:
-    """Stages whose work is in the basis that goes."""
+    """Problems: earlier stages whose result a rotation would undo."""
     for own in before:
         if own.kind == "awq" or getattr(own.settings, "method", "") == "n:m":
-            yield f"mixes the inputs that [{own.name}] has changed; put [{own.name}] after it"
+            yield f"undoes what [{own.name}] did to the inputs; put [{own.name}] after it"
 
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
-    """With a head of its own, where it is asked for."""
+    """The LM head is a separate matrix afterwards, unless ``head`` is "tied"."""
     return facts if settings.head == "tied" else predicted(facts, tie_embeddings=False)
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """A matrix takes as long as ``hidden_size`` tokens, in float64; and the text is looked at in float32."""
-    looked = calibration.samples * calibration.length if settings.outlier else 0
-    return Work(2.0 * facts.config.hidden_size + looked)
+    """Rotating a matrix costs as much as ``hidden_size`` tokens; measuring activations costs their tokens."""
+    tokens = calibration.samples * calibration.length if settings.keep_above else 0
+    return Work(2.0 * facts.config.hidden_size + tokens)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
@@ -90,36 +90,36 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     hidden, facts = model.config.hidden_size, dict[str, Any]()
     with torch.no_grad(), step.reporter.stage("rotate") as update:
         kept: list[int] = []
-        if settings.outlier:
+        if settings.keep_above:
             windows = step.calibration.windows(loaded.tokenizer).to(step.device)
             sizes = channel_sizes(model, windows, update)
-            kept = (sizes > settings.outlier).nonzero().flatten().tolist()
+            kept = (sizes > settings.keep_above).nonzero().flatten().tolist()
         parts = [[c for c in range(hidden) if c not in kept]]
         if tied and settings.head == "tied":
             parts = like_gains(model.model.norm.weight, kept)
-            facts["gains_changed"] = share_gains(model, parts)
+            facts["norm_weights_changed"] = share_gains(model, parts)
         rotate(model, basis(hidden, step.seed, parts), update, settings.head)
     save(model.to(stored), loaded.tokenizer, step.out)
-    untied, turned = tied and settings.head == "own", sum(len(part) for part in parts)
-    facts |= {"kept": kept, "turned": [len(part) for part in parts], "untied": untied}
+    untied, rotated = tied and settings.head == "own", sum(len(part) for part in parts)
+    facts |= {"kept": kept, "rotated": [len(part) for part in parts], "untied": untied}
     notes = []
-    if tied and not untied and 2 * turned < hidden:
+    if tied and not untied and 2 * rotated < hidden:
         notes.append(
-            f"only {turned} of {hidden} channels are turned, since the last norm's gains of the others are alike to "
-            'few; head = "own" turns all that are not far larger than the rest, for a table more'
+            f"only {rotated} of {hidden} channels are rotated: the others differ in their last RMSNorm weights; "
+            'head = "own" rotates all but outliers, and stores the LM head separately'
         )
     if untied:
         size = show_size(2 * model.config.vocab_size * hidden)
-        notes.append(f"the head is no longer the embedding: a table more, {size} at 16 bit")
+        notes.append(f"the LM head is stored separately from now on: {size} more at 16 bits")
     return StepReport(facts, notes)
 
 
 def channel_sizes(model: Any, windows: Any, update: Any = lambda done, total: None) -> Any:
-    """The squares of the residual stream's channels, float64 [hidden], means over tokens and blocks, relative to the
-    mean of a token's channels: 1 where all are alike.  ``windows`` [samples, length] of ids.
+    """Mean squared activation of the residual stream's channels, float64 [hidden], relative to each token's mean:
+    1 if all are equal.  ``windows`` [samples, length] of ids.
 
-    Without the first token of each window, which one channel makes huge ("massive activations", Sun et al. 2024): how
-    much it would count depends on the windows' length.
+    The first token of each window is left out.  One channel makes it huge ("massive activations", Sun et al. 2024),
+    and its share would depend on the windows' length.
     """
     import torch
 
@@ -137,8 +137,8 @@ def channel_sizes(model: Any, windows: Any, update: Any = lambda done, total: No
 
 
 def like_gains(gains: Any, kept: Sequence[int]) -> list[list[int]]:
-    """Channels whose ``gains`` [hidden] are alike, but for those that are ``kept``; those of which fewer than
-    :data:`PART_LEAST` are alike are in none."""
+    """Groups of channels with similar RMSNorm weights ``gains`` [hidden], without those in ``kept``.  Groups of fewer
+    than :data:`PART_LEAST` are dropped."""
     order = [c for c in gains.argsort(stable=True).tolist() if c not in set(kept)]
     parts: list[list[int]] = []
     for channel in order:
@@ -152,8 +152,8 @@ def like_gains(gains: Any, kept: Sequence[int]) -> list[list[int]]:
 
 
 def share_gains(model: Any, parts: list[list[int]]) -> float:
-    """Makes the last gains of each part one: their mean, weighted with the squares of what the head has of a channel.
-    How far gains have moved, relative to what they were, root mean square over all channels."""
+    """Gives all channels of a part the same last RMSNorm weight: the mean, weighted by the squares of the LM head's
+    columns.  Returns the relative change, root mean square over all channels."""
     import torch
 
     gains = model.model.norm.weight
@@ -167,9 +167,8 @@ def share_gains(model: Any, parts: list[list[int]]) -> float:
 
 
 def basis(size: int, seed: int, parts: Sequence[Sequence[int]] | None = None) -> Any:
-    """An orthonormal matrix [size, size], float64, that turns the channels of each of ``parts`` among themselves and
-    leaves the others where they are; None: all among one another.  Within the largest power of two that
-    divides the channels of a part, entries have one size."""
+    """An orthonormal matrix [size, size], float64, that rotates the channels of each of ``parts`` among themselves and
+    leaves the others.  None: one part with all channels."""
     import torch
 
     found = torch.eye(size, dtype=torch.float64)
@@ -197,17 +196,17 @@ def _mixing(size: int, seed: int) -> Any:
 def rotate(
     model: Any, basis: Any, update: Any = lambda done, total: None, head: str = "own"
 ) -> None:
-    """The residual stream x of ``model`` becomes x · ``basis`` [hidden, hidden], in place; gains of norms become 1.
+    """Replaces the residual stream x by x · ``basis`` [hidden, hidden], in place; RMSNorm weights become 1.
 
-    A ``head`` that is the embedding becomes a table of its own, or stays ``"tied"`` and the last gains what they are,
-    which has to be one within what the basis turns.
+    A tied LM head becomes a matrix of its own, unless ``head`` is "tied".  Then the last RMSNorm weights stay; they
+    have to be equal within each part of the basis.
     """
     import torch
 
     basis = basis.to(model.model.embed_tokens.weight.device)
 
     def read(matrix: Any, norm: Any) -> Any:
-        """[out, hidden] of what ``norm`` hands on."""
+        """``matrix`` [out, hidden], which reads the output of ``norm``, rotated."""
         return ((matrix.weight.double() * norm.weight.double()) @ basis).float()
 
     table, tied = model.model.embed_tokens, model.config.tie_word_embeddings and head == "tied"

@@ -238,7 +238,7 @@ def choose(
 def _texts(settings: Settings, calibration: Calibration) -> list[Text]:
     if not settings.text:
         return calibration.texts
-    return read_texts(settings.text, "vocabulary.text", calibration.own)
+    return read_texts(settings.text, "vocabulary.text", calibration.self_generated)
 
 
 def _used(texts: list[Text], tokenizer: Any) -> Counter[int]:

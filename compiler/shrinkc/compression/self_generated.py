@@ -1,8 +1,8 @@
-"""Text that the model to be shrunk writes itself: the source ``self:200k`` of a recipe's ``text``.
+"""Self-generated text: the source ``self:200k`` of a recipe's ``text``.
 
-It lies in the run as shards of documents, JSON lines, each with as many texts as are written at a time,
-and a record of what it was made from.  A source takes documents from the beginning until it has its
-tokens, so that all sources of a run share what is written, and more can be written later.
+A run stores it as shards (JSON lines, one document each) and a record of model and settings.  A source takes
+documents from the first one until it has enough tokens, so that all sources of a run share them and more can be
+written later.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from shrinkc.core.parsing import parse_json
 SELF = "self"
 DEFAULT_TOKENS = 200_000
 LEAST_TOKENS = 100
-FOLDER = "self-text"  # of a run
+FOLDER = "self-generated"  # of a run
 RECORD = "record.json"
-FORMAT, VERSION = "shrinkc-self-text", 1
+FORMAT, VERSION = "shrinkc-self-generated", 1
 
 _SOURCE = re.compile(rf"{SELF}(?::(\d{{1,9}}(?:\.\d{{1,9}})?)([kM]?))?")
 _UNITS = {"": 1, "k": 1_000, "M": 1_000_000}
 
 
 @dataclass(frozen=True)
-class SelfTextSettings(Checked):
+class SelfGeneratedSettings(Checked):
     """How the model writes its own calibration data."""
 
     temperature: Annotated[float, Between(0.05, 10)] = 0.8
@@ -49,19 +49,19 @@ class SelfTextSettings(Checked):
 
 
 def is_self(source: str) -> bool:
-    """Whether the source of a recipe means what the model writes; ``./self`` is a file of that name."""
+    """Whether a source is self-generated text; ``./self`` is a file of that name."""
     return source == SELF or source.startswith(f"{SELF}:")
 
 
 def tokens_of(source: str) -> int:
-    """How many tokens of its own text a source asks for.  BadRecipe when it does not say it rightly."""
+    """Number of self-generated tokens that a source asks for.  Raises BadRecipe if it is malformed."""
     match = _SOURCE.fullmatch(source)
     wanted = DEFAULT_TOKENS
     if match and match[1]:
         wanted = round(float(match[1]) * _UNITS[match[2]])
     if match is None or not LEAST_TOKENS <= wanted < 1 << 40:
         raise BadRecipe(
-            f"text = {source!r} is no size of a text that the model writes; at least {LEAST_TOKENS} tokens "
+            f"text = {source!r} is no size of self-generated text; at least {LEAST_TOKENS} tokens "
             f"are allowed, such as 'self:{LEAST_TOKENS}', 'self:200k' or 'self:1.5M'.",
             "'self' alone means 'self:200k'; a file of that name is './self'.",
         )
@@ -70,16 +70,16 @@ def tokens_of(source: str) -> int:
 
 @dataclass(frozen=True)
 class Document:
-    """``text`` has the special tokens; ``tokens`` is how many were fed and written."""
+    """``text`` includes special tokens; ``tokens`` counts prompt and sampled tokens."""
 
     text: str
     tokens: int
 
 
-class SelfText:
-    """The folder ``folder`` of a run, with what was written so far by ``settings``."""
+class SelfGenerated:
+    """The folder of a run with the text written so far."""
 
-    def __init__(self, folder: Path, settings: SelfTextSettings) -> None:
+    def __init__(self, folder: Path, settings: SelfGeneratedSettings) -> None:
         self.folder, self.settings = folder, settings
 
     # ---- reading ----
@@ -89,28 +89,27 @@ class SelfText:
         return [RECORD, *shards] if (self.folder / RECORD).exists() else []
 
     def made_from(self) -> dict[str, Any]:
-        """What decides the text besides the model, seed, threads and versions; {} before the first shard."""
+        """Model, seed, threads, versions and settings behind the text; {} before the first shard."""
         return dict(self._record().get("made_from", {}))
 
     def begin(self) -> Any:
-        """What documents begin with, as it was kept by :meth:`start`."""
+        """The start of the documents, as given to :meth:`start`."""
         return self._record().get("begin")
 
     def shards(self) -> int:
         return len(self._record().get("shards", []))
 
     def documents(self) -> Iterator[Document]:
-        """Those that are written, without such as repeat an earlier one.  BadStep when a shard is not
-        as it was written."""
+        """The written documents without duplicates.  Raises BadStep if a shard is missing or was changed."""
         known: set[str] = set()
         for number, record in enumerate(self._record().get("shards", [])):
             path = self._shard(number)
             if not path.is_file() or file_record(path) != FileRecord(**record):
                 raise BadStep(
-                    f"{path} is missing, or not as it was written.",
-                    f"delete {self.folder} to have the model write it anew: the same text.",
+                    f"{path} is missing or was changed.",
+                    f"delete {self.folder} to have the model write the same text again.",
                 )
-            # not splitlines(): a text may hold other separators of lines
+            # not splitlines(): a text may contain other line separators
             for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
                 document = Document(**parse_json(line))
                 if document.text not in known:
@@ -122,7 +121,7 @@ class SelfText:
         return sum(document.tokens for document in self.documents())
 
     def content(self, tokens: int) -> str | None:
-        """The first documents that have so many tokens; None when these are not written yet."""
+        """The first documents with ``tokens`` tokens in total; None if they are not written yet."""
         parts: list[str] = []
         total = 0
         for document in self.documents():
@@ -133,7 +132,7 @@ class SelfText:
         return None
 
     def spec(self, source: str) -> str:
-        """What decides a source's text besides the model, for the fingerprint of a stage."""
+        """Everything but the model that decides a source's text, for the fingerprint of a stage."""
         said = {"tokens": tokens_of(source), **asdict(self.settings)}
         return ", ".join(f"{key} {value}" for key, value in said.items())
 
@@ -148,7 +147,7 @@ class SelfText:
         self._write({"made_from": made_from, "begin": begin, "shards": []})
 
     def add(self, documents: list[Document]) -> None:
-        """The next shard: whole, or not there."""
+        """Writes the next shard, atomically."""
         record = self._record()
         path = self._shard(len(record["shards"]))
         with new_file(path) as file:
@@ -168,5 +167,5 @@ class SelfText:
         path = self.folder / RECORD
         if not path.exists():
             return {}
-        hint = f"delete {self.folder} to have the model write it anew."
+        hint = f"delete {self.folder} to have the model write it again."
         return read_record(path, FORMAT, VERSION, hint)

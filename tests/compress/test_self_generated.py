@@ -20,7 +20,7 @@ from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.recipe import Recipe, load_recipe, parse_recipe, shipped
 from shrinkc.compression.run import compress
 from shrinkc.compression.run_directory import foreign_files
-from shrinkc.compression.self_text import SelfText, SelfTextSettings, tokens_of
+from shrinkc.compression.self_generated import SelfGenerated, SelfGeneratedSettings, tokens_of
 from shrinkc.compression.writing import Beginnings, _cache, _Row, write_shard, write_text
 from shrinkc.core.errors import BadData, BadRecipe, BadStep, NothingWritten, RunChanged
 from shrinkc.core.progress import Silent
@@ -32,10 +32,10 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 SMALL = {"length": 64, "batch": 8}
-SETTINGS = SelfTextSettings(length=64, batch=8)
+SETTINGS = SelfGeneratedSettings(length=64, batch=8)
 
 
-def write(store: SelfText, source: Path, tokens: int, reporter: Any = None) -> None:
+def write(store: SelfGenerated, source: Path, tokens: int, reporter: Any = None) -> None:
     write_text(
         store,
         source,
@@ -52,14 +52,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def recipe(text: list[str], **tables: Any) -> Recipe:
-    given = {"calibration": {"text": text, "samples": 16, "length": 64}, "self_text": SMALL}
+    given = {"calibration": {"text": text, "samples": 16, "length": 64}, "self_generated": SMALL}
     return parse_recipe({**given, "width": {"ffn": 0.25, "multiple": 32}, **tables})
 
 
 @pytest.fixture(scope="module")
-def written(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> SelfText:
+def written(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> SelfGenerated:
     """Some shards, written without disturbance."""
-    store = SelfText(tmp_path_factory.mktemp("own") / "text", SETTINGS)
+    store = SelfGenerated(tmp_path_factory.mktemp("own") / "text", SETTINGS)
     write(store, stories, 1200)
     return store
 
@@ -86,25 +86,23 @@ def test_sizes(source: str, tokens: int) -> None:
     "source", ["self:", "self:lots", "self:20K", "self:-5", "self:99", "self:0.01k"]
 )
 def test_a_size_that_is_none(source: str) -> None:
-    with pytest.raises(
-        BadRecipe, match=f"'{source}' is no size of a text that the model"
-    ) as caught:
+    with pytest.raises(BadRecipe, match=f"'{source}' is no size of self-generated text") as caught:
         recipe([source])
     assert caught.value.exit_code == 16 and "at least 100 tokens" in str(caught.value)
 
 
 def test_where_it_may_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadRecipe, match="says nothing of how well it does"):
+    with pytest.raises(BadRecipe, match="self-generated text cannot measure"):
         recipe(["self"], evaluate={"text": "self"})
     file = tmp_path / "r.toml"
     file.write_text("[calibration]\ntext = ['./self', 'self']\n[depth]\nremove = 1\n")
     assert load_recipe(str(file)).calibration.text == (str(tmp_path / "self"), "self")
     for name in set(shipped()) - {"reference"}:  # that one has the texts of the work it is of
-        assert load_recipe(name).own_tokens() >= 200_000
+        assert load_recipe(name).self_generated_tokens() >= 200_000
 
 
-def test_documents_are_the_models(stories: Path, written: SelfText) -> None:
+def test_documents_are_the_models(stories: Path, written: SelfGenerated) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(stories)
@@ -123,7 +121,7 @@ def test_documents_are_the_models(stories: Path, written: SelfText) -> None:
 def test_it_is_sampled_from_the_model(stories: Path) -> None:
     """At a low temperature what is written is what the whole model finds most probable."""
     loaded = load(stories)
-    settings = SelfTextSettings(temperature=0.05, length=40, batch=2, dtype="float32")
+    settings = SelfGeneratedSettings(temperature=0.05, length=40, batch=2, dtype="float32")
     begin = Beginnings.of(loaded.tokenizer, loaded.model, stories, chat=True)
     first = write_shard(loaded, settings, begin, 0, 0)[0]
     ids = torch.tensor([loaded.tokenizer(first.text, add_special_tokens=False)["input_ids"]])
@@ -134,7 +132,9 @@ def test_it_is_sampled_from_the_model(stories: Path) -> None:
     assert sure.sum() > 10
     assert torch.equal(likely.indices[0, :-1, 0][sure], ids[0, 1:][sure])
     # and at a high one it is not
-    wild = write_shard(loaded, SelfTextSettings(temperature=2.0, length=40, batch=2), begin, 0, 0)
+    wild = write_shard(
+        loaded, SelfGeneratedSettings(temperature=2.0, length=40, batch=2), begin, 0, 0
+    )
     assert wild[0].text != wild[1].text
 
 
@@ -162,7 +162,7 @@ def test_a_conversation(stories: Path, talker: Path) -> None:
     assert begin.chat is not None and begin.free == [1] and 2 in begin.ends
     before, after = (loaded.tokenizer.decode(part) for part in begin.chat)
     assert "Tom said:" in before and "Lily said:" in after
-    talks = write_shard(loaded, SelfTextSettings(length=160, batch=8), begin, 0, 0)
+    talks = write_shard(loaded, SelfGeneratedSettings(length=160, batch=8), begin, 0, 0)
     assert talks and all(t.text.startswith(before) and after in t.text for t in talks)
     free = write_shard(loaded, SETTINGS, begin, 0, 1)
     assert free and not any("Lily said:" in t.text for t in free)
@@ -182,24 +182,24 @@ def test_a_conversation_takes_its_turns() -> None:
 
 
 def test_interrupted_writing_ends_as_if_nothing_had_been(
-    stories: Path, written: SelfText, tmp_path: Path
+    stories: Path, written: SelfGenerated, tmp_path: Path
 ) -> None:
     for count in (20, 90):  # within the first shard, and within the second
-        store = SelfText(tmp_path / str(count), SETTINGS)
+        store = SelfGenerated(tmp_path / str(count), SETTINGS)
         with pytest.raises(KeyboardInterrupt):
-            write(store, stories, 1200, InterruptAt("own text", count))
+            write(store, stories, 1200, InterruptAt("self-generated", count))
         assert store.shards() == count // 64
         write(store, stories, 1200)
         assert contents(store.folder) == contents(written.folder)
 
 
 def test_a_killed_process_leaves_whole_shards(
-    stories: Path, written: SelfText, tmp_path: Path
+    stories: Path, written: SelfGenerated, tmp_path: Path
 ) -> None:
-    store = SelfText(tmp_path / "text", SETTINGS)
+    store = SelfGenerated(tmp_path / "text", SETTINGS)
     program = (
-        "import sys, torch\nfrom pathlib import Path\nfrom tests.compress.test_self_text import *\n"
-        "torch.set_num_threads(1)\nwrite(SelfText(Path(sys.argv[1]), SETTINGS), Path(sys.argv[2]), 10**6)"
+        "import sys, torch\nfrom pathlib import Path\nfrom tests.compress.test_self_generated import *\n"
+        "torch.set_num_threads(1)\nwrite(SelfGenerated(Path(sys.argv[1]), SETTINGS), Path(sys.argv[2]), 10**6)"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program, str(store.folder), str(stories)],
@@ -225,7 +225,7 @@ def test_a_model_that_only_ends_texts(stories: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": [*range(512)]}))
     with pytest.raises(NothingWritten, match="mute wrote nothing new in 32 attempts") as caught:
         compress(str(mute), tmp_path / "o", recipe(["self:2k"]), reporter=Silent())
-    assert caught.value.exit_code == 19 and "self_text.temperature" in str(caught.value)
+    assert caught.value.exit_code == 19 and "self_generated.temperature" in str(caught.value)
 
 
 def test_a_run_on_its_own_text(stories: Path, story_file: Path, tmp_path: Path) -> None:
@@ -234,37 +234,37 @@ def test_a_run_on_its_own_text(stories: Path, story_file: Path, tmp_path: Path) 
     planned = compress(str(stories), out, given, reporter=heard, dry_run=True)
     assert planned.estimate and not out.exists()
     compress(str(stories), out, given, reporter=heard)
-    progress = [(done, total) for title, done, total in heard.heard if "own text" in title]
+    progress = [(done, total) for title, done, total in heard.heard if "self-generated" in title]
     assert progress[0] == (0, 1000) and progress[-1] == (1000, 1000)
     record = json.loads((out / "01-width" / "step.json").read_text())
     labels = [label for label in record["fingerprint"] if "self:1k" in label]
     assert labels == ["content of calibration text 1: self:1k"]
     assert 'text = ["self:1k", ' in (out / "recipe.toml").read_text()
-    made_from = json.loads((out / "self-text" / "record.json").read_text())["made_from"]
-    assert made_from["self_text.temperature"] == 0.8 and made_from["run.seed"] == 0
+    made_from = json.loads((out / "self-generated" / "record.json").read_text())["made_from"]
+    assert made_from["self_generated.temperature"] == 0.8 and made_from["run.seed"] == 0
     assert "content of model.safetensors" in made_from
     assert foreign_files(out) == []
-    (out / "self-text" / "mine.txt").write_text("of the user")
-    assert foreign_files(out) == ["self-text/mine.txt"]
+    (out / "self-generated" / "mine.txt").write_text("of the user")
+    assert foreign_files(out) == ["self-generated/mine.txt"]
     # it goes on without writing anything again
     again = Recorder()
     compress(str(stories), out, given, reporter=again)
-    assert not any("own text" in title for title, *_ in again.heard)
+    assert not any("self-generated" in title for title, *_ in again.heard)
     with pytest.raises(RunChanged, match="temperature 0.8|has other content"):
-        warm = recipe(["self:1k", str(story_file)], self_text={**SMALL, "temperature": 1.5})
+        warm = recipe(["self:1k", str(story_file)], self_generated={**SMALL, "temperature": 1.5})
         compress(str(stories), out, warm, reporter=Silent())
     shutil.rmtree(out / "01-width")
     with pytest.raises(
-        RunChanged, match="written by something else: self_text.temperature: 0.8 → 1.5"
+        RunChanged, match="written with other settings: self_generated.temperature: 0.8 → 1.5"
     ):
         compress(str(stories), out, warm, reporter=Silent())
-    shard = out / "self-text" / "00000.jsonl"
+    shard = out / "self-generated" / "00000.jsonl"
     shard.write_text(shard.read_text().replace("a", "b", 1))
-    with pytest.raises(BadStep, match=r"00000.jsonl is missing, or not as it was written"):
+    with pytest.raises(BadStep, match=r"00000.jsonl is missing or was changed"):
         compress(str(stories), out, given, reporter=Silent())
 
 
-def test_mixed_with_a_file_by_size(written: SelfText, story_file: Path, stories: Path) -> None:
+def test_mixed_with_a_file_by_size(written: SelfGenerated, story_file: Path, stories: Path) -> None:
     tokenizer = load(stories).tokenizer
     alone = Calibration((str(story_file),), 16, 64)
     mixed = Calibration(("self:1k", str(story_file)), 16, 64, written)
@@ -276,7 +276,7 @@ def test_mixed_with_a_file_by_size(written: SelfText, story_file: Path, stories:
 
 def test_the_tokens_that_it_needs_stay(stories: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    given = {"self_text": SMALL, "vocabulary": {"text": ["self:1k"], "share": 0.9}}
+    given = {"self_generated": SMALL, "vocabulary": {"text": ["self:1k"], "share": 0.9}}
     compress(str(stories), out, parse_recipe(given), reporter=Silent())
     record = json.loads((out / "01-vocabulary" / "step.json").read_text())
     assert record["parameters"]["tokens"] < 512 and record["parameters"]["covered"] >= 0.9
@@ -287,6 +287,6 @@ def test_the_tokens_that_it_needs_stay(stories: Path, tmp_path: Path) -> None:
 def test_too_little_is_refused_before_it_is_written(stories: Path, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="16 samples of 64 tokens need 1024 tokens, the text has 500"):
         compress(str(stories), tmp_path / "o", recipe(["self:500"]), reporter=Silent())
-    with pytest.raises(BadData, match="only a run of 'shrinkc compress' has a model"):
+    with pytest.raises(BadData, match="only 'shrinkc compress' can use self-generated text"):
         assert Calibration(("self",), 16, 64).texts
     assert not (tmp_path / "o").exists()
