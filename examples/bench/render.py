@@ -93,7 +93,7 @@ def measured(data: dict[str, Any], rows: Sequence[str] | None = None) -> str:
     lines = [f"Measured: {', '.join(part for part in usual if part)}."]
     for said, names in groups.items():
         if other := [part for part in said if part and part not in usual]:
-            lines.append(f"*{'*, *'.join(names)}*: {', '.join(other)}.")
+            lines.append(f"*{'*, *'.join(dict.fromkeys(names))}*: {', '.join(other)}.")
     return f"<small>{' '.join(lines)}</small>"
 
 

@@ -138,7 +138,7 @@ class QuantizeError(ShrinkcError, exit_code=20, title="cannot quantise"):
 
 
 class IllegalIR(ShrinkcError, exit_code=21, title="illegal IR"):
-    """The integer model breaks one of its rules: the file is damaged, or shrinkc has a defect.
+    """The integer model breaks one of its rules: its file `ir.safetensors` is damaged, or shrinkc has a defect.
 
     Compile again; if it stays, report it.
     """
