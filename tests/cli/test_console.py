@@ -304,7 +304,7 @@ def test_closed_streams(model: Path, small_disk: Callable[[int], Path]) -> None:
     assert shell(f"plan {model} 2>&-") == (0, "")
     assert shell("plan nowhere 2>&-") == (10, "")
     assert shell(f"plan nowhere 2> {full_file(small_disk(4))}") == (10, "")
-    assert shell(f"plan {model} | head -1") == (0, "")
+    assert shell(f"plan -q {model} | head -1") == (0, "")
 
 
 def test_a_file_of_which_the_system_gives_no_name(

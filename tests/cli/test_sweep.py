@@ -55,10 +55,17 @@ def test_every_combination_is_what_plan_says_of_it(cli: Cli, small: Path) -> Non
 
 def test_the_option_may_be_repeated(cli: Cli, small: Path) -> None:
     at_once = points(
-        cli, small, "--sweep", "embedding-bits=4,8", "group-size=row,32", "--bits", "4"
+        cli, small, "--sweep", "embedding-bits=4,8", "group-size=channel,32", "--bits", "4"
     )
     assert at_once == points(
-        cli, small, "--bits", "4", "--sweep", "embedding-bits=4,8", "--sweep", "group-size=row,32"
+        cli,
+        small,
+        "--bits",
+        "4",
+        "--sweep",
+        "embedding-bits=4,8",
+        "--sweep",
+        "group-size=channel,32",
     )
     assert [p["values"] for p in at_once] == [
         {"embedding_bits": bits, "group_size": group} for bits in (4, 8) for group in (None, 32)

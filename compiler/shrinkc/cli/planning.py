@@ -40,7 +40,8 @@ class PlanCommand(Command):
 @speed_options
 @click.option(
     "--sweep", "axes", multiple=True, metavar="NAME=V1,V2,...",
-    help="Plan all combinations of values of bits, embedding-bits, group-size, context, l1, target. May be repeated.",
+    help="Plan all combinations of values of bits, embedding-bits, group-size (channel: no groups), context, "
+    "l1, target. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--picture",

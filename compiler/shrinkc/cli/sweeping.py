@@ -65,8 +65,8 @@ def _axes(ctx: click.Context, texts: tuple[str, ...]) -> dict[str, list[Value]]:
 
 
 def _value(ctx: click.Context, param: click.Parameter, word: str) -> Value:
-    """As the option itself takes it; "row" is no group size."""
-    if param.name == "group_size" and word == "row":
+    """As the option itself takes it; "channel" is no group size, but one scale per output channel."""
+    if param.name == "group_size" and word == "channel":
         return None
     value: Value = param.process_value(ctx, word)
     return value

@@ -71,7 +71,7 @@ def supported() -> Findings:
     ]  # fmt: skip
     found.tables["engines"] = [
         {
-            "engine": e.name, "bits_with_a_scale_per_row": _runs(e, None), "bits_in_groups": _runs(e, _GROUP),
+            "engine": e.name, "bits_per_channel": _runs(e, None), "bits_in_groups": _runs(e, _GROUP),
             "side_paths": e.refusal(MatrixSpec("matrix", _SIZE, _SIZE, WIDEST, None, Offsets.NONE, _GROUP)) is None,
             "targets": [t.name for t in TARGETS.values() if e.name in t.engines],
         }
@@ -109,7 +109,7 @@ def _value(value: object) -> str:
 
 
 def _runs(engine: Engine, group: int | None) -> list[int]:
-    """The widths of weights, in groups of that many or with one scale per row, that the engine multiplies."""
+    """Widths of the weights that the engine multiplies, in such groups or with one scale per output channel."""
     return [
         bits
         for bits in FORMATS

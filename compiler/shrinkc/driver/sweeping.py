@@ -171,7 +171,7 @@ def _speed_lines(speeds: Sequence[Speed]) -> list[str]:
 def shown(axis: str, value: Value) -> str:
     """A value as a table has it."""
     if value is None:
-        return "row"
+        return "channel"
     return show_size(value) if axis == "l1" and isinstance(value, int) else str(value)
 
 

@@ -273,7 +273,7 @@ def _weights(plan: Plan, shape: ModelShape) -> Section:
     for m in shape.matrices:
         p = placed[m.name]
         memory = " and ".join(MEMORIES[level].label for level, _, _ in p.pieces)
-        per = str(m.group) if m.grouped or m.asymmetric else "row"
+        per = str(m.group) if m.grouped or m.asymmetric else "channel"
         engine = engine_named(p.engine).label
         slot = (m.name.split(".", 1)[-1], m.rows, m.k, m.bits, per, engine, memory)
         slots.setdefault(slot, []).append(m)
