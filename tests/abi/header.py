@@ -9,8 +9,8 @@ from shrinkc.abi.contract import Exit, InputWord, Line, Number, Time, Trace
 
 _TOP = """\
 /* SPDX-License-Identifier: Apache-2.0
- * What shrinkc and the programs that it makes say to each other, and sizes that both count with.  Made of
- * compiler/shrinkc/abi/contract.py, whose changes `python -m pytest tests/abi --update-golden` brings here. */
+ * Constants that shrinkc and compiled programs share: input words, output lines, exit codes, sizes.
+ * Generated from compiler/shrinkc/abi/contract.py by `python -m pytest tests/abi --update-golden`. */
 #ifndef SC_ABI_H
 #define SC_ABI_H
 """
@@ -34,48 +34,48 @@ def header() -> str:
     numbers = (
         ("INPUT_MAGIC", f"0x{contract.INPUT_MAGIC:08X}u", '"SCI1"'),
         ("HASH_MULTIPLIER", f"0x{contract.HASH_MULTIPLIER:08X}u", "h = h * this + word, from 0"),
-        ("ROWS", contract.ROW_BLOCK, "of a block"),
-        ("BLOCK", contract.X_BLOCK, "inputs that one core scans or quantises at a time"),
+        ("ROWS", contract.ROW_BLOCK, "rows of a block"),
+        ("BLOCK", contract.X_BLOCK, "inputs that a core quantises at a time"),
         (
             "PRODUCT_BLOCKS",
             contract.PRODUCT_BLOCKS,
-            "of a run that N-EUREKA multiplies with several tokens",
+            "blocks of a run in products on N-EUREKA",
         ),
-        ("PRODUCT_WORDS", contract.PRODUCT_WORDS, "of a row that it takes at a time"),
+        ("PRODUCT_WORDS", contract.PRODUCT_WORDS, "words of a row per engine tile"),
         (
             "PRODUCT_PAIR_WORDS",
             contract.PRODUCT_PAIR_WORDS,
-            "of a group up to which two are a step",
+            "most words of a group for two groups per step",
         ),
-        ("FLAT_WORDS", contract.FLAT_WORDS, "of a group of 4 bit up to which sums have 16"),
+        ("FLAT_WORDS", contract.FLAT_WORDS, "most words of a 4-bit group with 16-bit sums"),
         (
             "SPLIT_WORDS",
             contract.SPLIT_WORDS,
-            "of a row from which on cores split a block, where a tile has few",
+            "minimum words of a row for splitting a block among cores",
         ),
-        ("SPLIT_GROUPS", contract.SPLIT_GROUPS, "and groups, where it has scales for them"),
+        ("SPLIT_GROUPS", contract.SPLIT_GROUPS, "minimum groups for splitting a block"),
         (
             "WIDE_WORDS",
             contract.WIDE_WORDS,
-            "of a row of a 16-bit vector's matrix, made 8 bit at a time",
+            "words widened to int8 at a time, for 16-bit vectors",
         ),
-        ("LOOKUP_MAX", contract.LOOKUP_MAX, "most tokens of a draft"),
+        ("LOOKUP_MAX", contract.LOOKUP_MAX, "maximum tokens of a draft"),
         ("QVEC_BYTES", contract.QVEC_BYTES, "sizeof(sc_qvec) on a 64-bit host"),
         ("MATRIX_BYTES", contract.MATRIX_BYTES, "sizeof(sc_matrix) on a 32-bit target"),
         ("PART_BYTES", contract.PART_BYTES, "sizeof(sc_part)"),
         ("TOP_BYTES", contract.TOP_BYTES, "sizeof(sc_top)"),
-        ("TABLE_BYTES", contract.TABLE_BYTES, "of the tables of exp2 and sigmoid"),
+        ("TABLE_BYTES", contract.TABLE_BYTES, "tables of exp2 and sigmoid"),
     )
     defines = [(f"#define SC_{name} {value}", meaning) for name, value, meaning in numbers]
     tags = [(f'#define SC_LINE_{line.name} "{line}"', line.meaning) for line in Line]
     times = [f'#define SC_{time.name} "{time}"\n' for time in Time]
     parts = (
         _aligned(defines),
-        "/* words of a run's input: 32 bit, little-endian, the same on every target */\n"
+        "/* input words of a run: 32 bits, little-endian, equal on all targets */\n"
         + _enum("sc_input_word", "SC_IN_", InputWord),
         "/* what a run prints */\n" + _enum("sc_trace", "SC_TRACE_", Trace),
-        "/* exit codes beside 0 */\n" + _enum("sc_exit_code", "SC_EXIT_", Exit),
-        "/* the first word of a line, and what follows it */\n" + _aligned(tags),
-        "/* what a line of time or profile is about */\n" + "".join(times),
+        "/* exit codes besides 0 */\n" + _enum("sc_exit_code", "SC_EXIT_", Exit),
+        "/* first word of an output line, and what follows it */\n" + _aligned(tags),
+        "/* phase of a line of time or profile */\n" + "".join(times),
     )
     return "\n".join([_TOP, *parts, "#endif\n"])

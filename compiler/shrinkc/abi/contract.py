@@ -48,34 +48,34 @@ class InputWord(Number):
 
     MAGIC = 0, "SC_INPUT_MAGIC"
     PROMPT = 1, "prompt tokens, 1 .. context"
-    NEW = 2, "most new tokens, 0 .. context - prompt"
-    SEED = 3, "of the sampler"
+    NEW = 2, "maximum of new tokens, 0 .. context - prompt"
+    SEED = 3, "seed of sampling"
     INV_TEMP = 4, "65536 / temperature; 0 = greedy"
     TOP_P = 5, "65536 * top_p, 1 .. 65536"
     TRACE = 6, "enum sc_trace"
-    DUMP_POS = 7, "with SC_TRACE_DUMP: the position whose ops are printed whole"
-    DUMP_LAYER = 8, "and the layer"
-    IGNORE_EOS = 9, "1 = go on after an end token"
-    LOOKUP = 10, "most tokens to draft for a pass, 0 .. SC_LOOKUP_MAX; greedy only"
-    TOKENS = 16, "first prompt token; the context's words follow"
+    DUMP_POS = 7, "with SC_TRACE_DUMP: position whose ops are printed"
+    DUMP_LAYER = 8, "with SC_TRACE_DUMP: layer whose ops are printed"
+    IGNORE_EOS = 9, "1 = continue after an end token"
+    LOOKUP = 10, "maximum tokens of a draft, 0 .. SC_LOOKUP_MAX; greedy only"
+    TOKENS = 16, "first token; SC_CONTEXT words, prompt first"
 
 
 class Trace(Number):
     """What a run prints; several may be or-ed together."""
 
-    TEXT = 0, "the text and nothing else"
-    PROOF = 1, "lines: tokens, logits, a hash of every layer's output"
-    DUMP = 2, "and every op of one layer at one position"
-    TIME = 4, "lines for tokens and time only: nothing else is measured or hashed"
+    TEXT = 0, "text only"
+    PROOF = 1, "lines: tokens, logits, hash of every layer's output"
+    DUMP = 2, "in addition, every op of one layer at one position"
+    TIME = 4, "lines: tokens and time only"
     # only where a target has SC_ALL_LOGITS; more blocks of input, of full length, may follow
-    LOGITS = 8, "nothing but raw int32 logits of every prompt position; no new tokens"
+    LOGITS = 8, "raw int32 logits of every prompt position, no new tokens"
 
 
 class Exit(Number):
-    """Exit codes that the program gives beside 0."""
+    """Exit codes of the program besides 0."""
 
-    USAGE = 2, "an argument of the native program is not possible"
-    REFUSED = 3, "the engine refused its input"
+    USAGE = 2, "invalid argument of the native program"
+    REFUSED = 3, "the program refused its input"
     PLATFORM = 0x7D, "the platform refused the input or a request of the program"
     STACK = 0x7E, "a stack overflowed"
     TRAP = 0x7F, "a core trapped (illegal instruction or bad access)"
@@ -92,23 +92,23 @@ class Line(StrEnum):
         self.meaning = meaning
         return self
 
-    HASH = "@H", "position layer hash: of the layer's output, where it has one"
-    LOGITS = "@L", "position first v v ...: logits from first on, 8 hex digits each"
-    DUMP = "@D", "op first v v ...: an op's output, of the position and layer asked for"
-    TIME = "@C", "P|D time: of the prefill, of one decode pass, sampling included"
+    HASH = "@H", "position layer hash: hash of the layer's output"
+    LOGITS = "@L", "position first v v ...: logits from number first on, 8 hex digits each"
+    DUMP = "@D", "op first v v ...: output of an op, at the requested position and layer"
+    TIME = "@C", "P|D time: of prefill or one decode pass, including sampling"
     TOKEN = "@T", "position token hex: the token chosen after position, and its bytes"
     # before the tokens that it gives; of every decode pass, where the input asks for prompt lookup
     PASS = (
         "@V",
-        "position tokens kept: so many were fed from there on, and so many count",
+        "position tokens kept: tokens that the pass processed, and accepted ones",
     )
     END = "@Z", "tokens: the run is complete"
-    REFUSED = "@E", "message: the input was refused"
+    REFUSED = "@E", "message: why the input was refused"
     PROFILE = "@P", "P|D layer op cores elapsed ...: one op of one pass, see sc_profile.c"
 
 
 class Time(StrEnum):
-    """What a line of time or profile is about."""
+    """Phase of a line of time or profile."""
 
     PREFILL = "P"
     DECODE = "D"

@@ -60,16 +60,16 @@ def formats_header(formats: Iterable[str], widths: Iterable[int], command: str) 
     each_format = " ".join(f"X({f})" for f in named)
     several = [name for name in named if name != _ONE_BY_ONE]
     flags = (
-        "\n/* flags that some, and all, of those have that several tokens meet at once */\n"
+        "\n/* flags of some, and of all, formats used with several tokens at once */\n"
         f"#define SC_SEVERAL_SOME ({' | '.join(several)})\n"
         f"#define SC_SEVERAL_ALL ({' & '.join(f'({name})' for name in several)})\n"
     )
     listed = f"/* X(sc_matrix.format) */\n#define SC_EACH_FORMAT(X) {each_format}\n"
     return (
         f"/* {command}\n * SPDX-License-Identifier: Apache-2.0\n"
-        " * The storage formats of this model's matrices; included by sc_dot.h. */\n"
+        " * Weight formats of this model; included by sc_dot.h. */\n"
         f"{includes}\n"
-        "/* X(bits, inputs of a row that are stored together, log2 of what a sum is multiplied by) */\n"
+        "/* X(bits, inputs per packed word, log2 of the factor of sums) */\n"
         f"#define SC_EACH_WIDTH(X) {each_width}\n"
         f"{listed if len(named) <= MOST else ''}"
         f"{flags if several else ''}"

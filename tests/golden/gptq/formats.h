@@ -1,14 +1,14 @@
 /* shrinkc compile gptq --target siracusa --bits 8 --context 16 --l1 262144 --code wmem --engines cores,neureka_1x1,neureka_3x3,neureka_both
  * SPDX-License-Identifier: Apache-2.0
- * The storage formats of this model's matrices; included by sc_dot.h. */
+ * Weight formats of this model; included by sc_dot.h. */
 #include "sc_dot_w8.h"
 #include "sc_dot_w4.h"
 
-/* X(bits, inputs of a row that are stored together, log2 of what a sum is multiplied by) */
+/* X(bits, inputs per packed word, log2 of the factor of sums) */
 #define SC_EACH_WIDTH(X) X(8, 4, 0) X(4, 8, 4)
 /* X(sc_matrix.format) */
 #define SC_EACH_FORMAT(X) X(4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS) X(8) X(8 | SC_FMT_GROUPED | SC_FMT_ASYM)
 
-/* flags that some, and all, of those have that several tokens meet at once */
+/* flags of some, and of all, formats used with several tokens at once */
 #define SC_SEVERAL_SOME (4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS | 8 | 8 | SC_FMT_GROUPED | SC_FMT_ASYM)
 #define SC_SEVERAL_ALL ((4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS) & (8) & (8 | SC_FMT_GROUPED | SC_FMT_ASYM))
