@@ -34,6 +34,8 @@ from shrinkc.importer import LlamaConfig, load_config, open_checkpoint
 from shrinkc.memory.planner import make_plan
 from shrinkc.targets import CHIPS, KIB, PULP_OPEN, SIRACUSA, TARGETS, Target
 
+pytestmark = pytest.mark.libraries("scipy")
+
 
 def exhaustive(items: Sequence[Sequence[Option]], budget: int) -> float | None:
     """The least loss of all combinations within the budget."""

@@ -47,6 +47,7 @@ for words in (
 """
 
 
+@pytest.mark.libraries("optuna")
 def test_every_command_says_so_once_and_before_torch(tmp_path: Path) -> None:
     text = RECIPE.format(folder=tmp_path)
     (tmp_path / "space.toml").write_text(text)

@@ -6,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import calibrate
 import pytest
+
+pytest.importorskip("scipy")
+
+import calibrate
 
 from memory.shapes import make_shape
 from shrinkc.costs import cost_table

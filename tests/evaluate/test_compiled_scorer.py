@@ -140,6 +140,7 @@ def test_refusals(directory: Path, tmp_path: Path) -> None:
         CompiledScorer(damaged, ENV)
 
 
+@pytest.mark.libraries("lm_eval")
 def test_command(directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tasks = tmp_path / "tasks.txt"
     tasks.write_text("Play: Tom has a ball. He\n2\ngrew.\nbit the sky.\nplays with it.\nof.\n")
