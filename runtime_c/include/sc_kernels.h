@@ -125,16 +125,16 @@ typedef struct {
 #endif
 } sc_output;
 
-/* Blocks first .. first + count - 1 of the matrix, stored at `tile`, times all tokens. side[t] is valid if
+/* Blocks first .. first + count - 1 of the matrix, stored at `tile`, times all tokens. adapter[t] is valid if
  * m->b is set. */
 void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count, const sc_qvec *x,
-                    const sc_qvec *side, uint32_t tokens, const sc_output *out, int core, int cores);
+                    const sc_qvec *adapter, uint32_t tokens, const sc_output *out, int core, int cores);
 
 /* Faster than sc_matrix_tile() for several tokens, except for 8-bit weights with 16-bit vectors
  * (sc_for_several()). scratch: the core's own; sums of a block for an even number of tokens (twice with
  * 16-bit vectors), then weights widened to int8. */
 void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                      const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
+                      const sc_qvec *x, const sc_qvec *adapter, uint32_t tokens, const sc_output *out,
                       int32_t *scratch, int core, int cores);
 static inline int sc_for_several(const sc_matrix *m) {
     return (m->format & (SC_FMT_BITS | SC_FMT_Q16)) != (8 | SC_FMT_Q16);
@@ -148,14 +148,14 @@ void sc_split_sums(const sc_matrix *m, const uint8_t *tile, uint32_t count, cons
 /* Second half, after a barrier: adds the partial sums of all cores (and overwrites them), finishes rows like
  * sc_matrix_tile(), and writes the token's dst. */
 void sc_split_rows(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count, const sc_qvec *x,
-                   const sc_qvec *side, int32_t (*sums)[SC_ROWS], const sc_output *out, int32_t *dst,
+                   const sc_qvec *adapter, int32_t (*sums)[SC_ROWS], const sc_output *out, int32_t *dst,
                    int core, int cores);
 /* Both halves for several tokens, instead of sc_matrix_tokens(). Partial sums are in the cores' scratch
  * buffers, which begin at `scratch` (second half) and are `apart` words apart. */
 void sc_split_sums_of_several(const sc_matrix *m, const uint8_t *tile, uint32_t count, const sc_qvec *x,
                               uint32_t tokens, int32_t *scratch, int core, int cores);
 void sc_split_rows_of_several(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                              const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
+                              const sc_qvec *x, const sc_qvec *adapter, uint32_t tokens, const sc_output *out,
                               const int32_t *scratch, uint32_t apart, int core, int cores);
 #endif
 /* Whether to split. A short block is not worth another barrier, and a quantisation group cannot be split. */

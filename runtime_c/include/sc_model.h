@@ -37,7 +37,7 @@ typedef struct {
  *   per group: [uint8 d[8] if grouped] [int16 b[8] if asymmetric, or int4 zero points z[8]] weights
  * Sum of a row: acc = sum over groups of c * round((d * sum(w * x) - b * sum(x)) / 2^drop); b = d * z with
  * zero points. With SC_FMT_Q16: acc = sum(w * x). Weights: words of 8 rows in turn; sc_dot_w<bits>.h says
- * which inputs a word holds. An adapter's B matrix (SC_SIDE_FORMAT) follows the weights of each block in the
+ * which inputs a word holds. An adapter's B matrix (SC_ADAPTER_FORMAT) follows the weights of each block in the
  * same form. */
 typedef struct sc_matrix {
     uint32_t offset;      /* in its memory (SC_IN_TWO: in flash), a multiple of 4 */

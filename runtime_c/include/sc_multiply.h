@@ -8,7 +8,7 @@
 #include "sc_products.h"
 
 /* Adapter inputs of the last `tokens` tokens of the forward pass. */
-static inline const sc_qvec *sides_of(uint32_t tokens) {
+static inline const sc_qvec *adapters_of(uint32_t tokens) {
     return SC_RANK > 0 ? sv + (sc_now.tokens - tokens) : 0;
 }
 
@@ -16,12 +16,12 @@ static inline const sc_qvec *sides_of(uint32_t tokens) {
 /* Alternates between two buffers of partial sums, so that one barrier per token is enough. */
 SC_PHASE static void multiply_split(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                                     const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
-    const sc_qvec *const sides = sides_of(tokens);
+    const sc_qvec *const adapters = adapters_of(tokens);
     for (uint32_t t = 0; t < tokens; t++) {
-        const sc_qvec *side = SC_RANK > 0 ? &sides[t] : 0;
+        const sc_qvec *adapter = SC_RANK > 0 ? &adapters[t] : 0;
         sc_split_sums(m, tile, count, &in[t], split[t & 1], core, SC_CORES);
         sc_barrier();
-        sc_split_rows(m, tile, first, count, &in[t], side, split[t & 1], out, out->dst + t * out->stride,
+        sc_split_rows(m, tile, first, count, &in[t], adapter, split[t & 1], out, out->dst + t * out->stride,
                       core, SC_CORES);
     }
 }
@@ -30,10 +30,10 @@ SC_PHASE static void multiply_split(const sc_matrix *m, const uint8_t *tile, uin
 /* The tile's rows for all tokens of the prefill chunk. */
 static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
                             const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
-    const sc_qvec *const sides = sides_of(tokens);
+    const sc_qvec *const adapters = adapters_of(tokens);
 #ifdef SC_PRODUCTS
     if (tokens > 1 && sc_on_products(m)) {
-        sc_matrix_products(m, tile, first, count, in, sides, tokens, out,
+        sc_matrix_products(m, tile, first, count, in, adapters, tokens, out,
                            SC_BUFFER(uint8_t *, SC_AT_PRODUCTS), core);
         return;
     }
@@ -47,12 +47,12 @@ static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t fi
         if (sc_is_split(m, count, SC_CORES)) {
             sc_split_sums_of_several(m, tile, count, in, tokens, own, core, SC_CORES);
             sc_barrier();
-            sc_split_rows_of_several(m, tile, first, count, in, sides, tokens, out, scratches, apart, core,
+            sc_split_rows_of_several(m, tile, first, count, in, adapters, tokens, out, scratches, apart, core,
                                      SC_CORES);
             return;
         }
 #endif
-        sc_matrix_tokens(m, tile, first, count, in, sides, tokens, out, own, core, SC_CORES);
+        sc_matrix_tokens(m, tile, first, count, in, adapters, tokens, out, own, core, SC_CORES);
         return;
     }
 #endif
@@ -62,7 +62,7 @@ static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t fi
         return;
     }
 #endif
-    sc_matrix_tile(m, tile, first, count, in, sides, tokens, out, core, SC_CORES);
+    sc_matrix_tile(m, tile, first, count, in, adapters, tokens, out, core, SC_CORES);
 }
 
 /* Called before the first tile: converts the activations for the engine, in place. No other kernel can read

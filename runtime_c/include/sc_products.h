@@ -20,7 +20,7 @@ void sc_products_planes(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, i
 
 /* Like sc_matrix_tokens(). All workers call it with the same `room` (L1); it contains barriers. */
 void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                        const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
+                        const sc_qvec *x, const sc_qvec *adapter, uint32_t tokens, const sc_output *out,
                         uint8_t *room, int core);
 #endif
 

@@ -72,8 +72,8 @@ static inline int32_t right_shift(const sc_matrix *m, const sc_qvec *x) {
 }
 
 #if SC_RANK > 0
-/* y += B * side: the adapter's second matrix B follows the block's weights; `side` is its quantised input. */
-void sc_add_side(const sc_matrix *b, const uint8_t *block, const sc_qvec *side, int32_t y[SC_ROWS]);
+/* y += B * adapter: the adapter's second matrix B follows the block's weights; `adapter` is its quantised input. */
+void sc_add_adapter(const sc_matrix *b, const uint8_t *block, const sc_qvec *adapter, int32_t y[SC_ROWS]);
 #endif
 #ifdef SC_HAS_BIAS
 void sc_add_bias(const int32_t *bias, int32_t rows, int32_t *y);
@@ -82,16 +82,16 @@ void sc_add_bias(const int32_t *bias, int32_t rows, int32_t *y);
 /* Stores, adds or gates the block's rows, as `out` says. */
 void sc_finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uint32_t rows, const int32_t *y);
 
-/* Finishes a token's sums y of the block whose first row is `row`. `side`: the token's adapter input, if the
+/* Finishes a token's sums y of the block whose first row is `row`. `adapter`: the token's adapter input, if the
  * model has adapters. */
 static inline void finish_sums(const sc_matrix *m, const uint8_t *block, uint32_t row, const sc_qvec *x,
-                               const sc_qvec *side, const sc_output *out, int32_t *dst, int32_t *y) {
+                               const sc_qvec *adapter, const sc_output *out, int32_t *dst, int32_t *y) {
     const int32_t rows = sc_min((int32_t)(m->rows - row), SC_ROWS);
     rescale(block, (int32_t)x->mantissa, right_shift(m, x), y);
 #if SC_RANK > 0
-    if (m->b) sc_add_side(m->b, block + 2 * SC_ROWS + sc_weight_bytes(m), side, y);
+    if (m->b) sc_add_adapter(m->b, block + 2 * SC_ROWS + sc_weight_bytes(m), adapter, y);
 #else
-    (void)side;
+    (void)adapter;
 #endif
 #ifdef SC_HAS_BIAS
     if (out->bias) sc_add_bias(out->bias + row, rows, y);
@@ -100,6 +100,8 @@ static inline void finish_sums(const sc_matrix *m, const uint8_t *block, uint32_
 }
 
 /* Adapter input of token t. */
-static inline const sc_qvec *side_of(const sc_qvec *side, uint32_t t) { return SC_RANK > 0 ? &side[t] : 0; }
+static inline const sc_qvec *adapter_of(const sc_qvec *adapter, uint32_t t) {
+    return SC_RANK > 0 ? &adapter[t] : 0;
+}
 
 #endif

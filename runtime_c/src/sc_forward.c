@@ -87,13 +87,13 @@ static inline
 #if SC_RANK > 0
     if (m->b) { /* y += b @ quantise(a @ x): a comes just before its matrix in the stream */
         const uint32_t first = sc_now.tokens - tokens;
-        const sc_output side = {.kind = SC_STORE,
-                                .dst = sy[first],
-                                .stride = SC_RANK,
-                                .gate_shift = 0,
-                                .silu_shift = 0,
-                                .up_shift = 0};
-        linear(m - 1, in, tokens, &side, core);
+        const sc_output adapter = {.kind = SC_STORE,
+                                   .dst = sy[first],
+                                   .stride = SC_RANK,
+                                   .gate_shift = 0,
+                                   .silu_shift = 0,
+                                   .up_shift = 0};
+        linear(m - 1, in, tokens, &adapter, core);
         quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, core);
     }
 #endif

@@ -179,7 +179,7 @@ SC_INLINE void block_tokens(const sc_matrix *m, const int format, const uint8_t 
 SC_INLINE uint32_t sums_of(const int format) { return SC_SEVERAL_HAS(SC_FMT_Q16) ? 2 * SC_ROWS : SC_ROWS; }
 
 SC_HOT void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                             const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
+                             const sc_qvec *x, const sc_qvec *adapter, uint32_t tokens, const sc_output *out,
                              int32_t *scratch, int core, int cores) {
     const int format = m->format;
     const uint32_t each = sums_of(format), even = (tokens + 1) / 2 * 2;
@@ -196,7 +196,7 @@ SC_HOT void sc_matrix_tokens(const sc_matrix *m, const uint8_t *tile, uint32_t f
         block_tokens(m, format, block + 2 * SC_ROWS, 0, whole, x + from, n, wide, scratch, each);
         int32_t *y = scratch, *dst = out->dst + from * out->stride;
         for (uint32_t t = from; t < from + n; t++, y += each, dst += out->stride)
-            finish_sums(m, block, (first + b) * SC_ROWS, &x[t], side_of(side, t), out, dst, y);
+            finish_sums(m, block, (first + b) * SC_ROWS, &x[t], adapter_of(adapter, t), out, dst, y);
     }
 }
 
@@ -214,7 +214,7 @@ void sc_split_sums_of_several(const sc_matrix *m, const uint8_t *tile, uint32_t 
 }
 
 void sc_split_rows_of_several(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                              const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
+                              const sc_qvec *x, const sc_qvec *adapter, uint32_t tokens, const sc_output *out,
                               const int32_t *scratch, uint32_t apart, int core, int cores) {
     const int format = m->format;
     const sc_split_place at = sc_split_at(count, core, cores);
@@ -227,7 +227,7 @@ void sc_split_rows_of_several(const sc_matrix *m, const uint8_t *tile, uint32_t 
         for (uint32_t p = 0; p < at.parts; p++)
             for (uint32_t r = 0; r < SC_ROWS; r++)
                 y[r] = (int32_t)((uint32_t)y[r] + (uint32_t)scratch[p * apart + t * each + r]);
-        finish_sums(m, block, (first + at.block) * SC_ROWS, &x[t], side_of(side, t), out,
+        finish_sums(m, block, (first + at.block) * SC_ROWS, &x[t], adapter_of(adapter, t), out,
                     out->dst + t * out->stride, y);
     }
 }

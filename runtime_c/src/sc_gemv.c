@@ -133,11 +133,11 @@ SC_INLINE const uint8_t *block_dot_by_width(const sc_matrix *m, const int format
 }
 
 #if SC_RANK > 0
-__attribute__((noinline)) void sc_add_side(const sc_matrix *b, const uint8_t *block, const sc_qvec *side,
-                                           int32_t y[SC_ROWS]) {
+__attribute__((noinline)) void sc_add_adapter(const sc_matrix *b, const uint8_t *block,
+                                              const sc_qvec *adapter, int32_t y[SC_ROWS]) {
     int32_t s[SC_ROWS];
-    block_dot(b, SC_SIDE_FORMAT, block, side, s);
-    rescale(block, (int32_t)side->mantissa, right_shift(b, side), s);
+    block_dot(b, SC_ADAPTER_FORMAT, block, adapter, s);
+    rescale(block, (int32_t)adapter->mantissa, right_shift(b, adapter), s);
     for (int r = 0; r < SC_ROWS; r++) y[r] = sc_sat_add(y[r], s[r]);
 }
 #endif
@@ -145,7 +145,7 @@ __attribute__((noinline)) void sc_add_side(const sc_matrix *b, const uint8_t *bl
 /* Tokens are the outer loop: the block's parameters stay in registers, and the loop over blocks fits the
  * core's instruction buffer. */
 SC_INLINE void matrix_tile(const int format, const sc_matrix *m, const uint8_t *tile, uint32_t first,
-                           uint32_t count, const sc_qvec *x, const sc_qvec *side, uint32_t tokens,
+                           uint32_t count, const sc_qvec *x, const sc_qvec *adapter, uint32_t tokens,
                            const sc_output *out, int core, int cores) {
     int32_t *dst = out->dst;
     for (uint32_t t = 0; t < tokens; t++, dst += out->stride) {
@@ -160,9 +160,9 @@ SC_INLINE void matrix_tile(const int format, const sc_matrix *m, const uint8_t *
             const uint8_t *end = block_dot_by_width(m, format, block, v, y);
             rescale(block, mantissa, shift, y);
 #if SC_RANK > 0
-            if (m->b) sc_add_side(m->b, end, &side[t], y);
+            if (m->b) sc_add_adapter(m->b, end, &adapter[t], y);
 #else
-            (void)end, (void)side;
+            (void)end, (void)adapter;
 #endif
 #ifdef SC_HAS_BIAS
             if (out->bias) sc_add_bias(out->bias + row, sc_min(left, SC_ROWS), y);
@@ -176,17 +176,17 @@ SC_INLINE void matrix_tile(const int format, const sc_matrix *m, const uint8_t *
 /* Each of the model's formats has its own code. A model with one format has no switch. A model with too many
  * formats has one function that decides at run time. */
 SC_HOT SC_CLONES void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                                     const sc_qvec *x, const sc_qvec *side, uint32_t tokens,
+                                     const sc_qvec *x, const sc_qvec *adapter, uint32_t tokens,
                                      const sc_output *out, int core, int cores) {
 #ifdef SC_EACH_FORMAT
 #define TILE(format)                                                                                         \
     case format:                                                                                             \
-        matrix_tile(format, m, tile, first, count, x, side, tokens, out, core, cores);                       \
+        matrix_tile(format, m, tile, first, count, x, adapter, tokens, out, core, cores);                    \
         return;
     switch (m->format) { SC_EACH_FORMAT(TILE) }
     __builtin_unreachable();
 #else
-    matrix_tile(m->format, m, tile, first, count, x, side, tokens, out, core, cores);
+    matrix_tile(m->format, m, tile, first, count, x, adapter, tokens, out, core, cores);
 #endif
 }
 
@@ -227,14 +227,14 @@ SC_CLONES void sc_split_sums(const sc_matrix *m, const uint8_t *tile, uint32_t c
 }
 
 void sc_split_rows(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count, const sc_qvec *x,
-                   const sc_qvec *side, int32_t (*sums)[SC_ROWS], const sc_output *out, int32_t *dst,
+                   const sc_qvec *adapter, int32_t (*sums)[SC_ROWS], const sc_output *out, int32_t *dst,
                    int core, int cores) {
     const sc_split_place at = sc_split_at(count, core, cores);
     if (at.block >= count || at.part > 0) return;
     int32_t *const y = sums[core];
     for (uint32_t p = 1; p < at.parts; p++)
         for (int r = 0; r < SC_ROWS; r++) y[r] = (int32_t)((uint32_t)y[r] + (uint32_t)y[SC_ROWS * p + r]);
-    finish_sums(m, tile + at.block * m->block_bytes, (first + at.block) * SC_ROWS, x, side, out, dst, y);
+    finish_sums(m, tile + at.block * m->block_bytes, (first + at.block) * SC_ROWS, x, adapter, out, dst, y);
 }
 #endif
 

@@ -201,7 +201,7 @@ static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t of_step, u
 
 /* Finishes this core's share of a run's blocks and tokens; `first`: the run's first block in the matrix. */
 static void finish_run(const run *r, const sc_matrix *m, uint32_t first, const sc_qvec *x,
-                       const sc_qvec *side, uint32_t tokens, const sc_output *out, int core) {
+                       const sc_qvec *adapter, uint32_t tokens, const sc_output *out, int core) {
     for (uint32_t b = 0, t = (uint32_t)core;; t += SC_CORES) {
         for (; t >= tokens; t -= tokens) b++;
         if (b >= r->count) return;
@@ -210,7 +210,8 @@ static void finish_run(const run *r, const sc_matrix *m, uint32_t first, const s
         const int32_t *acc = r->acc + (b * SC_ROWS * ACC_PITCH + 2 * t);
         int32_t y[SC_ROWS];
         for (int j = 0; j < SC_ROWS; j += 2, acc += 2 * ACC_PITCH) y[j] = acc[0], y[j + 1] = acc[1];
-        finish_sums(m, block - 2 * SC_ROWS, row, &x[t], side_of(side, t), out, out->dst + t * out->stride, y);
+        finish_sums(m, block - 2 * SC_ROWS, row, &x[t], adapter_of(adapter, t), out,
+                    out->dst + t * out->stride, y);
     }
 }
 
@@ -232,8 +233,8 @@ SC_INLINE void clear(const run *r, int core) {
 }
 
 SC_HOT void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                               const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *out,
-                               uint8_t *room, int core) {
+                               const sc_qvec *x, const sc_qvec *adapter, uint32_t tokens,
+                               const sc_output *out, uint8_t *room, int core) {
     const int format = m->format, is_flat = flat(m), last = core == SC_LAST_CORE(SC_CORES);
     const uint32_t length = run_length(m, count), groups = m->in.groups;
     for (uint32_t at = 0; at < count; at += length) {
@@ -258,7 +259,7 @@ SC_HOT void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t
             before = n, g = then, n = then < groups ? r.step : 0;
         }
         sc_barrier();
-        finish_run(&r, m, first + at, x, side, tokens, out, core);
+        finish_run(&r, m, first + at, x, adapter, tokens, out, core);
     }
 }
 

@@ -180,10 +180,9 @@ def test_supported_is_what_the_tables_say(cli: Cli) -> None:
                 assert said.pop(name) == [json.dumps(value) for value in values]
         assert said == {}
     engines = {row["engine"]: row for row in found["engines"]}
-    assert engines["cores"]["bits_in_groups"] == [*WIDTHS] and engines["cores"]["side_paths"]
+    assert engines["cores"]["bits_in_groups"] == [*WIDTHS] and engines["cores"]["adapters"]
     assert (
-        engines["neureka_1x1"]["targets"] == ["siracusa"]
-        and not engines["neureka_1x1"]["side_paths"]
+        engines["neureka_1x1"]["targets"] == ["siracusa"] and not engines["neureka_1x1"]["adapters"]
     )
     text = cli("inspect", "--supported").out
     assert "Qwen3ForCausalLM" in text and "mixtures of experts are not supported" in text

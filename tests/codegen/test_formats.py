@@ -77,7 +77,7 @@ def test_flat_sums_have_one_format() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", ["", "1"])
 def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -> None:
-    """All at once, and the few with the largest code, beside a side path; the linker script refuses more."""
+    """All at once, and the few with the largest code, beside an adapter; the linker script refuses more."""
     need("qemu")  # its compiler
     write_tiny_llama(tmp_path / "model", hidden=64, intermediate=96)
     model = load_model(tmp_path / "model")
@@ -104,7 +104,7 @@ def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -
 
 @pytest.mark.slow
 def test_hot_code_has_its_place_with_all_that_there_is(tmp_path: Path) -> None:
-    """Every width, scales per group and per row, side paths, norms of heads, permutations, an engine and its copies,
+    """Every width, scales per group and per row, adapters, norms of heads, permutations, an engine and its copies,
     products of several tokens on N-EUREKA, and a layer's cache that is in L1 while it is short and then comes in
     pieces."""
     need("qemu")

@@ -138,8 +138,8 @@ def check(w: QLinear, order: np.ndarray, packed: np.ndarray) -> int:
         assert set(main.padding) <= {0}
         parts = [(w, main)]
         if w.low_rank is not None:
-            side = w.low_rank.b
-            parts.append((side, read(data, ROWS, side.k, side.group, 8, 0, 0, main.end)))
+            adapter = w.low_rank.b
+            parts.append((adapter, read(data, ROWS, adapter.k, adapter.group, 8, 0, 0, main.end)))
         assert parts[-1][1].end == len(data)
         for row in range(ROWS):
             at = b * ROWS + row
@@ -159,8 +159,8 @@ def check(w: QLinear, order: np.ndarray, packed: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize(("bits", "grouped", "asym"), FORMATS)
-@pytest.mark.parametrize("side", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_unpacks_to_the_same_integers(bits: int, grouped: int, asym: int, side: bool) -> None:
+@pytest.mark.parametrize("adapter", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_unpacks_to_the_same_integers(bits: int, grouped: int, asym: int, adapter: bool) -> None:
     """Rows 1..17, K around every word and group edge, groups 1..96."""
     rng = np.random.default_rng(bits + 2 * grouped + 4 * asym)
     compared = 0
@@ -168,7 +168,7 @@ def test_unpacks_to_the_same_integers(bits: int, grouped: int, asym: int, side: 
         for k in EDGE_K:
             group = min(k, int(rng.choice([1, 3, 4, 8, 32, 60, 64, 96])))
             w = make(rng, n, k, group, bits, grouped, asym)
-            if side:
+            if adapter:
                 rank = int(rng.integers(1, 70))
                 b = make(rng, n, rank, min(64, rank), 8, 0, 0)
                 w.low_rank = LowRank(make(rng, rank, k, group, 8, 0, 0), b)
@@ -179,7 +179,7 @@ def test_unpacks_to_the_same_integers(bits: int, grouped: int, asym: int, side: 
     assert compared > 10_000
 
 
-def test_a_side_path_next_to_4_bit_weights_is_padded_to_their_words() -> None:
+def test_an_adapter_next_to_4_bit_weights_is_padded_to_their_words() -> None:
     """8-bit weights whose groups are stored as multiples of 8 inputs."""
     rng = np.random.default_rng(3)
     for k, group in ((37, 37), (37, 12), (100, 60), (8, 8), (5, 3)):

@@ -252,7 +252,7 @@ def test_what_cannot_come_before_it(
     assert run_cli(command) == 0 and not out.exists()
     file.write_text(OWN_RECIPE.replace("[reconstruct]", "[eora]\nrank = 4\n[reconstruct]"))
     assert run_cli(command) != 0
-    assert "[reconstruct] changes what the side paths of [eora]" in capsys.readouterr().err
+    assert "[reconstruct] changes what the adapters of [eora]" in capsys.readouterr().err
     # without what the integers were made from there is nothing to come nearer to
     file.write_text(OWN_RECIPE.replace("[gptq]\nbits = 2\ngroup = 32\nsym = false\n", ""))
     command[1] = str(quantised(tmp_path_factory, "coarse", COARSE))

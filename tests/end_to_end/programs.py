@@ -155,7 +155,7 @@ def l2_without_weights(
 
 
 def add_adapters(model: FloatModel, ranks: Mapping[str, int], seed: int = 0) -> None:
-    """Hang a random side path next to the named modules (``q_proj`` ...) of every layer."""
+    """Hang a random adapter next to the named modules (``q_proj`` ...) of every layer."""
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         for module, rank in ranks.items():

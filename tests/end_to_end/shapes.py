@@ -88,7 +88,7 @@ class Case:
 
 
 def draw(seed: int) -> Case:
-    """A random case.  Every fourth seed has a regular shape, every fifth has side paths, every sixth is
+    """A random case.  Every fourth seed has a regular shape, every fifth has adapters, every sixth is
     a checkpoint of integers."""
     rng = np.random.default_rng(1000 + seed)
 
@@ -121,7 +121,7 @@ def draw(seed: int) -> Case:
     if seed % 5 == 4:
         group = pick(None, 64)
         ranks = {m: int(rng.integers(1, 10)) for m in MODULES if rng.random() < 0.7}
-        if group == 64:  # side paths read the activation groups of their matrix
+        if group == 64:  # adapters read the activation groups of their matrix
             model.update(hidden=64, intermediate=130, heads=4, kv_heads=2, head_dim=32)
     options = QuantOptions(
         bits=pick(8, 4, 3, 2),
@@ -204,7 +204,7 @@ def build(case: Case, folder: Path) -> Program:
     target = replace(case.target, engines=case.engines)
     formats = formats_of(model) if case.stored else None
     ranks: dict[str, int] = {}
-    for module, rank in case.ranks.items():  # side paths that read one input are fused
+    for module, rank in case.ranks.items():  # adapters that read one input are fused
         slot = MODULES[module].slot
         ranks[slot] = ranks.get(slot, 0) + rank
     matrices = multiplied(model.config, case.options, ranks, formats, ())

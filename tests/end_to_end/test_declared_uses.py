@@ -130,7 +130,7 @@ def made(
     story_model: FloatModel,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Watched:
-    """With side paths and zero points: every buffer there is but "split", which one core has no use for."""
+    """With adapters and zero points: every buffer there is but "split", which one core has no use for."""
     need("host")
     add_adapters(story_model, {"q_proj": 2, "o_proj": 3, "up_proj": 1, "down_proj": 5})
     options = QuantOptions(bits=4, group_size=20, asymmetric=True, short_last_group=True)

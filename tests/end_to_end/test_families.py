@@ -41,7 +41,7 @@ from .programs import (
     smallest_l1,
 )
 
-# family, what its config has beyond the usual, form, ranks of side paths, where
+# family, what its config has beyond the usual, form, ranks of adapters, where
 CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, int], str]] = {
     "llama-biases": ("llama", {"attention_bias": True}, "hf", {"q_proj": 3, "o_proj": 2}, ""),
     "mistral": ("mistral", {"sliding_window": 24}, "gguf", {}, ""),

@@ -70,7 +70,7 @@ def test_cycles_are_reported_for_every_step(program: Program, story_model: Float
 
 
 ODD: list[tuple[str, dict[str, Any], QuantOptions, dict[str, int], str]] = [
-    # the SIMD kernels of every storage format, with odd heads, side paths and remainders
+    # the SIMD kernels of every storage format, with odd heads, adapters and remainders
     (
         "w4-asymmetric-sides",
         {"hidden": 40, "intermediate": 88, "heads": 4, "kv_heads": 2, "head_dim": 6, "tied": False},

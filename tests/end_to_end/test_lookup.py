@@ -153,7 +153,7 @@ CASES = {
         {"hidden": 12, "vocab": 1501, "head_dim": 4, "layers": 1},
         planned=lambda plan, _: plan.chunk > 1 and not plan.logits_in_l1,
     ),
-    "flash, side paths, 4 bit": Case(
+    "flash, adapters, 4 bit": Case(
         WIDE, QuantOptions(bits=4, asymmetric=True, embedding_bits=4), {"q_proj": 3, "down_proj": 9},
         flash=True,
     ),

@@ -335,8 +335,8 @@ def test_logits_in_l2(tmp_path: Path) -> None:
     program.prove("host", replace(request, sampling=GREEDY))
 
 
-def test_flash_with_side_paths_and_untied_head(tmp_path: Path) -> None:
-    """Everything in flash, side paths, 4-bit asymmetric weights, embedding rows read from flash."""
+def test_flash_with_adapters_and_untied_head(tmp_path: Path) -> None:
+    """Everything in flash, adapters, 4-bit asymmetric weights, embedding rows read from flash."""
     need("host")
     write_tiny_llama(
         tmp_path / "model", hidden=40, intermediate=88, heads=4, kv_heads=2, head_dim=6, tied=False

@@ -55,7 +55,7 @@ def mixed(layer: int, module: str) -> Format | None:
 
 
 CASES: dict[str, tuple[dict[str, Any], Any, dict[str, int], str]] = {
-    # model, formats, ranks of side paths, where
+    # model, formats, ranks of adapters, where
     "mixed": ({"tied": False}, mixed, {"q_proj": 3, "o_proj": 2, "down_proj": 9}, ""),
     "q4_1": ({}, lambda i, m: Format(4, 32, "float") if i >= 0 else Format(8, 32), {}, "small L1"),
     "odd-groups": (

@@ -46,7 +46,7 @@ def test_random_shape_gives_the_interpreters_integers(tmp_path: Path, seed: int)
 
 @pytest.mark.slow
 def test_the_most_hot_code_finds_its_place(tmp_path: Path) -> None:
-    """Every width of weights, on the cores and on their engine, with side paths, biases and groups: the
+    """Every width of weights, on the cores and on their engine, with adapters, biases and groups: the
     kernels of one program are all that there are, and it links for the chip."""
     need("qemu")
     case = draw(29)

@@ -31,7 +31,7 @@ from .programs import (
 )
 
 CONTEXT = 24
-# name -> sizes, formats, ranks of side paths, and how many cores split a block in tiles of the L1 that is given
+# name -> sizes, formats, ranks of adapters, and how many cores split a block in tiles of the L1 that is given
 SHAPES: dict[str, tuple[dict[str, Any], QuantOptions, dict[str, int], set[int]]] = {
     "w8": ({"intermediate": 786}, QuantOptions(), {}, {2, 4}),
     "w4-a-block-for-all": (

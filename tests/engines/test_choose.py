@@ -60,7 +60,7 @@ def test_the_cores_run_what_both_run_alike() -> None:
     [
         (spec(offsets=Offsets.WIDE, group_size=32), "has offsets, for which plain has no sums"),
         (spec(rows=107), "has 107 rows, no multiple of 8"),
-        (spec(rank=3), "has a side path, which the cores add block by block"),
+        (spec(rank=3), "has an adapter, which the cores add block by block"),
     ],
 )
 def test_what_it_cannot_run_stays_with_the_cores(given: MatrixSpec, reason: str) -> None:

@@ -116,14 +116,14 @@ def test_one_scale_per_row_is_one_group_whatever_an_engine_says(graph: Graph) ->
     assert (down.group, down.pad, down.x_bits) == (4, 12, 0)
 
 
-def test_a_side_path_beside_the_cores(model: FloatModel) -> None:
+def test_an_adapter_beside_the_cores(model: FloatModel) -> None:
     """What choose never does."""
     add_adapters(model, {"o_proj": 2})
     graph = lower(model, QuantOptions(), 16)
     low_rank = matrix(graph, "layer0.o").low_rank
     assert low_rank is not None
     low_rank.b.engine = "plain"
-    with pytest.raises(IllegalIR, match=r"layer0\.o\.b: a side path on plain, not on the cores"):
+    with pytest.raises(IllegalIR, match=r"layer0\.o\.b: an adapter on plain, not on the cores"):
         check(graph)
 
 

@@ -64,7 +64,7 @@ CASES = {
         "neureka_1x1", sizes={"intermediate": 301, "vocab": 333}, biased=True
     ),
     "1x1, the head alone beside groups": Case("neureka_1x1", GROUPED, on=frozenset({"head"})),
-    "1x1, beside side paths": Case(
+    "1x1, beside adapters": Case(
         "neureka_1x1", on=frozenset({"o", "gate_up", "head"}), ranks={"k_proj": 3, "down_proj": 2}
     ),
     # the controller has the ninth of one token's heads, and its part of several tokens'
@@ -122,7 +122,7 @@ ON_QEMU = (
     "3x3, remainders of every other job",
 )
 ON_GVSOC = (
-    "1x1, biases, several jobs", "1x1, beside side paths", "1x1, nine heads",
+    "1x1, biases, several jobs", "1x1, beside adapters", "1x1, nine heads",
     "1x1, heads that are shared", "3x3, 4 bit, biases",
     "3x3, 3 bit, several tiles", "3x3, 4 bit, remainders", "3x3, remainders of every other job",
     "3x3, 4 bit, remainders of four channels", "3x3, 3 bit, remainders",
@@ -131,7 +131,7 @@ ON_GVSOC = (
 )  # fmt: skip
 # too wide for chunks of more tokens than one job has pixels for, or beside matrices of the cores
 SHORT_CHUNKS = (
-    "1x1, beside side paths",
+    "1x1, beside adapters",
     "3x3, 4 bit, remainders of four channels",
     "both, 2 and 3 bit",
 )

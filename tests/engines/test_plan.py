@@ -174,7 +174,7 @@ def test_the_verifier_refuses_what_no_engine_can_run(register: Callable[[Engine]
     plan = make_plan(s, WITH_PLAIN)
     with pytest.raises(PlanInvalid, match=r"layer0\.down: siracusa has no engine plain"):
         verify(plan, s, SIRACUSA)
-    with pytest.raises(PlanInvalid, match=r"layer0\.down: a side path on plain"):
+    with pytest.raises(PlanInvalid, match=r"layer0\.down: an adapter on plain"):
         verify(plan, with_matrix(s, "layer0.down", rank=2), WITH_PLAIN)
     with pytest.raises(
         PlanInvalid, match=r"layer0\.qkv: stored as rows of bytes, cores reads blocks"

@@ -290,7 +290,7 @@ def test_what_it_does_not_run(name: str) -> None:
         {"group_size": 16, "offsets": Offsets.WIDE},
     ):
         assert "has scales per group" in str(engine.refusal(spec(**fields)))
-    assert "has a side path" in str(engine.refusal(spec(rank=2)))
+    assert "has an adapter" in str(engine.refusal(spec(rank=2)))
 
 
 def test_vectors_take_all_numbers_of_taps() -> None:

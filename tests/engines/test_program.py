@@ -68,7 +68,7 @@ CASES = {
         SLOTS | {"head"}, {"tied": False, "intermediate": 144},
         QuantOptions(bits=4, group_size=16, embedding_bits=4),
     ),
-    "side paths stay with the cores": Case(
+    "adapters stay with the cores": Case(
         frozenset({"o", "gate_up", "head"}), {}, QuantOptions(bits=4),
         {"k_proj": 3, "down_proj": 2},
     ),

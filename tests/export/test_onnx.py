@@ -75,7 +75,7 @@ def test_groups(tmp_path: Path, options: QuantOptions) -> None:
 
 
 @pytest.mark.parametrize("options", [QuantOptions(), QuantOptions(bits=4, group_size=8)], ids=str)
-def test_side_paths(tmp_path: Path, options: QuantOptions) -> None:
+def test_adapters(tmp_path: Path, options: QuantOptions) -> None:
     write_tiny_llama(tmp_path / "m", hidden=40, intermediate=56, heads=4, kv_heads=2, head_dim=6)
     model = load_model(tmp_path / "m")
     add_adapters(model, {"q_proj": 2, "o_proj": 3, "up_proj": 1, "down_proj": 5})

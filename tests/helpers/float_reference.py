@@ -30,7 +30,7 @@ def forward(
     """Return logits [T, vocab] in ``dtype`` for the ids ``tokens`` [T], T >= 1.
 
     Causal attention over the T tokens from position 0, RMSNorm, RoPE on pairs
-    (i, i + head_dim / 2), SwiGLU; biases, norms of heads and side paths where a layer has them.
+    (i, i + head_dim / 2), SwiGLU; biases, norms of heads and adapters where a layer has them.
     """
     config = model.config
     ids = np.asarray(tokens, dtype=np.int64)
@@ -112,7 +112,7 @@ def _matrix(weight: Weight) -> NDArray[np.float32]:
 
 
 def _linear(layer: FloatLayer, name: str, x: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The matrix ``name`` with its side path and bias."""
+    """The matrix ``name`` with its adapter and bias."""
     y = x @ _matrix(getattr(layer, FIELDS[name])).T.astype(x.dtype)
     side = layer.adapters.get(name)
     if side is not None:

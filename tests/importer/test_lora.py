@@ -85,7 +85,7 @@ def load(tmp_path: Path, adapter: Path | None = None) -> FloatModel:
 
 @pytest.mark.parametrize(("rslora", "scaling"), [(False, 12 / 3), (True, 12 / math.sqrt(3))])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_side_path_equals_the_merged_model(
+def test_adapter_equals_the_merged_model(
     tmp_path: Path, rslora: bool, scaling: float, dtype: str
 ) -> None:
     folder = write_adapter(tmp_path / "a", list(SHAPES), use_rslora=rslora, dtype=dtype)

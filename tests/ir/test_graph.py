@@ -23,7 +23,7 @@ def test_the_ops_of_a_program(fresh: Fresh) -> None:
 
 
 def test_the_steps_are_those_that_plans_are_made_for(fresh: Fresh) -> None:
-    """With side paths and without; the matrix of a step is a slot, gate_up that of silu * up."""
+    """With adapters and without; the matrix of a step is a slot, gate_up that of silu * up."""
     for sides in (False, True):
         assert fresh(sides=sides).steps() == PASS
     slots = {step.name: step.matrix for step in PASS if step.matrix}

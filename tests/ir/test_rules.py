@@ -468,7 +468,7 @@ def side(g: Graph) -> LowRank:
         (side_padding, "rule_linear_types"),
     ],
 )
-def test_illegal_side_path_is_refused(
+def test_illegal_adapter_is_refused(
     fresh: Fresh, damage: Callable[[Graph], None], rule: str
 ) -> None:
     g = fresh(sides=True)

@@ -153,7 +153,7 @@ def test_products_of_a_pass() -> None:
     assert sum(t.bytes for t in steps["logits"].tiles) == shape.head.bytes
 
 
-def test_a_side_path_is_counted() -> None:
+def test_an_adapter_is_counted() -> None:
     plain, side = make_shape(), make_shape(ranks={"qkv": 8})
     a, b = steps_of(plain, 1, 0)["qkv"], steps_of(side, 1, 0)["qkv"]
     more = {n: b.work.features[n] - a.work.features[n] for n in a.work.features}

@@ -14,11 +14,9 @@ from .harness import ASYM, GROUPED, KINDS, Q16, ZEROS, Config, Harness
 
 # head_dim 2, 4, 6, 8, 64, 128; MHA, GQA and one KV head; every special-cased storage format
 CONFIGS = {
-    "hd2": Config(2, 1, 2, 17, 37, 1, QuantOptions(bits=4), side_path=True),
+    "hd2": Config(2, 1, 2, 17, 37, 1, QuantOptions(bits=4), adapter=True),
     "hd4": Config(8, 4, 4, 64, 512, 8, formats=(8 | Q16,), simd=False),
-    "hd6": Config(
-        6, 2, 6, 30, 13, 8, QuantOptions(bits=4), side_path=True, simd=False, engines=True
-    ),
+    "hd6": Config(6, 2, 6, 30, 13, 8, QuantOptions(bits=4), adapter=True, simd=False, engines=True),
     "hd8": Config(4, 4, 8, 64, 101, 3, QuantOptions(bits=4, embedding_bits=4), formats=(4 | Q16,)),
     "hd64": Config(3, 1, 64, 64, 200, 8, QuantOptions(bits=4, asymmetric=True)),
     # probabilities of 12 bits, which the largest rounds up to the next power of two
@@ -54,7 +52,7 @@ CONFIGS = {
         3,
         QuantOptions(bits=3, group_size=4),
         formats=(3 | GROUPED, 8, 8 | Q16),
-        side_path=True,
+        adapter=True,
         engines=True,
     ),
     "points": Config(

@@ -55,7 +55,7 @@ class Config:
     vocab: int
     cores: int
     options: QuantOptions = field(default_factory=QuantOptions)
-    side_path: bool = False
+    adapter: bool = False
     formats: tuple[int, ...] | None = None
     simd: bool = True
     head_norm: bool = False  # of q and k, as Qwen3 has it
@@ -80,7 +80,7 @@ class Harness:
             **(_qwen3(config.head_dim) if config.head_norm else {}),
         )
         model = load_model(folder / "model")
-        if config.side_path:
+        if config.adapter:
             add_adapters(model, {"q_proj": 3})
         program = compile_model(model, folder / "out", config.options, config.context)
         self.graph: Graph = program.graph
@@ -294,7 +294,7 @@ def matrix_words(w: QLinear, rows: int, tile_blocks: int, *, is_side: bool = Fal
 def matrix_command(
     w: QLinear,
     x: QVector | Q16Vector,
-    side: Q16Vector | None,
+    adapter: Q16Vector | None,
     start: np.ndarray,
     *,
     kind: int,
@@ -327,8 +327,8 @@ def matrix_command(
     parts.append(to_words([*how, scratch]))
     parts += [vector_words(x, t, w.group, w.pad, w.b is not None) for t in range(tokens)]
     if w.low_rank is not None:
-        assert side is not None
-        parts += [vector_words(side, t, w.low_rank.b.group, 4, False) for t in range(tokens)]
+        assert adapter is not None
+        parts += [vector_words(adapter, t, w.low_rank.b.group, 4, False) for t in range(tokens)]
     parts.append(to_words(start.reshape(-1)))
     parts.append(blocks.reshape(-1).view(np.int32))
     return MATRIX, np.concatenate(parts)

@@ -48,12 +48,12 @@ static sc_output read_output(void) {
 
 /* A tile's rows into dst, by cores that split its blocks wherever they are few, however short: whether they were. */
 static uint32_t matrix_split(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count,
-                             const sc_qvec *x, const sc_qvec *side, uint32_t tokens, const sc_output *how,
+                             const sc_qvec *x, const sc_qvec *adapter, uint32_t tokens, const sc_output *how,
                              int32_t *dst, uint32_t scratch_words, int cores, int backwards) {
     sc_output out = *how;
     out.dst = dst;
     if (2 * count > (uint32_t)cores) {
-        EACH_CORE(core) sc_matrix_tile(m, tile, first, count, x, side, tokens, &out, core, cores);
+        EACH_CORE(core) sc_matrix_tile(m, tile, first, count, x, adapter, tokens, &out, core, cores);
         return 0;
     }
 #ifdef SC_AT_PRODUCTS
@@ -65,7 +65,7 @@ static uint32_t matrix_split(const sc_matrix *m, const uint8_t *tile, uint32_t f
         sc_split_sums_of_several(m, tile, count, x, tokens, scratch + (size_t)core * scratch_words, core,
                                  cores);
         EACH_CORE(core)
-        sc_split_rows_of_several(m, tile, first, count, x, side, tokens, &out, scratch, scratch_words, core,
+        sc_split_rows_of_several(m, tile, first, count, x, adapter, tokens, &out, scratch, scratch_words, core,
                                  cores);
         release(scratch, all, "canary of the cores' scratch");
         return 1;
@@ -75,7 +75,7 @@ static uint32_t matrix_split(const sc_matrix *m, const uint8_t *tile, uint32_t f
     int32_t *words = guarded((size_t)cores * SC_ROWS);
     int32_t(*sums)[SC_ROWS] = (int32_t(*)[SC_ROWS])words;
     for (uint32_t t = 0; t < tokens; t++, dst += out.stride) {
-        const sc_qvec *of = side ? &side[t] : NULL;
+        const sc_qvec *of = adapter ? &adapter[t] : NULL;
         for (int i = 0; i < cores * SC_ROWS; i++) words[i] = 0x5A5A5A5A;
         EACH_CORE(core) sc_split_sums(m, tile, count, &x[t], sums, core, cores);
         EACH_CORE(core) sc_split_rows(m, tile, first, count, &x[t], of, sums, &out, dst, core, cores);
@@ -92,7 +92,7 @@ static void matrix(void) {
     const int cores = (int)word(), backwards = (int)word();
     const uint32_t scratch_words = word(); /* of each core, with several tokens */
     sc_qvec *x_ = read_vectors(&m, tokens);
-    sc_qvec *side = m.b ? read_vectors(&b, tokens) : NULL;
+    sc_qvec *adapter = m.b ? read_vectors(&b, tokens) : NULL;
     const size_t n = (size_t)tokens * out.stride;
     int32_t *start = copy(n);
     out.dst = guarded(n);
@@ -109,17 +109,17 @@ static void matrix(void) {
     for (uint32_t first = 0; first < m.blocks; first += m.tile_blocks) {
         uint32_t count = (uint32_t)m.blocks - first < m.tile_blocks ? m.blocks - first : m.tile_blocks;
         uint8_t *tile = copy((size_t)count * m.block_bytes / 4);
-        EACH_CORE(core) sc_matrix_tile(&m, tile, first, count, x_, side, tokens, &out, core, cores);
+        EACH_CORE(core) sc_matrix_tile(&m, tile, first, count, x_, adapter, tokens, &out, core, cores);
 #ifdef SC_AT_PRODUCTS
         sc_output other = out;
         other.dst = again;
         EACH_CORE(core) if (again) {
             int32_t *scratch = guarded(scratch_words);
-            sc_matrix_tokens(&m, tile, first, count, x_, side, tokens, &other, scratch, core, cores);
+            sc_matrix_tokens(&m, tile, first, count, x_, adapter, tokens, &other, scratch, core, cores);
             release(scratch, scratch_words, "canary of a core's sums");
         }
 #endif
-        tiles_split += matrix_split(&m, tile, first, count, x_, side, tokens, &out, split, scratch_words,
+        tiles_split += matrix_split(&m, tile, first, count, x_, adapter, tokens, &out, split, scratch_words,
                                     cores, backwards);
         free(tile);
     }
@@ -134,7 +134,7 @@ static void matrix(void) {
     }
     put(&tiles_split, 1);
     free(start);
-    free_vectors(x_, tokens), free_vectors(side, tokens);
+    free_vectors(x_, tokens), free_vectors(adapter, tokens);
 }
 
 #ifdef SC_HAS_ENGINES

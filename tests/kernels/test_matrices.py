@@ -22,7 +22,7 @@ from shrinkc.numerics.fixed import INT32_MAX, RESIDUAL_BITS, add_to_residual
 from shrinkc.numerics.gating import silu_mul
 from shrinkc.numerics.matrices import R_MAX, embed, linear, rescale
 from shrinkc.numerics.vectors import Q16Vector, QVector, quantize_q16
-from shrinkc.storage import SIDE_BITS, format_of, stored_group
+from shrinkc.storage import ADAPTER_BITS, format_of, stored_group
 
 from .conftest import ALL_FORMATS, CONFIGS, FEW_FORMATS, GENERIC, WITH_ENGINES
 from .harness import (
@@ -146,18 +146,20 @@ def residual(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def random_case(
-    rng: np.random.Generator, fmt: int, n: int, k: int, side: bool
+    rng: np.random.Generator, fmt: int, n: int, k: int, adapter: bool
 ) -> tuple[QLinear, QVector | Q16Vector, Q16Vector | None]:
     group = int(rng.choice([stored_group(k, None), 4, 8, 3, 32, 60]))
     group = max(1, min(group, k))
     w = random_linear(rng, n, k, fmt, group, int(rng.integers(-12, 24)))
     x = random_input(rng, int(rng.integers(1, 6)), w)
-    if not side:
+    if not adapter:
         return w, x, None
     rank = int(rng.integers(1, 12))
     wide = fmt & Q16
-    a = random_linear(rng, rank, k, SIDE_BITS | wide, group, int(rng.integers(0, 12)), "w.a", w.pad)
-    b = random_linear(rng, n, rank, SIDE_BITS | Q16, rank, int(rng.integers(0, 24)), "w.b")
+    a = random_linear(
+        rng, rank, k, ADAPTER_BITS | wide, group, int(rng.integers(0, 12)), "w.a", w.pad
+    )
+    b = random_linear(rng, n, rank, ADAPTER_BITS | Q16, rank, int(rng.integers(0, 24)), "w.b")
     if isinstance(x, QVector):
         w.cmax = a.cmax = min(a.cmax, w.cmax)
         x.c = np.minimum(x.c, w.cmax)
@@ -170,12 +172,12 @@ def random_case(
 
 
 def case_of(
-    rng: np.random.Generator, fmt: int, n: int, k: int, cores: int, side: bool, kind: int
+    rng: np.random.Generator, fmt: int, n: int, k: int, cores: int, adapter: bool, kind: int
 ) -> tuple[Command, np.ndarray, str]:
     """A command, the interpreter's answer, and what to call it."""
     if kind == SILU:
         n = 2 * n
-    w, x, t = random_case(rng, fmt, n, k, side)
+    w, x, t = random_case(rng, fmt, n, k, adapter)
     tokens = len(x.q)
     width = n // 2 if kind == SILU else n
     stride = width + int(rng.integers(0, 4))
@@ -205,7 +207,7 @@ def case_of(
     what = (
         f"{('store', 'add', 'silu')[kind]} n {n} k {k} group {w.group} format {fmt} cores {cores}"
     )
-    return command, want, f"{what} tokens {tokens} shift {w.shift} side path {side}"
+    return command, want, f"{what} tokens {tokens} shift {w.shift} adapter {adapter}"
 
 
 def run_cases(h: Harness, cases: list[tuple[Command, np.ndarray, str]]) -> int:
@@ -234,14 +236,16 @@ def formats_of(name: str) -> tuple[int, ...]:
 def test_rows_and_inputs_around_every_edge(harness: Get, config: str) -> None:
     """Rows 1..17, K around word, block and group sizes, cores 1, 3, 8, tokens 1..5."""
     rng = np.random.default_rng(10)
-    side = CONFIGS[config].side_path
+    adapter = CONFIGS[config].adapter
     cases = []
     for fmt in formats_of(config):
         for kind in (STORE, ADD, SILU):
             for n in range(1, 18):
                 k = int(rng.choice(EDGE_K))
                 cores = int(rng.choice([1, 3, 8]))
-                cases.append(case_of(rng, fmt, n, k, cores, side and bool(rng.integers(2)), kind))
+                cases.append(
+                    case_of(rng, fmt, n, k, cores, adapter and bool(rng.integers(2)), kind)
+                )
         for k in EDGE_K:
             cases.append(case_of(rng, fmt, int(rng.integers(1, 18)), k, 3, False, STORE))
     assert run_cases(harness(config), cases) > 1000

@@ -98,7 +98,7 @@ def test_of_gains_that_are_not_in_l1() -> None:
     assert lives(make_shape(hidden=296, layers=3))["gain"] == "embed-next"
 
 
-def test_of_side_paths_and_sums_only_where_they_are_used() -> None:
+def test_of_adapters_and_sums_only_where_they_are_used() -> None:
     options = QuantOptions(bits=4, asymmetric=True)
     found = lives(make_shape(options=options, ranks={"o": 2, "gate_up": 3}), 40 * KIB)
     for name in ("sy", "sq"):

@@ -27,7 +27,7 @@ from .shapes import make_shape, shapes, with_placement
 
 SHAPES: dict[str, ModelShape] = {
     "plain": make_shape(),
-    "untied 4 bit, side paths": make_shape(
+    "untied 4 bit, adapters": make_shape(
         tied=False, options=QuantOptions(bits=4, asymmetric=True), ranks={"qkv": 3, "down": 70}
     ),
     "biases": make_shape(family="qwen2"),

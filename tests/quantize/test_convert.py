@@ -356,7 +356,7 @@ def test_shapes_from_the_headers_are_those_of_the_graph(
 
 
 @pytest.mark.parametrize("name", ["gptq-asymmetric-act-order", "overrides", "gptq-4-128"])
-def test_side_paths_next_to_a_checkpoints_integers(tmp_path: Path, name: str) -> None:
+def test_adapters_next_to_a_checkpoints_integers(tmp_path: Path, name: str) -> None:
     """As EoRA has them, also where columns are in another order: relative RMS error of all logits
     below 0.1 (these random ones are as large as the weights; a's columns in a wrong order: 0.5)."""
     format_of, sizes = MODELS[name]

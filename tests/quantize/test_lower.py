@@ -1,4 +1,4 @@
-"""The lowered model against the float model: side paths, fidelity, refusals."""
+"""The lowered model against the float model: adapters, fidelity, refusals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make(folder: Path, ranks: Mapping[str, int] | None = None, **shape: Any) -> 
 
 
 def merged(model: FloatModel) -> FloatModel:
-    """Side paths added to the weights, in float."""
+    """Adapters added to the weights, in float."""
     layers = []
     for layer in model.layers:
         added = {}
@@ -140,12 +140,12 @@ def test_embedding_rows_in_fixed_point(tmp_path: Path) -> None:
         assert (error <= 0.51 * step[:, None] + 2.0**-frac).all()
 
 
-# --- side paths --------------------------------------------------------------------------
+# --- adapters --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [QuantOptions(), QuantOptions(bits=4)], ids=["8bit", "4bit"])
-def test_side_paths_equal_merged_weights_in_float(tmp_path: Path, options: QuantOptions) -> None:
-    """8 bit: error below 0.05; 4 bit: at most a tenth more than without side paths."""
+def test_adapters_equal_merged_weights_in_float(tmp_path: Path, options: QuantOptions) -> None:
+    """8 bit: error below 0.05; 4 bit: at most a tenth more than without adapters."""
     model = make(tmp_path, RANKS, tied=False)
     correlation, error = fidelity(model, options)
     plain, plain_error = fidelity(replace(model, layers=merged(model).layers), options)
@@ -162,7 +162,7 @@ def with_side(tmp_path: Path) -> list[QLinear]:
     return found
 
 
-def test_side_path_is_exact_in_python_integers(tmp_path: Path) -> None:
+def test_adapter_is_exact_in_python_integers(tmp_path: Path) -> None:
     """y = rescale(W x) + rescale(b quantise(rescale(a x))), each step in unlimited integers."""
     rng = np.random.default_rng(4)
     for w in with_side(tmp_path):
@@ -187,7 +187,7 @@ def test_side_path_is_exact_in_python_integers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(linear(w, x), want)
 
 
-def test_side_path_alone_against_float(tmp_path: Path) -> None:
+def test_adapter_alone_against_float(tmp_path: Path) -> None:
     """b (a x) within 0.1 % of its largest result, for inputs that make it far more than rounding."""
     rng = np.random.default_rng(5)
     for w in with_side(tmp_path):
@@ -209,7 +209,7 @@ def test_side_path_alone_against_float(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", [None, 4, 16, 32, 64, 128])
 @pytest.mark.parametrize("hidden", [37, 64, 128])
-def test_side_paths_share_any_groups(tmp_path: Path, group: int | None, hidden: int) -> None:
+def test_adapters_share_any_groups(tmp_path: Path, group: int | None, hidden: int) -> None:
     """4-bit weights in any groups: a reads the groups of its matrix, and still adds b (a x)."""
     model = make(tmp_path, RANKS, hidden=hidden, intermediate=128)
     options = QuantOptions(bits=4, group_size=group, asymmetric=True, short_last_group=True)
@@ -267,7 +267,7 @@ def test_shapes_from_the_config_are_those_of_the_graph(
     assert a == b
 
 
-def test_shapes_with_side_paths(tmp_path: Path) -> None:
+def test_shapes_with_adapters(tmp_path: Path) -> None:
     model = make(tmp_path, RANKS)
     a = shapes_of_graph(lower(model, QuantOptions(), 16), 500)
     ranks = {"qkv": 2 + 1 + 3, "o": 4, "gate_up": 2 + 3, "down": 5}
@@ -346,7 +346,7 @@ def test_a_layer_with_zero_gate_or_up_is_legal(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("module", ["k_proj", "v_proj", "gate_proj"])
 @pytest.mark.parametrize("rank", [4, 16])
-def test_side_paths_whose_rows_add_up_stay_in_range(tmp_path: Path, module: str, rank: int) -> None:
+def test_adapters_whose_rows_add_up_stay_in_range(tmp_path: Path, module: str, rank: int) -> None:
     """All rows of a, and of b, point the same way: their sum is what bounds the result, not its root.
     What would leave the range raises ArithmeticError in the interpreter."""
     model = make(tmp_path / "m", {module: rank})

@@ -332,7 +332,7 @@ def test_largest_x_bits() -> None:
 
 
 def test_a_limit_of_what_is_beside_it_is_kept() -> None:
-    """Both halves of a side path's first product read one vector: the fewer bits."""
+    """Both halves of an adapter's first product read one vector: the fewer bits."""
     w = random_weight(4, 40)
     assert quantised(w, limit=9).x_bits == 9
     assert quantised(w, 4, limit=255).x_bits == 14

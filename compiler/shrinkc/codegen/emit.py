@@ -70,7 +70,7 @@ class CMatrix:
 def _c_matrix(
     w: QLinear, shape: MatrixShape, plan: Plan, b: str = "0", *, rides_in: str | None = None
 ) -> CMatrix:
-    """``b``: the C expression of its side path.  The B matrix of one rides in the blocks of the matrix
+    """``b``: the C expression of its adapter.  The B matrix of one rides in the blocks of the matrix
     ``rides_in`` and has no place of its own; every other matrix has."""
     name = rides_in or shape.name
     p = next((p for p in plan.placements if p.name == name), None)
@@ -225,7 +225,7 @@ def emit(
     embed = _of_type(graph, Embed)[0]
     head = _of_type(graph, Linear, -1)[0].weight
     layers: list[dict[str, object]] = []
-    sides: list[tuple[str, CMatrix]] = []
+    adapters: list[tuple[str, CMatrix]] = []
     stored: list[tuple[str, QLinear, np.ndarray | None]] = []
     perms: list[tuple[str, list[int]]] = []
     biases: list[tuple[str, list[int]]] = []
@@ -238,12 +238,12 @@ def emit(
             order = gate_up_order(w.n) if slot == "gate_up" else None
             b = "0"
             if w.low_rank is not None:
-                a, ident = w.low_rank.a, f"side_{i}_{slot}"
+                a, ident = w.low_rank.a, f"adapter_{i}_{slot}"
                 matrices.append((a.name, _c_matrix(a, shapes[a.name], plan)))
                 stored.append((a.name, a, None))
-                side = shapes[w.name].side
-                assert side is not None, f"{w.name}: a side path that was not planned"
-                sides.append((ident, _c_matrix(w.low_rank.b, side, plan, rides_in=w.name)))
+                adapter = shapes[w.name].adapter
+                assert adapter is not None, f"{w.name}: an adapter that was not planned"
+                adapters.append((ident, _c_matrix(w.low_rank.b, adapter, plan, rides_in=w.name)))
                 b = f"&{ident}"
             added.append("0" if op.bias is None else f"bias_{i}_{slot}")
             if op.bias is not None:
@@ -281,13 +281,13 @@ def emit(
     (out / "blobs" / "tokenizer.bin").write_bytes(tables)
     norms = _of_type(graph, NormQuant)
     readers = [m for m in shape.matrices if m.name != "embedding"]
-    side_shapes = [m.side for m in readers if m.side]
+    adapter_shapes = [m.adapter for m in readers if m.adapter]
     embed_shape = shapes["embedding" if embed.table is not head else "head"]
     engines = sorted({w.engine for _, w, _ in stored} - {CORES})
     on_cores = [w for _, w, _ in stored if w.engine == CORES]
     dotted = on_cores or [w for _, w, _ in stored]  # the kernels are compiled for some format
     formats = {c_format(w) for w in dotted}
-    widths = {w.bits for w in dotted} | {m.bits for m in side_shapes}
+    widths = {w.bits for w in dotted} | {m.bits for m in adapter_shapes}
     products = [w for name, w, _ in stored if _in_products(shapes[name])]
     flat, flat_ones = flat_format([w for w in products if shapes[w.name].flat], formats)
     sizes, kv = planned_sizes(shape, target, plan), kv_shape(shape)
@@ -306,7 +306,7 @@ def emit(
         "target": target,
         "targets": TARGETS | {target.name: target},
         "layers": layers,
-        "sides": sides,
+        "adapters": adapters,
         "matrices": matrices,
         "embedding": _c_matrix(embed.table, embed_shape, plan),
         "gains": [n.gain.tolist() for n in norms],
@@ -328,12 +328,12 @@ def emit(
         "in_place": _in_place(sizes, held),
         "xgroups": max(m.x_groups for m in readers),
         "xblocks": max(m.x_blocks for m in readers),
-        "q16": int(any(m.wide for m in [*readers, *side_shapes])),
+        "q16": int(any(m.wide for m in [*readers, *adapter_shapes])),
         "xsums": int(any(m.asymmetric for m in readers)),
         "rank": max(m.rank for m in readers),
         "head_perm": "perm_head" if final.perm is not None else "0",
-        "sq_words": max([m.x_words for m in side_shapes], default=0),
-        "side_format": sides[0][1].format if sides else None,
+        "sq_words": max([m.x_words for m in adapter_shapes], default=0),
+        "adapter_format": adapters[0][1].format if adapters else None,
         "engines": engines,
         "remainders": any(engine_named(m.engine).remainders(m.k, m.bits) for m in shape.matrices),
         "second_layout": any(engine_named(m.engine).taps(m.k, m.bits) for m in shape.matrices),

@@ -30,14 +30,14 @@ def _rows(table: np.ndarray, order: np.ndarray, block: int) -> np.ndarray:
 
 
 def stored_rows(w: QLinear, order: np.ndarray | None, block: int) -> StoredRows:
-    """A matrix (and the b of its side path) for a store with blocks of ``block`` rows."""
+    """A matrix (and the b of its adapter) for a store with blocks of ``block`` rows."""
     order = np.arange(w.n) if order is None else order
     q, r = _rows(w.q, order, block), _rows(w.r, order, block)
     d = None if w.d is None else _rows(w.d, order, block)
     b = None if w.b is None or w.zero_points else _rows(w.b, order, block)
     zeros = _rows(w.zeros(), order, block) if w.zero_points else None
-    side = None if w.low_rank is None else stored_rows(w.low_rank.b, order, block)
-    return StoredRows(w.format, w.group, w.pad, q, d, b, zeros, r, side)
+    adapter = None if w.low_rank is None else stored_rows(w.low_rank.b, order, block)
+    return StoredRows(w.format, w.group, w.pad, q, d, b, zeros, r, adapter)
 
 
 def pack_matrix(w: QLinear, order: np.ndarray | None = None) -> np.ndarray:

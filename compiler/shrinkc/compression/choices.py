@@ -121,7 +121,7 @@ class Space:
         return next((g for g in options if g == -1 or all(s % g == 0 for s in sizes)), None)
 
     def matrices(self, config: LlamaConfig, group_size: int) -> dict[str, dict[int, int]]:
-        """Matrix of one layer -> width -> bytes, with its side path."""
+        """Matrix of one layer -> width -> bytes, with its adapter."""
         shapes = gptq.module_shapes(replace(config, num_layers=1))
         s = self.settings
         return {
@@ -264,7 +264,7 @@ class OnChip(Space):
         return self.shape(config, settings)
 
     def matrices(self, config: LlamaConfig, group_size: int) -> dict[str, dict[int, int]]:
-        """Stored matrix of one layer -> width -> bytes, with its side path."""
+        """Stored matrix of one layer -> width -> bytes, with its adapter."""
         allowed = super().matrices(config, group_size)
         found: dict[str, dict[int, int]] = {slot: {} for slot in self.units}
         for bits in WIDTHS:

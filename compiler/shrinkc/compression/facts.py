@@ -29,7 +29,7 @@ FLOAT_BYTES = 2  # floats count as 16 bit: nobody has to store more, whatever th
 class ModelFacts:
     """Sizes of a model.
 
-    ``parameters`` count a tied table once and the numbers of a side path, but no scales.
+    ``parameters`` count a tied table once and the numbers of an adapter, but no scales.
     ``packed_bytes`` is what has to be stored: integers at their width, their scales (16 bit) and
     zero points, all other numbers at 16 bit; zeros count like any other weight.  ``bits``:
     module -> bits per weight, for the matrices that are integers.
@@ -135,7 +135,7 @@ def integer_bytes(weight: QuantizedWeight) -> int:
 
 
 def _every(model: FloatModel) -> Iterator[Weight]:
-    """Every tensor once, those of side paths included."""
+    """Every tensor once, those of adapters included."""
     yield model.embedding
     yield model.final_norm
     if model.head is not None:

@@ -156,7 +156,7 @@ def order_problems(stage: Stage, before: Sequence[Stage], given: ModelFacts) -> 
         yield "needs the float model, but the one given is already quantised"
     side = next((s.name for s in before if KINDS[s.kind].adds_adapters), None)
     if side is not None and kind.on_quantised and not kind.adds_adapters:
-        yield f"changes what the side paths of [{side}] were made for; put [{side}] after it"
+        yield f"changes what the adapters of [{side}] were made for; put [{side}] after it"
     yield from kind.order(stage.settings, before)
 
 

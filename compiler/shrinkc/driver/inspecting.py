@@ -126,7 +126,7 @@ def _of_model(
         found.facts = {**_config_facts(opened.config), "compiles": opened.whole}
         found.facts |= _tokenizer_facts(opened.tokenizer)
         if opened.ranks:
-            found.facts["side_path_ranks"] = sorted(set(opened.ranks.values()))
+            found.facts["adapter_ranks"] = sorted(set(opened.ranks.values()))
         if opened.formats is not None:
             found.tables["integers"] = _formats(opened)
         found.notes += opened.notes
@@ -240,7 +240,7 @@ def _graph_tables(g: Graph) -> dict[str, list[Row]]:
             "bits": m.bits,
             "group_size": groups.get(m.name),
             "asymmetric": m.asymmetric,
-            "side_path": m.rank or None,
+            "adapter_rank": m.rank or None,
             "engine": m.engine,
             "bytes": m.bytes,
         }

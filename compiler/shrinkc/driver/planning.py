@@ -135,9 +135,9 @@ def _context(request: PlanRequest, config: LlamaConfig) -> int:
 
 
 def _ranks(checkpoint: Checkpoint) -> list[dict[str, int]]:
-    """Per layer: slot -> rank of its side path.
+    """Per layer: slot -> rank of its adapter.
 
-    Adapters of q, k and v (and of gate and up) share one side path, so their ranks add up.
+    Adapters of q, k and v (and of gate and up) share one adapter, so their ranks add up.
     """
     ranks: list[dict[str, int]] = [{} for _ in range(checkpoint.config.num_layers)]
     for (index, module), rank in checkpoint.ranks.items():

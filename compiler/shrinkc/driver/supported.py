@@ -72,7 +72,7 @@ def supported() -> Findings:
     found.tables["engines"] = [
         {
             "engine": e.name, "bits_per_channel": _runs(e, None), "bits_in_groups": _runs(e, _GROUP),
-            "side_paths": e.refusal(MatrixSpec("matrix", _SIZE, _SIZE, WIDEST, None, Offsets.NONE, _GROUP)) is None,
+            "adapters": e.refusal(MatrixSpec("matrix", _SIZE, _SIZE, WIDEST, None, Offsets.NONE, _GROUP)) is None,
             "targets": [t.name for t in TARGETS.values() if e.name in t.engines],
         }
         for e in ENGINES.values()

@@ -21,7 +21,7 @@ class MatrixSpec:
     """What is known of a matrix before an engine is chosen for it.
 
     ``rows`` are stored ones (gate_up is padded), ``group_size`` weights have a scale of their own (None:
-    one per row), ``rank`` is that of its side path.  ``embedding``: rows are read from it as well.
+    one per row), ``rank`` is that of its adapter.  ``embedding``: rows are read from it as well.
     """
 
     name: str
@@ -130,7 +130,7 @@ class Engine:
         """None, or why this engine cannot run the matrix: its own reasons, and those of all engines but the
         cores."""
         if self.name != CORES and spec.rank:
-            return "has a side path, which the cores add block by block"
+            return "has an adapter, which the cores add block by block"
         if spec.embedding and not self.reads_rows:
             return f"is the embedding as well, whose rows {self.label} cannot give"
         return self.legal(spec)

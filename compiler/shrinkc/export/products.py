@@ -29,7 +29,7 @@ from shrinkc.numerics.matrices import FACTOR_DROP
 
 
 def linear(w: QLinear, x: Vector) -> Value:
-    """[T, n], the side path included."""
+    """[T, n], the adapter included."""
     y = rescale(w, accumulate(w, x), x)
     if w.low_rank is not None:
         a, b = w.low_rank.a, w.low_rank.b

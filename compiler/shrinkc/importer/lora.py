@@ -111,7 +111,7 @@ def load_adapter(directory: Path, model: FloatModel) -> None:
 def adapter_ranks(
     directory: Path, config: LlamaConfig, quantized: Collection[str]
 ) -> dict[tuple[int, str], int]:
-    """Return (layer, module such as "q_proj") -> rank of every side path, without reading weights.
+    """Return (layer, module such as "q_proj") -> rank of every adapter, without reading weights.
 
     ``quantized`` are the names ("model.layers.0.mlp.up_proj") of the base model's matrices that
     are integers.  Errors as of :func:`load_adapter`, but for what is wrong with values.

@@ -103,7 +103,7 @@ def dense(weight: Weight) -> NDArray[np.float32]:
 
 @dataclass
 class LowRankAdapter:
-    """A side path ``y += b @ (a @ x)`` next to a weight [out, in].
+    """An adapter ``y += b @ (a @ x)`` next to a weight [out, in].
 
     ``a`` is float32 [rank, in], ``b`` float32 [out, rank]; any scaling is already in ``b``.
     """
@@ -128,7 +128,7 @@ class FloatLayer:
     w_gate: Weight
     w_up: Weight
     w_down: Weight
-    # module name ("q_proj" … "down_proj") -> side path
+    # module name ("q_proj" … "down_proj") -> adapter
     adapters: dict[str, LowRankAdapter] = field(default_factory=dict)
     # module name -> float32 [out], of those that add one
     biases: dict[str, np.ndarray] = field(default_factory=dict)

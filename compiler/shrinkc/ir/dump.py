@@ -28,7 +28,7 @@ def _matrix(w: QLinear) -> str:
     if w.engine != CORES:
         text += f" on {w.engine}"
     if w.low_rank:
-        text += f" + side path a {_matrix(w.low_rank.a)} b {_matrix(w.low_rank.b)}"
+        text += f" + adapter a {_matrix(w.low_rank.a)} b {_matrix(w.low_rank.b)}"
     return text
 
 

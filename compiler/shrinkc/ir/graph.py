@@ -83,7 +83,7 @@ class Op(OnDevice):
         raise NotImplementedError(f"{self.mnemonic} has no semantics")
 
     def matrices(self) -> list[QLinear]:
-        """Every matrix it holds, side paths included."""
+        """Every matrix it holds, adapters included."""
         return []
 
     def slot(self) -> str | None:

@@ -35,7 +35,7 @@ class QLinear:
     q int8 [n, k] in the range of its storage format; d uint8 [n, groups] or None (all one, drop 0);
     b int16 [n, groups] or None (all zero), only next to d; r uint16 [n], at most R_MAX.
     ``pad``: inputs to a multiple of which a group is stored: those of the format's unit, for the
-    first half of a side path those of the matrix beside it where they are more.  ``engine`` runs it and
+    first half of an adapter those of the matrix beside it where they are more.  ``engine`` runs it and
     has decided ``group`` and ``pad``; beyond these it changes no integer.
     ``zero_points``: b is d times signed integers of ZERO_BITS bits, which are stored in its place.
     ``x_bits``: bits of the 16-bit activations that it reads as one group, with d None and acc the plain
@@ -91,7 +91,7 @@ class QLinear:
         return (self.b // self.d).astype(np.int8)
 
     def all(self) -> list[QLinear]:
-        """Itself, and the halves of its side path."""
+        """Itself, and the halves of its adapter."""
         return [self] + ([self.low_rank.a, self.low_rank.b] if self.low_rank else [])
 
     def effective(self) -> np.ndarray:
@@ -164,7 +164,7 @@ def unit_bound(bounds: np.ndarray, drop: int) -> int:
 
 @dataclass
 class LowRank:
-    """The side path y += b @ quantise(a @ x) next to a matrix; a shares the input of its matrix."""
+    """The adapter y += b @ quantise(a @ x) next to a matrix; a shares the input of its matrix."""
 
     a: QLinear
     b: QLinear

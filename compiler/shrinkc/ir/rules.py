@@ -97,14 +97,14 @@ def rule_accumulator(graph: Graph, op: Op) -> str | None:
 def rule_engine(graph: Graph, op: Op) -> str | None:
     """Every matrix is cut as its engine asks.
 
-    The first half of a side path is cut like the matrix beside it (rule_linear_types).
+    The first half of an adapter is cut like the matrix beside it (rule_linear_types).
     """
     found = op.matrices()
     for place, w in enumerate(found):
         if w.engine not in ENGINES:
             return f"{w.name}: engine '{w.engine}'; there are {', '.join(ENGINES)}"
         if place > 0 and w.engine != CORES:
-            return f"{w.name}: a side path on {w.engine}, not on the cores"
+            return f"{w.name}: an adapter on {w.engine}, not on the cores"
         cut = ENGINES[w.engine].cut_of(w.k, w.group_size, w.d is not None, w.bits)
         if place != 1 and (w.group, w.pad) != cut:
             got = f"groups of {w.group} padded to {w.pad}"

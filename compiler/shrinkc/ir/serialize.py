@@ -106,12 +106,12 @@ def _rebuild(path: Path, head: dict[str, Any], tensors: dict[str, np.ndarray]) -
     def linear(name: str) -> QLinear:
         if name not in linears:
             record = dict(head["linears"][name])
-            side = record.pop("low_rank", None)
+            adapter = record.pop("low_rank", None)
             arrays = {f: tensors[f"{name}/{f}"] for f in ("q", "r", "row_scale")}
             arrays |= {f: tensors.get(f"{name}/{f}") for f in ("d", "b")}  # type: ignore[misc]
             linears[name] = QLinear(**{**record, **arrays})
-            if side is not None:
-                linears[name].low_rank = LowRank(linear(side[0]), linear(side[1]))
+            if adapter is not None:
+                linears[name].low_rank = LowRank(linear(adapter[0]), linear(adapter[1]))
         return linears[name]
 
     def value(v: Any) -> Any:

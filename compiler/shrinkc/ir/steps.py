@@ -103,8 +103,8 @@ class Step:
 
 @dataclass(frozen=True)
 class SlotSizes:
-    """The most that the matrices of one slot ask for, over all layers; ``side_*`` are those of the
-    second half of their side paths, 0 where there is none."""
+    """The most that the matrices of one slot ask for, over all layers; ``adapter_*`` are those of the
+    second half of their adapters, 0 where there is none."""
 
     rows: int
     k: int
@@ -114,7 +114,7 @@ class SlotSizes:
     x_blocks: int
     asymmetric: bool
     rank: int
-    side_words: int
+    adapter_words: int
     sums: int = 0  # bytes of the cores' products with several tokens, and of weights for them
     widened: int = 0
     # of groups that another engine can multiply with several tokens
@@ -122,7 +122,7 @@ class SlotSizes:
 
     @classmethod
     def of(cls, matrices: Sequence[MatrixShape]) -> SlotSizes:
-        sides = [m.side for m in matrices if m.side]
+        adapters = [m.adapter for m in matrices if m.adapter]
         return cls(
             max(m.rows for m in matrices),
             max(m.k for m in matrices),
@@ -132,7 +132,7 @@ class SlotSizes:
             max(m.x_blocks for m in matrices),
             any(m.asymmetric for m in matrices),
             max(m.rank for m in matrices),
-            max((m.x_words for m in sides), default=0),
+            max((m.x_words for m in adapters), default=0),
             max((m.sums for m in matrices if m.engine == CORES), default=0),
             max((m.widened for m in matrices if m.engine == CORES), default=0),
             frozenset(m.product_words for m in matrices if m.engine == CORES and m.product_words),

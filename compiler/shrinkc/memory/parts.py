@@ -178,11 +178,11 @@ def multiplier_bytes(s: ModelShape) -> int:
 
 
 def layer_table_bytes(s: ModelShape) -> int:
-    """sizeof the tables in L1: matrices (a side path has three) and what engines keep of them, layers,
+    """sizeof the tables in L1: matrices (an adapter has three) and what engines keep of them, layers,
     functions, and gains where they are few."""
-    sides = sum(1 for m in s.matrices if m.rank)
+    adapters = sum(1 for m in s.matrices if m.rank)
     gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
-    tables = abi.MATRIX_BYTES * (len(s.matrices) + 1 + sides) + layer_bytes(s) * s.num_layers
+    tables = abi.MATRIX_BYTES * (len(s.matrices) + 1 + adapters) + layer_bytes(s) * s.num_layers
     kept = max(engine_named(m.engine).table for m in s.matrices) * len(s.matrices)
     return tables + abi.TABLE_BYTES + gains + align(kept)
 

@@ -130,7 +130,7 @@ def engine_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         if p.offset % engine.store.align:
             yield f"{m.name}: stored at {p.offset}, not a multiple of {engine.store.align}"
         if m.rank:
-            yield f"{m.name}: a side path on {m.engine}"
+            yield f"{m.name}: an adapter on {m.engine}"
         if m.name == "embedding":
             yield f"{m.name}: on {m.engine}, but nothing is multiplied with it"
         if m.name == "head" and s.embedding is None and not engine.reads_rows:

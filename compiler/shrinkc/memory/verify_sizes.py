@@ -40,9 +40,9 @@ def gains_outside_l1(s: ModelShape) -> bool:
 
 def table_bytes(s: ModelShape) -> int:
     """Matrix and layer tables in L1, those of functions, and gains where they are there."""
-    sides = sum(1 for m in s.matrices if m.rank > 0)
+    adapters = sum(1 for m in s.matrices if m.rank > 0)
     gains = 0 if gains_outside_l1(s) else (gain_bytes(s) + 15) // 16 * 16
-    matrices = (len(s.matrices) + 1 + sides) * MATRIX_BYTES
+    matrices = (len(s.matrices) + 1 + adapters) * MATRIX_BYTES
     layer = 16 + (16 if s.perms else 0) + (16 if s.biases else 0)
     for step in s.steps:
         for kind in step.op.NUMBERS.values() if step.in_layer else ():

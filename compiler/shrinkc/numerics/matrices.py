@@ -32,13 +32,13 @@ class Matrix(Protocol):
     shift: int
 
     @property
-    def low_rank(self) -> SidePath | None: ...
+    def low_rank(self) -> Adapter | None: ...
 
     def accumulate(self, x: QVector | Q16Vector) -> np.ndarray:
         """Exact acc int64 [T, n]."""
 
 
-class SidePath(Protocol):
+class Adapter(Protocol):
     """y += b @ quantise(a @ x)."""
 
     @property
@@ -129,7 +129,7 @@ def rescale(w: Matrix, acc: np.ndarray, x: QVector | Q16Vector) -> np.ndarray:
 
 
 def linear(w: Matrix, x: QVector | Q16Vector) -> np.ndarray:
-    """The integer matrix product with its side path, int64 [T, n] in int32 range."""
+    """The integer matrix product with its adapter, int64 [T, n] in int32 range."""
     y = rescale(w, w.accumulate(x), x)
     if w.low_rank is not None:
         a, b = w.low_rank.a, w.low_rank.b

@@ -85,7 +85,7 @@ def _regions(plan: Plan, level: str, reader: Mapping[str, int]) -> Iterable[Regi
 
 
 def _slot(name: str) -> str:
-    """``qkv`` of ``layer3.qkv`` and of the first half of its side path, ``layer3.qkv.a``."""
+    """``qkv`` of ``layer3.qkv`` and of the first half of its adapter, ``layer3.qkv.a``."""
     return name.split(".", 1)[-1].removesuffix(".a")
 
 

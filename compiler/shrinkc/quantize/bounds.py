@@ -48,7 +48,7 @@ def row_bound(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
     return math.sqrt(k) * (1.01 * rows + math.sqrt(k) / 250 * top * plain)
 
 
-def side_bound(a: np.ndarray, b: np.ndarray, gain: np.ndarray | None = None) -> float:
+def adapter_bound(a: np.ndarray, b: np.ndarray, gain: np.ndarray | None = None) -> float:
     """A hard bound of b a (gain * x), whose middle is rounded to within 1/254 of its largest value."""
     return 1.01 * float(np.abs(b).sum(axis=1).max(initial=0.0)) * row_bound(a, gain)
 

@@ -31,7 +31,7 @@ class WeightLimits:
         """Whether a result with ``frac`` fraction bits is within the limit; else notes why not.
 
         ``tensors`` by name are the matrices whose products make the result; ``before`` are the
-        gains, or the first half of a side path, that multiply their inputs.
+        gains, or the first half of an adapter, that multiply their inputs.
         """
         if frac >= FRAC_MIN:
             return True

@@ -57,7 +57,7 @@ from shrinkc.quantize.formats import QuantOptions, check_sizes, grouped_inputs
 from shrinkc.quantize.limits import WeightLimits, largest
 from shrinkc.quantize.sources import Source, source_of
 from shrinkc.quantize.weights import Output, check_groups, convert_matrix, quantize_matrix
-from shrinkc.storage import SIDE_BITS
+from shrinkc.storage import ADAPTER_BITS
 
 GATE_MAX = INT32_MAX - (1 << 15)  # half a unit of its sigmoid's input can be added
 GATE_FRAC_MAX = 40  # a gate of zeros has no bound; its shifts must stay in range all the same
@@ -126,7 +126,7 @@ class _Lowering:
         return op.out
 
     def matrix(self, source: Source, out: Output, gain: np.ndarray | None = None) -> QLinear:
-        """The integers of a matrix and its side path, for inputs gain * x."""
+        """The integers of a matrix and its adapter, for inputs gain * x."""
         o, weight = self.options, source.weight
         engine = self.choices.engine(source.name)
 
@@ -139,25 +139,25 @@ class _Lowering:
             )  # fmt: skip
 
         w = main(CMAX)
-        if source.side is None:
+        if source.adapter is None:
             return w
-        a, b = source.side.a, source.side.b
+        a, b = source.adapter.a, source.adapter.b
         a_out = replace(out, frac=frac_for(row_bound(a, gain)))
         if source.order is not None:
             a = a[:, source.order]
 
-        def side_a(limit: int) -> QLinear:
+        def adapter_a(limit: int) -> QLinear:
             return quantize_matrix(
-                f"{source.name}.a", a, a_out, bits=SIDE_BITS, limit=limit, beside=w
+                f"{source.name}.a", a, a_out, bits=ADAPTER_BITS, limit=limit, beside=w
             )
 
         # both read the same activations, so they share what is smaller
-        qa = side_a(w.x_bits or w.cmax)
+        qa = adapter_a(w.x_bits or w.cmax)
         if (qa.x_bits, qa.cmax) != (w.x_bits, w.cmax):
             w = main(qa.x_bits or qa.cmax)
-            qa = side_a(w.x_bits or w.cmax)
+            qa = adapter_a(w.x_bits or w.cmax)
         b_out = Output(2.0**-qa.frac / QMAX, w.frac)
-        w.low_rank = LowRank(qa, quantize_matrix(f"{source.name}.b", b, b_out, bits=SIDE_BITS))
+        w.low_rank = LowRank(qa, quantize_matrix(f"{source.name}.b", b, b_out, bits=ADAPTER_BITS))
         return w
 
     def check(
@@ -174,12 +174,12 @@ class _Lowering:
         names = {m: module_name(index, m) for m in SLOT_MODULES[slot]}
         gain = None if norm is None else norm[1]
         before = None if norm is None else {f"model.layers.{index}.{norm[0]}.weight": norm[1]}
-        if source.side is not None:
+        if source.adapter is not None:
             found = {n: layer.adapters[m] for m, n in names.items() if m in layer.adapters}
             a = {f"{n}.lora_A.weight": x.a for n, x in found.items()}
             b = {f"{n}.lora_B.weight (times alpha / r)": x.b for n, x in found.items()}
-            fits = self.limits.check(frac_for(row_bound(source.side.a, gain)), a, before)
-            if not fits or not self.limits.check(frac_for(source.side_bound(gain)), b, a):
+            fits = self.limits.check(frac_for(row_bound(source.adapter.a, gain)), a, before)
+            if not fits or not self.limits.check(frac_for(source.adapter_bound(gain)), b, a):
                 frac = frac_for(row_bound(dense(source.weight), gain))
         biases = {f"{n}.bias": layer.biases[m] for m, n in names.items() if m in layer.biases}
         if biases and not self.limits.check(frac_for(source.bias_bound()), biases):

@@ -10,7 +10,7 @@ from shrinkc.importer.model import FloatLayer, LowRankAdapter, QuantizedWeight, 
 from shrinkc.ir.linear import QLinear
 from shrinkc.model import FIELDS, SLOT_MODULES
 from shrinkc.numerics.fixed import INT32_MAX
-from shrinkc.quantize.bounds import frac_for, row_bound, side_bound
+from shrinkc.quantize.bounds import adapter_bound, frac_for, row_bound
 from shrinkc.quantize.formats import mixed
 from shrinkc.quantize.limits import largest
 from shrinkc.quantize.weights import fuse
@@ -19,12 +19,12 @@ from shrinkc.quantize.weights import fuse
 @dataclass(frozen=True)
 class Source:
     """The modules of one matrix [n, k] as they come: floats, or a checkpoint's integers whose
-    column j is input ``order[j]``; side path a [rank, k] and b [n, rank], or None; bias [n] or
+    column j is input ``order[j]``; adapter a [rank, k] and b [n, rank], or None; bias [n] or
     None."""
 
     name: str
     weight: Weight
-    side: LowRankAdapter | None
+    adapter: LowRankAdapter | None
     bias: np.ndarray | None = None
 
     @property
@@ -34,7 +34,7 @@ class Source:
 
     def bound(self, gain: np.ndarray) -> float:
         """Largest |result| for inputs gain * x, ||x|| <= sqrt(K)."""
-        plain = row_bound(dense(self.weight), gain) + self.side_bound(gain)
+        plain = row_bound(dense(self.weight), gain) + self.adapter_bound(gain)
         return plain + self.bias_bound()
 
     def stored_bounds(self, w: QLinear, gain: np.ndarray, cuts: tuple[int, ...]) -> list[float]:
@@ -44,7 +44,7 @@ class Source:
         stored = gain if self.order is None else gain[self.order]
         extra = self.bias_bound()
         if w.low_rank is not None:
-            extra += side_bound(w.low_rank.a.dequantized(), w.low_rank.b.dequantized(), stored)
+            extra += adapter_bound(w.low_rank.a.dequantized(), w.low_rank.b.dequantized(), stored)
         return [row_bound(part, stored) + extra for part in parts]
 
     def bias_bound(self) -> float:
@@ -58,16 +58,16 @@ class Source:
         values = np.rint(self.bias.astype(np.float64) * 2.0**frac)
         return np.clip(values, -INT32_MAX, INT32_MAX).astype(np.int32)
 
-    def side_bound(self, gain: np.ndarray | None) -> float:
-        """Largest |result| of the side path, for inputs as in :meth:`bound`."""
-        if self.side is None:
+    def adapter_bound(self, gain: np.ndarray | None) -> float:
+        """Largest |result| of the adapter, for inputs as in :meth:`bound`."""
+        if self.adapter is None:
             return 0.0
-        return side_bound(self.side.a, self.side.b, gain)
+        return adapter_bound(self.adapter.a, self.adapter.b, gain)
 
     def plain_frac(self) -> int:
         """Fraction bits that results would need for inputs of the size that a norm gives: what no
         norm bounds, the residual stream takes no more of."""
-        plain = self.weight.shape[1] * largest(self.weight) + self.side_bound(None)
+        plain = self.weight.shape[1] * largest(self.weight) + self.adapter_bound(None)
         return frac_for(plain + self.bias_bound())
 
     def with_rows(self, order: np.ndarray) -> Source:
@@ -77,8 +77,10 @@ class Source:
             w = replace(w, q=w.q[order], scale=w.scale[order], offset=w.offset[order])
         else:
             w = w[order]
-        side = None if self.side is None else LowRankAdapter(self.side.a, self.side.b[order])
-        return Source(self.name, w, side)
+        adapter = (
+            None if self.adapter is None else LowRankAdapter(self.adapter.a, self.adapter.b[order])
+        )
+        return Source(self.name, w, adapter)
 
 
 def source_of(layer: FloatLayer, index: int, slot: str) -> Source:
@@ -93,7 +95,7 @@ def source_of(layer: FloatLayer, index: int, slot: str) -> Source:
     else:
         weight = fuse({f"layer {index} {m}": w for m, w in quantised.items()})
     return Source(
-        f"layer{index}.{slot}", weight, _fused_side(layer, parts), _fused_bias(layer, parts)
+        f"layer{index}.{slot}", weight, _fused_adapter(layer, parts), _fused_bias(layer, parts)
     )
 
 
@@ -106,8 +108,8 @@ def _fused_bias(layer: FloatLayer, parts: dict[str, Weight]) -> np.ndarray | Non
     )
 
 
-def _fused_side(layer: FloatLayer, parts: dict[str, Weight]) -> LowRankAdapter | None:
-    """One side path for all: a on top of each other, b as blocks of a diagonal."""
+def _fused_adapter(layer: FloatLayer, parts: dict[str, Weight]) -> LowRankAdapter | None:
+    """One adapter for all: a on top of each other, b as blocks of a diagonal."""
     found = [(m, layer.adapters[m]) for m in parts if m in layer.adapters]
     if not found:
         return None

@@ -24,7 +24,7 @@ from shrinkc.model import (
     slots_with_bias,
 )
 from shrinkc.quantize import PASS, MatrixFormat, QuantOptions, matrix_formats
-from shrinkc.storage import SIDE_BITS, MatrixShape, Offsets, format_of
+from shrinkc.storage import ADAPTER_BITS, MatrixShape, Offsets, format_of
 
 DEFAULT_CONTEXT = 256
 
@@ -50,7 +50,7 @@ class ModelShape:
     num_layers: int
     context: int
     piece_bytes: int
-    # per layer, in stream order; "<slot>.a" precedes its slot where there is a side path
+    # per layer, in stream order; "<slot>.a" precedes its slot where there is an adapter
     layers: tuple[tuple[MatrixShape, ...], ...]
     head: MatrixShape
     embedding: MatrixShape | None  # None: tied, the head's storage serves
@@ -156,7 +156,7 @@ def _equal(weights: Sequence[QLinear]) -> tuple[tuple[str, str], ...]:
 
 
 def _content(w: QLinear) -> tuple[object, ...]:
-    """Equal for matrices, side paths included, that are packed to the same bytes."""
+    """Equal for matrices, adapters included, that are packed to the same bytes."""
     digest = hashlib.sha256()
     for part in [w, w.low_rank.b] if w.low_rank else [w]:
         for array in (part.q, part.d, part.b, part.r):
@@ -202,7 +202,7 @@ def equal_matrices(
     return tuple(
         (again.name, first.name)
         for i, owner in enumerate(repeats)
-        # a side path is no part of the layer's weights: whether it repeats too is not known yet
+        # an adapter is no part of the layer's weights: whether it repeats too is not known yet
         if owner != i and not any(m.rank for m in (*layers[i], *layers[owner]))
         for again, first in zip(layers[i], layers[owner], strict=True)
     )
@@ -249,11 +249,11 @@ def shapes_of_config(
             main = shape(spec)
             if rank := spec.rank:
                 a = f"{spec.name}.a"
-                own, both = format_of(SIDE_BITS).inputs, main.format.inputs
+                own, both = format_of(ADAPTER_BITS).inputs, main.format.inputs
                 pad = both if both > own else 0
                 out.append(
                     MatrixShape(
-                        a, rank, spec.k, SIDE_BITS, main.group, False, Offsets.NONE, 0, pad,
+                        a, rank, spec.k, ADAPTER_BITS, main.group, False, Offsets.NONE, 0, pad,
                         grouped_input=not main.wide,
                     )
                 )  # fmt: skip

@@ -11,9 +11,9 @@ from shrinkc.storage.formats import FORMATS as FORMATS
 from shrinkc.storage.formats import WIDEST as WIDEST
 from shrinkc.storage.formats import WIDTHS as WIDTHS
 from shrinkc.storage.formats import format_of as format_of
+from shrinkc.storage.matrix import ADAPTER_BITS as ADAPTER_BITS
 from shrinkc.storage.matrix import ALIGN as ALIGN
 from shrinkc.storage.matrix import BLOCKS as BLOCKS
-from shrinkc.storage.matrix import SIDE_BITS as SIDE_BITS
 from shrinkc.storage.matrix import MatrixShape as MatrixShape
 from shrinkc.storage.matrix import Store as Store
 from shrinkc.storage.matrix import stored_group as stored_group

@@ -18,8 +18,8 @@ class StoredRows:
     """The integers of a matrix in the order in which its rows are stored, padded to whole blocks.
 
     q int8 [rows, k], d uint8 and b int16 or zeros int8, signed ones of 4 bits, [rows, groups] or None,
-    r uint16 [rows]; groups of ``group`` inputs, each padded to a multiple of ``pad``.  ``side``: the b of a
-    side path.
+    r uint16 [rows]; groups of ``group`` inputs, each padded to a multiple of ``pad``.  ``adapter``: the b of a
+    adapter.
     """
 
     format: StorageFormat
@@ -30,11 +30,11 @@ class StoredRows:
     b: np.ndarray | None
     zeros: np.ndarray | None
     r: np.ndarray
-    side: StoredRows | None = None
+    adapter: StoredRows | None = None
 
 
 def pack_blocks(w: StoredRows) -> np.ndarray:
-    """uint8 [blocks, block_bytes] of a matrix (and the b of its side path)."""
+    """uint8 [blocks, block_bytes] of a matrix (and the b of its adapter)."""
     import numpy as np
 
     blocks = len(w.q) // ROW_BLOCK
@@ -49,6 +49,6 @@ def pack_blocks(w: StoredRows) -> np.ndarray:
         if zeros is not None:  # row 0 in the low bits of the first byte
             parts.append(zeros[:, 0::2, g] | zeros[:, 1::2, g] << 4)
         parts.append(w.format.pack(w.q[:, at : at + w.group], w.pad))
-    if w.side is not None:
-        parts.append(pack_blocks(w.side))
+    if w.adapter is not None:
+        parts.append(pack_blocks(w.adapter))
     return np.concatenate(parts, axis=1)

@@ -30,7 +30,7 @@ ALIGN = 16  # bytes: every matrix begins at a multiple of this in its memory
 GROUP = 64  # inputs of a group where the weights ask for nothing smaller
 GROUP_MAX = 96
 FLAT_BITS = 4  # of weights that make sums of 16 bits in groups of FLAT_WORDS
-SIDE_BITS = 8  # of a side path's two matrices, which have one scale per row
+ADAPTER_BITS = 8  # of an adapter's two matrices, which have one scale per row
 
 
 def stored_group(k: int, group_size: int | None) -> int:
@@ -68,7 +68,7 @@ class Store:
 
 def block_bytes(m: MatrixShape) -> int:
     own = 2 * ROW_BLOCK + m.groups * m.header + m.format.weight_bytes(m.words)
-    return own + (block_bytes(m.side) if m.side else 0)
+    return own + (block_bytes(m.adapter) if m.adapter else 0)
 
 
 def _pack(w: StoredRows) -> np.ndarray:
@@ -81,7 +81,7 @@ BLOCKS = Store(name="blocks", rows=ROW_BLOCK, block_bytes=block_bytes, pack=_pac
 
 @dataclass(frozen=True)
 class MatrixShape:
-    """One stored matrix.  ``rank`` > 0: the b matrix of a side path [rows, rank] rides along.
+    """One stored matrix.  ``rank`` > 0: the b matrix of an adapter [rows, rank] rides along.
 
     ``engine`` runs it, by name, and reads it as ``store`` lays it out.
     """
@@ -97,7 +97,7 @@ class MatrixShape:
     pad: int = 0  # 0: as the bits ask for; QLinear.pad
     engine: str = "cores"
     store: Store = BLOCKS
-    grouped_input: bool = False  # first half of a side path: reads what a grouped matrix reads
+    grouped_input: bool = False  # first half of an adapter: reads what a grouped matrix reads
 
     @cached_property
     def kind(self) -> MatrixShape:
@@ -191,11 +191,11 @@ class MatrixShape:
         return -(-self.rows // self.store.rows)
 
     @property
-    def side(self) -> MatrixShape | None:
+    def adapter(self) -> MatrixShape | None:
         if self.rank == 0:
             return None
         return MatrixShape(
-            f"{self.name}.b", self.rows, self.rank, SIDE_BITS, self.rank, False, Offsets.NONE
+            f"{self.name}.b", self.rows, self.rank, ADAPTER_BITS, self.rank, False, Offsets.NONE
         )
 
     @cached_property

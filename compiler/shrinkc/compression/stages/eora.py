@@ -1,4 +1,4 @@
-"""Stage ``eora``: a low-rank side path that makes up for what quantisation lost.
+"""Stage ``eora``: a low-rank adapter that makes up for what quantisation lost.
 
 EoRA (Liu et al. 2024) by GPTQModel, from the float model and its quantised form; the adapter
 lies beside the packed weights, which stay as they are.  There peft finds it for ``from_pretrained``.

@@ -20,7 +20,7 @@ from shrinkc.ir.ops.ropecache import layer_cache_bytes, layer_cache_use
 from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
 from shrinkc.numerics import matrices
 from shrinkc.numerics.fixed import INT32_MAX, add_to_residual, saturate32
-from shrinkc.storage import SIDE_BITS, MatrixShape, Offsets
+from shrinkc.storage import ADAPTER_BITS, MatrixShape, Offsets
 
 
 def rule_linear_types(graph: Graph, op: Linear) -> str | None:
@@ -41,7 +41,7 @@ def rule_linear_types(graph: Graph, op: Linear) -> str | None:
         if (a.k, a.group, a.cmax, a.x_bits, a.pad) != (w.k, w.group, w.cmax, w.x_bits, w.pad):
             return f"{a.name} does not share the activations of {w.name}"
         if a.n != b.k or b.n != w.n or b.frac != w.frac:
-            return f"side path {a.n}->{b.n} does not fit {w.name}"
+            return f"adapter {a.n}->{b.n} does not fit {w.name}"
     return None
 
 
@@ -53,7 +53,7 @@ def vector_type(w: QLinear) -> Type:
 
 
 def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
-    """What a product reads, and what its side path needs beside it."""
+    """What a product reads, and what its adapter needs beside it."""
     slot = sizes.slot(step)
     if sizes.tile:
         yield Use("tiles", Access.AHEAD, 2 * sizes.tile)
@@ -79,12 +79,12 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
     if slot.rank:
         yield from scan_uses(0, sizes)
         yield Use("sy", Access.SCRATCH, sizes.words(slot.rank))
-        yield Use("sq", Access.SCRATCH, sizes.words(slot.side_words))
+        yield Use("sq", Access.SCRATCH, sizes.words(slot.adapter_words))
         yield Use("sv", Access.KEEP, QVEC_BYTES * sizes.chunk)
 
 
 def product_work(turn: Turn) -> Work:
-    """What the matrix's engine does, and of a side path its two products (the quantisation between
+    """What the matrix's engine does, and of an adapter its two products (the quantisation between
     them is one more call).  What another engine has summed the cores rescale, a share of its rows each."""
     m = turn.matrix
     assert m is not None
@@ -97,31 +97,31 @@ def product_work(turn: Turn) -> Work:
         if engine_named(m.engine).sums(turn.tokens):
             kind = "rows_summed"
         features |= {f"{OVERLAPPED}.tokens": turn.tokens, f"{OVERLAPPED}.{kind}": rows}
-    if m.side is not None:
+    if m.adapter is not None:
         first = MatrixShape(
             f"{m.name}.a",
             m.rank,
             m.k,
-            SIDE_BITS,
+            ADAPTER_BITS,
             m.group,
             False,
             Offsets.NONE,
             grouped_input=not m.wide,
         )
-        sides = ((first, (first.blocks,)), (m.side, turn.tiles))
-        works = [Work(engine_named(CORES).work(s, turn.tokens, tiles)) for s, tiles in sides]
+        adapters = ((first, (first.blocks,)), (m.adapter, turn.tiles))
+        works = [Work(engine_named(CORES).work(s, turn.tokens, tiles)) for s, tiles in adapters]
         return total([Work(features), Work({"calls": 1.0}), *works])
     return Work(features)
 
 
 def product_arithmetic(turn: Turn, written: float) -> Arithmetic:
-    """The product and its side path; ``written`` int32 per row are read or written."""
+    """The product and its adapter; ``written`` int32 per row are read or written."""
     m = turn.matrix
     assert m is not None
-    side = m.rank * (m.k + m.rows)
-    stored = m.bytes + m.rank * m.k * SIDE_BITS / 8  # b is stored with the matrix
+    adapter = m.rank * (m.k + m.rows)
+    stored = m.bytes + m.rank * m.k * ADAPTER_BITS / 8  # b is stored with the matrix
     vectors = turn.tokens * 4.0 * (m.x_words + written * m.rows)
-    return Arithmetic(turn.tokens * (m.rows * m.k + side), stored + vectors)
+    return Arithmetic(turn.tokens * (m.rows * m.k + adapter), stored + vectors)
 
 
 @dataclass
