@@ -352,9 +352,9 @@ def test_too_wide_for_any_accumulator() -> None:
     grouped = quantised(ones, group=8)
     assert grouped.cmax == 255
     with pytest.raises(QuantizeError, match="int32 accumulator") as refused:
-        quantised(ones, beside=grouped)
+        quantised(ones, shares_input=grouped)
     assert "fewer bits" in str(refused.value)
-    beside = quantised(ones, 4, beside=grouped)
+    beside = quantised(ones, 4, shares_input=grouped)
     assert beside.x_bits == 0 and beside.cmax == largest_cmax(beside.unit_bound()) >= 1
     assert quantised(ones).x_bits == 6
     with pytest.raises(QuantizeError, match="int32 accumulator"):

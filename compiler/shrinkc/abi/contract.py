@@ -131,7 +131,7 @@ def input_block(context: int, prompt: Sequence[int], values: Mapping[InputWord, 
 
 def _skewed(size: int) -> int:
     """The least size that is 12 more than a multiple of 64: neighbours start in other L1 banks, so
-    that cores in step do not meet in one."""
+    that cores in step use different banks."""
     return -(-(size - 12) // 64) * 64 + 12
 
 

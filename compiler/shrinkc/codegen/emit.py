@@ -1,4 +1,4 @@
-"""Writes the generated program: model.h, model.c, blobs, Makefile and the runtime beside them."""
+"""Writes the generated program: model.h, model.c, blobs, Makefile and a copy of the runtime."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def _macros(graph: Graph) -> dict[str, int | str]:
 
 def _tables(graph: Graph, tokenizer: Tokenizer) -> dict[str, bytes]:
     """The tables as they are stored: of RoPE int16 [context][head_dim / 2][cos, sin] in Q15; of the tokens'
-    text uint32 [vocab + 1] offsets into the bytes behind them."""
+    text uint32 [vocab + 1] offsets into the bytes that follow."""
     pieces = tokenizer.decode_table()
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in pieces])])
     rope = np.stack([graph.rope_cos, graph.rope_sin], axis=2)
@@ -431,7 +431,7 @@ def _piece(packed: np.ndarray, p: Placement, *, on_chip: bool) -> np.ndarray:
 
 
 def _copy_runtime(src: Path, programs: list[Target]) -> None:
-    """The C sources of ``programs`` beside the generated ones, so that the directory builds on its own."""
+    """Copies the C sources of ``programs`` next to the generated ones, so that the directory builds on its own."""
     runtime = resource("runtime_c")
     (src / "runtime").mkdir()
     for folder in ("include", "src"):

@@ -24,7 +24,7 @@ _BEGINNING = 4 * (_HEAD_WORDS + 2 * _SPANS)
 
 
 def tokenizer_blob(table: EncodeTable, vocab_size: int) -> bytes:
-    """``table`` as 32-bit little-endian words, texts behind them."""
+    """``table`` as 32-bit little-endian words, then the texts."""
     texts = bytearray()
     words: list[int] = []
     tables: list[tuple[int, Iterable[Any]]] = [

@@ -40,27 +40,27 @@ class Stream:
 
     def take(self, now: float) -> tuple[float, float]:
         """Cycles that the cores wait for the next tile when they ask for it at ``now``: for the DMA,
-        and for flash, for which the core waits that sends the tile behind it on its way."""
+        and for flash, for which the core waits that requests the next tile."""
         there = max(now, self._copied)
         return there - now, self._load(there) - there
 
     def take_equal(self, now: float, count: int, work: float) -> tuple[float, float]:
-        """The same of ``count`` equal tiles with ``work`` cycles behind each, in all.
+        """The same of ``count`` equal tiles, each followed by ``work`` cycles, in all.
 
         Once what is under way is as far ahead as at the tile before, every further one takes as long, until
-        the last tiles that have none like them behind."""
+        the last tiles, which none like them follow."""
         dma = flash = 0.0
-        behind = self._most + 2  # tiles that are on their way, or about to be, when one is taken
+        in_flight = self._most + 2  # tiles that are on their way, or about to be, when one is taken
         before: tuple[float, ...] | None = None
         while count:
             took = self.take(now)
             dma, flash = dma + took[0], flash + took[1]
             now, count = now + sum(took) + work, count - 1
-            if count <= behind:
+            if count <= in_flight:
                 continue  # too few are left to skip any
             ahead = self._ahead(now)
             if before is not None and _close(ahead, before):
-                skipped, count = count - behind, behind
+                skipped, count = count - in_flight, in_flight
                 cycles = skipped * (sum(took) + work)
                 self._skip(skipped, cycles)
                 dma, flash, now = dma + skipped * took[0], flash + skipped * took[1], now + cycles

@@ -1,4 +1,4 @@
-"""Cycles per feature of a target: a file per target beside this one, written by ``make calibrate``."""
+"""Cycles per feature of a target: one JSON file per target in this folder, written by ``make calibrate``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Cycles:
 
 
 def cycles_of(per: Mapping[str, float], work: Work) -> Cycles:
-    """Cycles of ``work`` with ``per`` feature: other engines, and the cores beside them, at the same time."""
+    """Cycles of ``work``, given cycles ``per`` feature.  Other engines and the cores overlap."""
     lanes = {"": 0.0}
     for name, count in work.features.items():
         who = lane(name)

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Work:
-    """``features``: name -> count, on the core that does most of it.  What another engine than the cores
-    does is named ``<engine>.<what>``, what the cores do meanwhile ``overlapped.<what>``: the longer of both
-    counts.  ``moved``: bytes that the DMA copies for this op alone while it
-    runs, tiles of weights excepted.  ``fetched``: bytes from flash that it waits for.
+    """``features``: name -> count, on the core that does most.  ``<engine>.<what>`` is done by another engine,
+    ``overlapped.<what>`` by the cores at the same time: the longer of both counts.  ``moved``: bytes that the DMA
+    copies for this op alone while it runs, without tiles of weights.  ``fetched``: bytes from flash that it waits for.
     """
 
     features: Mapping[str, float] = field(default_factory=dict)
@@ -32,7 +31,7 @@ class Work:
 class Arithmetic:
     """What one execution of an op computes and touches, whatever does it: for a roofline.
 
-    ``products``: multiplications, each with the addition behind it; of ops that only shift or compare one
+    ``products``: multiplications, each with its addition; of ops that only shift or compare one
     per element.  ``bytes``: of weights as they are stored, of the cache, of inputs and result, each once.
     """
 

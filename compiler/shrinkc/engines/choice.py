@@ -72,7 +72,7 @@ class _Offer:
 
 
 def _room_for(spec: MatrixSpec, engine: Engine) -> int:
-    """Bytes of a level that it reads which a matrix may take, what its place begins behind included."""
+    """The most bytes of a level that a matrix may take, alignment included."""
     return -(-engine.shape(spec).bytes // ALIGN) * ALIGN + engine.store.align - ALIGN
 
 

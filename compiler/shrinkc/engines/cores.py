@@ -78,7 +78,7 @@ def _share(shape: MatrixShape, blocks: int) -> _Share:
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
     """Of the core that has most: blocks of 8 rows, which the cores take in turn from every tile or split, and
     in each the words of 4 inputs of 8 rows, by width and by whether groups have tables, and these
-    groups.  Of several tokens weights are made 8 bit once, and two vectors meet them at a time."""
+    groups.  Of several tokens weights are made 8 bit once, and used for two vectors at a time."""
     shares = [_share(shape, n) for n in tiles]
     split = sum(s.parts > 1 for s in shares)
     if tokens > 1 and shape.sums:

@@ -20,8 +20,8 @@ CORES = "cores"
 class MatrixSpec:
     """What is known of a matrix before an engine is chosen for it.
 
-    ``rows`` are stored ones (gate_up is padded), ``group_size`` weights have a scale of their own (None:
-    one per row), ``rank`` is that of its adapter.  ``embedding``: rows are read from it as well.
+    ``rows`` are stored output channels (gate_up is padded).  ``group_size`` weights share a scale (None: one scale per
+    output channel).  ``rank`` is that of its adapter.  ``embedding``: single rows are read from it as well.
     """
 
     name: str

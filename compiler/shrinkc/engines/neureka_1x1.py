@@ -41,7 +41,7 @@ def block_bytes(m: MatrixShape) -> int:
 
 
 def with_multipliers(weights: np.ndarray, w: StoredRows) -> np.ndarray:
-    """Weights uint8 [bytes], and behind them what ``trailer_bytes`` is about."""
+    """Weights uint8 [bytes], followed by the trailer (``trailer_bytes``): the rows' multipliers."""
     import numpy as np
 
     r = w.r.astype("<u2").view(np.uint8)

@@ -1,16 +1,15 @@
 """N-EUREKA in 3x3 mode: matrices whose weights take time and space by their bits.
 
-A vector of 9 C inputs is taken for an image of 3 by 3 pixels with C channels, one column behind the other, its low
-bytes left of its high ones, so that a convolution of 3x3 has both sums among its results.  They are in one row: on
-GVSoC the engine takes the time of 6 pixels for all rows of results but the last, however few it has of each.  Per
-row, 28 channels and bit there is one plane of 32 bytes.  A job takes one token.  All else is as in neureka_1x1.py.
+A vector of 9 C inputs is read as an image of 3 by 3 pixels with C channels, column after column, its low bytes left
+of its high ones.  So one 3x3 convolution has both sums among its results.  They are in one row: on GVSoC the engine
+takes the time of 6 pixels for all rows of results but the last, however few it has of each.  A plane of 32 bytes
+holds one bit of 28 channels of a row.  A job takes one token.  The rest is as in neureka_1x1.py.
 
-A tile of 28 channels takes its time however few of its 252 inputs there are.  So of many a matrix the engine has
-whole tiles alone, and the cores multiply the inputs behind them, its remainders, while the engine is at its own: they
-have 4 or 8 bit weights of those, in blocks of 8 rows as where they have a matrix alone (storage/blocks.py), and copy
-them into L1 job by job.  Of few inputs they have those of all rows: what is behind the image.  Of more they have no
-time but for those of every other job; as the engine has all inputs of the others, these are of an image with more
-channels, of which the last ones are the remainder.
+A tile of 28 channels takes its full time however few of its 252 inputs exist.  So the engine often multiplies whole
+tiles only, and the cores multiply the remainder of each row at the same time.  They read its weights with 4 or 8 bits
+in blocks of 8 rows (storage/blocks.py), copied into L1 job by job.  If few inputs remain, the cores do all rows: the
+remainder is what follows the image.  If more remain, they have time for every other job only; the engine does all
+inputs of the other jobs, so the image has more channels, and the last ones are the remainder.
 
 Cycles are of GVSoC: 32 rows take 190, 190 and 492 with vectors of 64, 172 and 576 inputs at 4 bit, 126 and
 300 at 2 bit with 64 and 576, 318 at 8 bit with 64.
@@ -36,10 +35,8 @@ CHANNELS = 28  # of a tile
 PLANE = 32  # bytes of a bit of a tile
 PAD = 36  # inputs: a whole channel, and whole words
 TILE = TAPS * CHANNELS  # inputs
-INPUTS_MAX = 36  # inputs of a remainder behind the image
-CHANNELS_MAX = (
-    8  # channels of a remainder that are the image's last ones: L1 has to hold those of a job
-)
+INPUTS_MAX = 36  # inputs of a remainder after the image
+CHANNELS_MAX = 8  # channels of a remainder within the image: L1 has to hold those of a job
 APART = 4  # bytes between blocks of remainders: neighbours begin in other banks of L1
 ROWS = 2 * JOB_ROWS  # of a job
 NIBBLES = 4  # bits that remainders have at most, where 8 inputs are a word
@@ -64,12 +61,12 @@ def _all_tiles(k: int) -> int:
 
 def _words(k: int, found: Remainders) -> int:
     """Of a row's remainder."""
-    behind = (
+    inputs = (
         k % TILE
         if found is Remainders.ALL
         else TAPS * (_channels(k) - CHANNELS * (_all_tiles(k) - 1))
     )
-    return 0 if found is Remainders.NONE else -(-behind // WORD)
+    return 0 if found is Remainders.NONE else -(-inputs // WORD)
 
 
 def _nibbles(k: int, bits: int, found: Remainders) -> bool:
@@ -138,7 +135,7 @@ def block_bytes(m: MatrixShape) -> int:
 
 
 def _image(q: np.ndarray, channels: int) -> np.ndarray:
-    """Of rows q [rows, k] as many inputs as an image has, [rows, taps, channels], zeros behind the last."""
+    """Of rows q [rows, k] as many inputs as an image has, [rows, taps, channels], zeros after the last."""
     import numpy as np
 
     image = np.zeros((len(q), TAPS * channels), q.dtype)
@@ -171,7 +168,7 @@ def _remainder_blocks(remainder: np.ndarray, nibbles: bool) -> np.ndarray:
 
 
 def pack(w: StoredRows) -> np.ndarray:
-    """Per job its rows, and behind them their remainders, if they have any.
+    """Per job its rows, then their remainders, if they have any.
 
     Per row, tile of 28 channels and bit there is a plane, whose bit 28 (3 y + x) + c is of input C (3 x + y) + c.  In a
     remainder of channels, 4 of the first tap are followed by those of the next taps, and then by the next 4; in
@@ -190,10 +187,10 @@ def pack(w: StoredRows) -> np.ndarray:
         if found is Remainders.ALL:
             job = np.concatenate([job, _remainder_blocks(q[:, TAPS * channels :], nibbles)])
         elif with_rest:
-            behind = image[:, :, CHANNELS * (tiles - 1) :].reshape(len(q), TAPS, -1, WORD)
+            last = image[:, :, CHANNELS * (tiles - 1) :].reshape(len(q), TAPS, -1, WORD)
             if not nibbles:
-                behind = behind.transpose(0, 2, 1, 3)
-            job = np.concatenate([job, _remainder_blocks(behind.reshape(len(q), -1), nibbles)])
+                last = last.transpose(0, 2, 1, 3)
+            job = np.concatenate([job, _remainder_blocks(last.reshape(len(q), -1), nibbles)])
         jobs.append(np.pad(job, (0, len(q) // 8 * _block_bytes(k, bits) - len(job))))
     return dense.with_multipliers(np.concatenate(jobs), w)
 

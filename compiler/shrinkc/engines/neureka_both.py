@@ -129,7 +129,7 @@ def pack(w: StoredRows) -> np.ndarray:
 
 
 def cut(k: int, group_size: int | None, bits: int) -> tuple[int, int]:
-    """High bytes are three columns, or with 1 tap three pixels, behind low ones."""
+    """High bytes come three columns (with 1 tap three pixels) after low ones."""
     taps = best_taps(k, bits)
     return k, 3 * _channels(k, taps) * (1 if taps == 1 else 3)
 

@@ -72,7 +72,7 @@ class Op(OnDevice):
     # kinds of its inputs, each way to call it; kinds that its output may have
     TAKES: ClassVar[tuple[tuple[str, ...], ...]] = (("i32",),)
     GIVES: ClassVar[tuple[str, ...]] = ("i32",)
-    # rules beside those of all ops (ir/rules.py), in the order in which they are checked
+    # rules in addition to those of all ops (ir/rules.py), in the order in which they are checked
     RULES: ClassVar[tuple[Rule, ...]] = ()
 
     def __init_subclass__(cls) -> None:
@@ -153,7 +153,7 @@ class Graph:
         return [op for op in self.ops if op.layer == layer]
 
     def epilogue(self) -> int:
-        """The index of the first op behind the layers: it reads their last result."""
+        """The index of the first op after the layers: it reads their last result."""
         return 1 + max(i for i, op in enumerate(self.ops) if op.layer >= 0)
 
     def steps(self) -> tuple[Step, ...]:

@@ -16,7 +16,7 @@ from shrinkc.storage import Offsets, StorageFormat, format_of
 
 CMAX = 255
 ACC_MAX = (1 << 31) - 1
-GROUP_SUM_MAX = 1 << 30  # of the folded sum that the kernel meets (StorageFormat.fold)
+GROUP_SUM_MAX = 1 << 30  # of the kernel's folded sum (StorageFormat.fold)
 WEIGHT_MAX = 32767  # |q * d - b|: with a row's uint16 scale it makes an int32 (embedding)
 _CHUNK = 1 << 20  # weights
 
@@ -35,7 +35,7 @@ class QLinear:
     q int8 [n, k] in the range of its storage format; d uint8 [n, groups] or None (all one, drop 0);
     b int16 [n, groups] or None (all zero), only next to d; r uint16 [n], at most R_MAX.
     ``pad``: inputs to a multiple of which a group is stored: those of the format's unit, for the
-    first half of an adapter those of the matrix beside it where they are more.  ``engine`` runs it and
+    first half of an adapter those of its matrix if they are more.  ``engine`` runs it and
     has decided ``group`` and ``pad``; beyond these it changes no integer.
     ``zero_points``: b is d times signed integers of ZERO_BITS bits, which are stored in its place.
     ``x_bits``: bits of the 16-bit activations that it reads as one group, with d None and acc the plain
@@ -95,7 +95,7 @@ class QLinear:
         return [self] + ([self.low_rank.a, self.low_rank.b] if self.low_rank else [])
 
     def effective(self) -> np.ndarray:
-        """q * d - b as int64 [n, k]: the matrix that meets q of the activations."""
+        """q * d - b as int64 [n, k]: the matrix that q of the activations is multiplied with."""
         return effective(self.q, self.d, self.b, self.group)
 
     def dequantized(self) -> np.ndarray:

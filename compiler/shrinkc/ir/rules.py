@@ -97,7 +97,7 @@ def rule_accumulator(graph: Graph, op: Op) -> str | None:
 def rule_engine(graph: Graph, op: Op) -> str | None:
     """Every matrix is cut as its engine asks.
 
-    The first half of an adapter is cut like the matrix beside it (rule_linear_types).
+    The first half of an adapter is cut like its matrix (rule_linear_types).
     """
     found = op.matrices()
     for place, w in enumerate(found):

@@ -151,7 +151,7 @@ class PassSizes:
     A pass can give the choices of up to ``verified`` tokens, whose logits have the room of ``logit_tokens``.
     ``split``: of some tile the cores split blocks.  ``shared_products``: another engine multiplies groups that have
     scales with several tokens for the cores.  ``gains_outside_l1``: the norms' gains are not in L1.
-    ``multipliers``: bytes of those of rows that the cores read behind another engine, where they are in L1.
+    ``multipliers``: bytes of the row multipliers that the cores apply after another engine, if they are in L1.
     ``in_place``: as in Plan.  ``remainders``: another engine leaves the last inputs of rows to the cores; their weights
     are on their way to its scratch before its next vector is made.  ``perms``: some inputs are permuted."""
 
@@ -213,8 +213,8 @@ class PassSizes:
 
     @property
     def fetches_gains(self) -> bool:
-        """Whether a norm's gains come into L1 while the matrices before it are multiplied: where they are behind
-        it, and a layer has one step that starts the next layer's."""
+        """Whether a norm's gains come into L1 while the matrices before it are multiplied: where they are
+        outside L1, and a layer has one step that starts the next layer's."""
         return self.gains_outside_l1 and self.starts_next_cache
 
     @property
@@ -223,7 +223,7 @@ class PassSizes:
         return next(at for at, step in enumerate(self.steps) if step.op.READS_CACHE)
 
     def brings_cache(self, step: Step) -> bool:
-        """Whether a layer's cache sets out for L1 beside a step: that of which its keys and values are made."""
+        """Whether a layer's cache is prefetched into L1 during a step: the one that makes its keys and values."""
         heads = self._by_name[self.steps[self.attends].inputs[0]]
         return self.in_place and self.kv_window > 0 and step.name == heads.inputs[0]
 

@@ -270,8 +270,8 @@ def _interleaved_head(
 def _interleaved(
     usual: list[MatrixShape], owners: dict[str, str], room: dict[str, int], at: dict[str, int]
 ) -> list[MatrixShape]:
-    """Another order, in which those that are to be on the chip come before the others: of what travels, as even a
-    share all along as whole matrices allow.  What shares its bytes stands behind their owner."""
+    """Another order: matrices that are to be on the chip come first.  They are chosen evenly along a pass, as far as
+    whole matrices allow.  A matrix that shares bytes comes after their owner."""
     in_place = [m for m in usual if m.engine != CORES]
     taken = sum(align(m.bytes) for m in in_place if m.name not in owners)
     free = [room[v] - at[v] for v in room if not fetched(v)]

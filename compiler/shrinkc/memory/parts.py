@@ -173,7 +173,7 @@ def gains_in_l1(s: ModelShape) -> bool:
 
 
 def multiplier_bytes(s: ModelShape) -> int:
-    """Of all rows that the cores bring to their place behind another engine."""
+    """Row multipliers that the cores apply after another engine."""
     return sum(engine_named(m.engine).multipliers(m) for m in s.matrices if m is not s.embedding)
 
 

@@ -76,7 +76,7 @@ class Plan:
 
     @property
     def keeps_multipliers(self) -> bool:
-        """Whether those of rows that the cores read behind another engine are in L1."""
+        """Whether the row multipliers that the cores apply after another engine are in L1."""
         return any(b.name == "multipliers" for b in self.l1)
 
     def to_json(self) -> dict[str, object]:
@@ -177,7 +177,7 @@ def _alive(steps: Sequence[Step], uses: list[list[Use]]) -> dict[str, tuple[int,
     begin, end = loop_of(steps)
     layer = [*range(begin, end + 1)]
     found: dict[str, set[int]] = {}
-    needed: set[str] = set()  # behind the step at hand
+    needed: set[str] = set()  # after this step
     for at in reversed([*range(begin), *layer, *layer, *range(end + 1, len(steps))]):
         written = {use.buffer for use in uses[at] if use.access is Access.WRITE}
         read = {use.buffer for use in uses[at] if use.access in _READS}

@@ -122,7 +122,7 @@ def _choose_l1(
         outside = by_layer + pieces
 
     def tile_for(chunk: int, use: KvUse, logits_l1: bool, least: int) -> int:
-        """Largest tile of at least ``least`` bytes that fits beside the rest, or -1."""
+        """Largest tile of at least ``least`` bytes that fits next to the rest, or -1."""
 
         def fits(tile: int) -> bool:
             return arena.bytes(L1Use(chunk, tile, use, logits_l1, in_place)) <= budget
@@ -167,7 +167,7 @@ def _verified(s: ModelShape, t: Target, total: int, arena: _Arena, chosen: L1Use
 
 
 def _with_multipliers(s: ModelShape, l1: list[Buffer], room: int) -> list[Buffer]:
-    """Behind all else those of rows that the cores read behind another engine, if all of them have room."""
+    """Adds the row multipliers that the cores apply after another engine, at the end, if all have room."""
     size, end = align(multiplier_bytes(s)), max(b.offset + b.bytes for b in l1)
     if not 0 < size <= room - end:
         return l1
@@ -263,10 +263,10 @@ def _cycles(s: ModelShape, t: Target, plan: Plan, table: CostTable) -> float:
     """Of decoded tokens and as many of a prompt, half of them at its end, at a quarter, half, and the end of
     the context."""
     passes, total = Passes(s, plan, t), 0.0
-    for behind in (s.context // 4, s.context // 2, s.context):
-        chunk = min(plan.chunk, behind) or 1
-        prompt = [passes.steps(chunk, max(0, behind - chunk), logits) for logits in (0, 1)]
-        decode = passes.steps(1, max(0, behind - 1))
+    for cached in (s.context // 4, s.context // 2, s.context):
+        chunk = min(plan.chunk, cached) or 1
+        prompt = [passes.steps(chunk, max(0, cached - chunk), logits) for logits in (0, 1)]
+        decode = passes.steps(1, max(0, cached - 1))
         total += cost_of([decode], table).cycles + cost_of(prompt, table).cycles / (2 * chunk)
     return total
 

@@ -148,7 +148,7 @@ def _hands(plan: Plan, t: Target) -> int:
 
 
 def _multipliers(plan: Plan, s: ModelShape, t: Target) -> int:
-    """Bytes of those in L1: all, where there is room behind everything else, or none."""
+    """Bytes of those in L1: all, if there is room after everything else, or none."""
     size = sum(ENGINES[m.engine].multipliers(m) for m in s.matrices if m.name != "embedding")
     if size == 0:
         return 0

@@ -10,7 +10,7 @@ from shrinkc.schedule.shapes import ModelShape
 
 
 def skewed(size: int) -> int:
-    """Per-core structures end 12 bytes behind a multiple of 64: neighbours meet other L1 banks."""
+    """Per-core structures end 12 bytes after a multiple of 64: neighbours use other L1 banks."""
     return size + (12 - size) % 64
 
 

@@ -1,5 +1,4 @@
-"""THE integer semantics: one definition of every operation, shared by everything above it.
+"""The integer arithmetic: every operation is defined once, here.
 
-``runtime_c/include/sc_num.h`` is the same text in C; ``tests/kernels`` holds the two
-against each other bit for bit.
+``runtime_c/include/sc_num.h`` does the same in C; ``tests/kernels`` verifies both bit for bit.
 """

@@ -19,7 +19,7 @@ class SoftmaxScale:
 
     score = -round(-dot / 2**dot_shift) * k_scale * query mantissa * 2**(query exponent) * mantissa *
     2**exponent, where mantissa has 15 bits.  ``weight_bits`` (at most 15) of a probability times its
-    value's scale meet the values, whose scales are in units of 2**v_unit; the result has ``extra_bits``
+    value's scale are multiplied with the values, whose scales are in units of 2**v_unit; the result has ``extra_bits``
     fraction bits more than they.
     """
 

@@ -1,6 +1,6 @@
 """Dynamic vectors: a token's activations as integers with scales of their own.
 
-Matrices with one scale per row read 16-bit vectors (``Q16Vector``); those with group scales read int8
+Per-channel matrices read 16-bit vectors (``Q16Vector``); grouped matrices read int8
 vectors with one small integer scale per group:
 
 A vector x[K] (int32, fraction bits f) is cut into groups of S elements (the last may be
@@ -310,7 +310,7 @@ def _head_mantissas(
     return y, (top << left) >> right, exponent + n
 
 
-# of the factor 1 / rms, beside what the pre-shift drops: sqrt(D) * 2**pre_shift / ||x||
+# of the factor 1 / rms, in addition to what the pre-shift drops: sqrt(D) * 2**pre_shift / ||x||
 HEAD_NORM_MAX_REL_ERROR = 2.0**-13
 
 

@@ -42,8 +42,8 @@ class WeightLimits:
         # its share, it is at fault; where both are, either.
         product = size * other * 2.0 ** (frac - FRAC_MIN)
         share = math.sqrt(product) if others else 0.0
-        for found, beside in ((sizes, other), (others, size)):
-            allowed = max(product / beside, share)
+        for found, factor in ((sizes, other), (others, size)):
+            allowed = max(product / factor, share)
             for name, value in found.items():
                 if value > allowed:
                     _, least = self._faults.get(name, (value, allowed))

@@ -148,7 +148,7 @@ class _Lowering:
 
         def adapter_a(limit: int) -> QLinear:
             return quantize_matrix(
-                f"{source.name}.a", a, a_out, bits=ADAPTER_BITS, limit=limit, beside=w
+                f"{source.name}.a", a, a_out, bits=ADAPTER_BITS, limit=limit, shares_input=w
             )
 
         # both read the same activations, so they share what is smaller

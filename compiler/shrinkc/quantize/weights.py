@@ -148,16 +148,16 @@ class _Cut:
     @classmethod
     def of(
         cls, name: str, k: int, bits: int, group_size: int | None, grouped: bool, engine: str,
-        beside: QLinear | None = None,
+        shares_input: QLinear | None = None,
     ) -> _Cut:  # fmt: skip
-        """``beside``: another matrix, whose activations it reads."""
+        """``shares_input``: another matrix that reads the same activations."""
         group, pad = engine_named(engine).cut_of(k, group_size, grouped, bits)
-        if beside is not None:
-            group, pad = beside.group, beside.pad
-        wide = not grouped if beside is None else beside.x_bits > 0
+        if shares_input is not None:
+            group, pad = shares_input.group, shares_input.pad
+        wide = not grouped if shares_input is None else shares_input.x_bits > 0
         return cls(name, k, bits, group_size, group, pad, engine, wide)
 
-    def spread(self, values: np.ndarray | None, dtype: type) -> np.ndarray | None:
+    def per_group(self, values: np.ndarray | None, dtype: type) -> np.ndarray | None:
         """[n, scales] -> [n, groups] by repeating a scale for all stored groups that share it."""
         if values is None:
             return None
@@ -175,20 +175,20 @@ def quantize_matrix(
     group: int | None = None,
     asymmetric: bool = False,
     limit: int = CMAX,
-    beside: QLinear | None = None,
+    shares_input: QLinear | None = None,
     engine: str = CORES,
 ) -> QLinear:
     """Quantise float [n, k] to integers of ``bits`` bits.
 
-    ``beside`` is another matrix that reads the same input, ``limit`` its cmax or x_bits; ``engine``
+    ``shares_input`` is another matrix that reads the same input, ``limit`` its cmax or x_bits; ``engine``
     runs it.  Raises QuantizeError when no accumulator bound is possible.
     """
     n, k = weight.shape
     grouped = group is not None or asymmetric
-    cut = _Cut.of(name, k, bits, group, grouped, engine, beside)
+    cut = _Cut.of(name, k, bits, group, grouped, engine, shares_input)
     width = group if group is not None else k
     groups = -(-k // width)
-    # zeros behind a shorter last group change neither its range nor its error
+    # zeros after a shorter last group change neither its range nor its error
     w = np.zeros((n, groups * width))
     w[:, :k] = weight
     w = w.reshape(n, groups, width)
@@ -219,7 +219,7 @@ def quantize_matrix(
 
     # the integer range of an effective weight limits how fine an 8-bit matrix's grid can be
     levels = min(D_MAX, WEIGHT_MAX // (high - low if asymmetric else high)) if grouped else 1
-    return _settled(cut, raw.max(axis=-1) / levels, integers, np.ceil, out, limit)
+    return _on_device_grids(cut, raw.max(axis=-1) / levels, integers, np.ceil, out, limit)
 
 
 def convert_matrix(
@@ -270,7 +270,7 @@ def convert_matrix(
     row = np.where(row > 0, row, only_flat)
     # a unit that is rounded down would take d past its range
     rounding = np.ceil if form.grouped else np.rint
-    found = _settled(cut, row, integers, rounding, out, limit)
+    found = _on_device_grids(cut, row, integers, rounding, out, limit)
     return replace(found, zero_points=zeros)
 
 
@@ -361,7 +361,7 @@ def _widened(weight: QuantizedWeight, bits: int) -> QuantizedWeight:
     return replace(weight, bits=bits, q=weight.q + np.uint8(by), offset=offset)
 
 
-def _settled(
+def _on_device_grids(
     cut: _Cut,
     row: np.ndarray,
     integers: Callable[[np.ndarray], _Integers],
@@ -381,7 +381,7 @@ def _settled(
             break
         row = row * np.where(over > 1, over * 1.01, 1)
     else:
-        raise AssertionError(f"{cut.name}: integers did not settle")
+        raise AssertionError(f"{cut.name}: integers did not converge")
     grouped = found.d is not None
     fold = format_of(cut.bits).fold
     drop = 1 if grouped and not fold else 0
@@ -425,15 +425,15 @@ def _settled(
         ) <= ACC_MAX:
             break
     else:
-        raise AssertionError(f"{cut.name}: scales did not settle")
+        raise AssertionError(f"{cut.name}: scales did not converge")
     return QLinear(
         name=cut.name,
         bits=cut.bits,
         group_size=cut.group_size,
         group=cut.group,
         q=found.q,
-        d=cut.spread(found.d, np.uint8),
-        b=cut.spread(found.b, np.int16),
+        d=cut.per_group(found.d, np.uint8),
+        b=cut.per_group(found.b, np.int16),
         r=r.astype(np.uint16),
         drop=drop,
         shift=int(shift),
@@ -452,7 +452,7 @@ def _measured(cut: _Cut, found: _Integers) -> tuple[np.ndarray, np.ndarray]:
     # an offset far beyond its range must not wrap; how far it is does not matter here
     b = None if found.b is None else np.clip(found.b, -(1 << 31), 1 << 31)
     largest, bounds = magnitudes(
-        found.q, cut.spread(found.d, np.int64), cut.spread(b, np.int64), cut.group
+        found.q, cut.per_group(found.d, np.int64), cut.per_group(b, np.int64), cut.group
     )
     if found.d is None:
         return np.zeros(len(found.q)), bounds

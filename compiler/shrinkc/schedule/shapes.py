@@ -57,7 +57,7 @@ class ModelShape:
     perms: int = 0  # entries of all permutations of inputs (act-order)
     # (matrix, the earlier one whose bytes are the same and are stored for both), by name
     shared: tuple[tuple[str, str], ...] = ()
-    biases: int = 0  # entries of all biases, zeros beside them included
+    biases: int = 0  # entries of all biases, zeros between them included
     head_norms: bool = False  # heads of q and k have gains
     steps: tuple[Step, ...] = ()  # of a pass
 

@@ -1,6 +1,6 @@
-"""Storage formats, and the bytes of a matrix in them: for planning, packing and budgets alike.
+"""Storage formats of matrices, and how many bytes a matrix takes in each.
 
-A format is a file here and its C twin ``runtime_c/include/sc_dot_w<bits>.h``; FORMATS is the list.
+A format is one file here and its C twin ``runtime_c/include/sc_dot_w<bits>.h``; FORMATS is the list.
 """
 
 from shrinkc.storage.blocks import StoredRows as StoredRows

@@ -18,8 +18,8 @@ class StoredRows:
     """The integers of a matrix in the order in which its rows are stored, padded to whole blocks.
 
     q int8 [rows, k], d uint8 and b int16 or zeros int8, signed ones of 4 bits, [rows, groups] or None,
-    r uint16 [rows]; groups of ``group`` inputs, each padded to a multiple of ``pad``.  ``adapter``: the b of a
-    adapter.
+    r uint16 [rows]; groups of ``group`` inputs, each padded to a multiple of ``pad``.  ``adapter``: its b
+    matrix.
     """
 
     format: StorageFormat

@@ -26,14 +26,14 @@ WORD = 4  # bytes, and int8 inputs of one SIMD instruction
 class StorageFormat:
     """Signed integers of ``bits`` bits, ``inputs`` of a row stored together.
 
-    ``fold``: the kernel meets the weights at the top of their bytes, so that its sums are 2**fold
-    times what they mean until they are rounded; a group's must stay below 2**30 all the same.
+    ``fold``: the kernel has the weights at the top of their bytes, so that its sums are 2**fold
+    times too large until they are rounded; a group's must stay below 2**30 all the same.
     ``symmetric``: range for weights that are rounded without an offset.
     ``pack_units``: int8 [rows, units, inputs] -> uint8 [rows, units, bytes], whole words per row.
     ``clip``: parts of a group's range to try as its scale when weights are rounded, because clipping
     buys resolution, the more the fewer levels there are; none: the whole range is always best.
     ``grouped_embeddings``: so few levels that an embedding or head needs the groups that the layers
-    have; else one scale per row is enough for it.
+    have; else one scale per output channel is enough.
     """
 
     bits: int
@@ -79,7 +79,7 @@ class StorageFormat:
 
 def lanes(units: np.ndarray, bits: int) -> np.ndarray:
     """int8 [rows, units, inputs] -> uint8 [rows, units, inputs / 4, 4]: ``[..., s, j]`` are the low
-    ``bits`` bits of input 4 * s + j, which goes into byte j, beside the input that byte j of
+    ``bits`` bits of input 4 * s + j, which goes into byte j, like the input that byte j of
     activation word s holds."""
     rows, count, inputs = units.shape
     split = units.reshape(rows, count, inputs // WORD, WORD).view("uint8")

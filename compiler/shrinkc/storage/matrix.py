@@ -1,7 +1,7 @@
 """How matrices lie in memory, and the bytes of one from its sizes alone.
 
-A matrix is stored in blocks of rows after each other; what lies behind the last block, beside them, belongs to the
-whole of it: scales of an engine whose weights have to lie alone.
+A matrix is stored in blocks of rows, one after the other.  A trailer after the last block belongs to the whole
+matrix: row multipliers, for an engine that reads weights without them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ALIGN = 16  # bytes: every matrix begins at a multiple of this in its memory
 GROUP = 64  # inputs of a group where the weights ask for nothing smaller
 GROUP_MAX = 96
 FLAT_BITS = 4  # of weights that make sums of 16 bits in groups of FLAT_WORDS
-ADAPTER_BITS = 8  # of an adapter's two matrices, which have one scale per row
+ADAPTER_BITS = 8  # of an adapter's two matrices, which have one scale per output channel
 
 
 def stored_group(k: int, group_size: int | None) -> int:
@@ -51,7 +51,7 @@ class Store:
     """One way to lay out a matrix.
 
     ``block_bytes`` and ``trailer_bytes`` say of a shape what a block takes, multiples of 4, and what
-    lies behind the last one.  ``pack``: all of it as uint8 [bytes].  ``align``: of the first byte.
+    the trailer takes.  ``pack``: all of it as uint8 [bytes].  ``align``: of the first byte.
     """
 
     name: str
@@ -81,7 +81,7 @@ BLOCKS = Store(name="blocks", rows=ROW_BLOCK, block_bytes=block_bytes, pack=_pac
 
 @dataclass(frozen=True)
 class MatrixShape:
-    """One stored matrix.  ``rank`` > 0: the b matrix of an adapter [rows, rank] rides along.
+    """One stored matrix.  ``rank`` > 0: the b matrix of an adapter [rows, rank] is stored in its blocks.
 
     ``engine`` runs it, by name, and reads it as ``store`` lays it out.
     """

@@ -1,4 +1,4 @@
-"""What the groups of a block hold beside their scales."""
+"""Offsets of asymmetric groups, next to their scales."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shrinkc.abi import ROW_BLOCK
 
 
 class Offsets(IntEnum):
-    """Of each row and group, what its weights are less: nothing, the scale times a zero point, or any int16.
+    """What is subtracted from the weights of a row's group: nothing, the scale times a zero point, or any int16.
 
     Zero points are signed integers of ZERO_BITS bits: those of a checkpoint whose weights have as many or fewer.
     They take a quarter of what others take, and mean the same.

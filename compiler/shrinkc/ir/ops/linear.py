@@ -53,7 +53,7 @@ def vector_type(w: QLinear) -> Type:
 
 
 def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
-    """What a product reads, and what its adapter needs beside it."""
+    """What a product and its adapter read."""
     slot = sizes.slot(step)
     if sizes.tile:
         yield Use("tiles", Access.AHEAD, 2 * sizes.tile)

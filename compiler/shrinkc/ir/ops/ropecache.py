@@ -219,7 +219,7 @@ class RopeCache(Op):
         yield Use("q_scale", Access.WRITE, sizes.words(sizes.heads))
         yield scales_use(sizes)
         yield from cache_uses(sizes)
-        yield from gain_uses(sizes)  # those of the norm behind attention set out
+        yield from gain_uses(sizes)  # the gains of the norm after attention are prefetched
 
     @classmethod
     def work(cls, step: Step, turn: Turn) -> Work:

@@ -60,7 +60,9 @@ class SiluMul(Op):
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from product_uses(step, sizes)
         if not sizes.in_place:
-            yield from layer_cache_uses(sizes)  # the next layer's sets out beside the last tile
+            yield from layer_cache_uses(
+                sizes
+            )  # the next layer's cache is prefetched during the last tile
         yield from gain_uses(sizes)  # and so do those of its first norm
         yield Use(cls.buffer(step, sizes), Access.WRITE, sizes.words(cls.width(step, sizes)))
 
