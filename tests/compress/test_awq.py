@@ -263,6 +263,6 @@ def test_preflight(stories: Path) -> None:
     (said,) = awq.preflight(Settings(group_size=64), facts)
     assert said == "group_size = 64 does not divide 96 inputs; give the group_size of [gptq]"
     assert awq.preflight(Settings(group_size=(64, 32)), facts) == []
-    settled, (note,) = awq.settle(Settings(group_size=(64, 32, 16)), facts)
-    assert settled.group_size == 32
+    resolved, (note,) = awq.resolve(Settings(group_size=(64, 32, 16)), facts)
+    assert resolved.group_size == 32
     assert note == "group_size = 32, of 64, 32, 16 the first that divides 96 and 256 inputs"

@@ -158,7 +158,7 @@ def best_of_all(space: Space, costs: Costs, allowed: int) -> float | None:
                     if n * b % 32 == 0  # GPTQModel packs zero points into whole words
                 ])  # fmt: skip
         items.append([
-            (b, gptq.table_bytes(c.vocab_size, c.hidden_size, b, 64), costs.embedding[b])
+            (b, gptq.embedding_bytes(c.vocab_size, c.hidden_size, b, 64), costs.embedding[b])
             for b in (2, 3, 4, 8)
         ])  # fmt: skip
         norms = 2 * c.hidden_size * (2 * len(kept) + 1)
@@ -333,12 +333,12 @@ def test_the_bytes_on_a_chip_are_those_of_the_compiled_program(
     sizes = space.sizes(2, config.intermediate_size, 0)
     assert sizes is not None
     counted = {f"layer{i}.{s}": sizes.units[s][widths[i][s]] for i in (0, 1) for s in FUSED}
-    assert placed == counted | {"head": space.tables()[tables]}
+    assert placed == counted | {"head": space.embeddings()[tables]}
     assert isinstance(space, OnChip)
     planned = space.planned(choice)
     assert planned is not None
     assert planned.bytes == plan["used"]["wmem"] + plan["used"]["l2"]
-    assert planned.bytes == sum(counted.values()) + space.tables()[tables] + sizes.beside
+    assert planned.bytes == sum(counted.values()) + space.embeddings()[tables] + sizes.other
 
 
 def test_modules_that_are_stored_together_share_a_width() -> None:
@@ -356,7 +356,7 @@ def test_modules_that_are_stored_together_share_a_width() -> None:
     kept = {i for i, _ in choice.bits}
     losses += [narrow_loss(costs.layers[i], share) for i in kept]
     losses += [choice.kv_groups * (costs.layers[i].kv_group or 0.0) for i in kept]
-    assert choice.loss == pytest.approx(sum(losses) + costs.embedding[choice.table_bits])
+    assert choice.loss == pytest.approx(sum(losses) + costs.embedding[choice.embedding_bits])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from tests.compress.quantising import STORIES
 
 from shrinkc.checkpoints import load
-from shrinkc.compression.embedding import head_moment, quantize_tables
+from shrinkc.compression.embedding import head_moment, quantize_embeddings
 from shrinkc.compression.gptq import Weighting, damped, fit_groups, fit_points, quantize_matrix
 from shrinkc.importer.embedding_sidecar import (
     HEAD_SIDECAR,
@@ -153,15 +153,15 @@ def test_the_moment_is_that_of_the_heads_input() -> None:
 def test_tied_tables_are_one_and_others_two() -> None:
     model = load(STORIES).model
     windows = torch.arange(3, 99).view(4, 24)
-    tied = quantize_tables(model, windows, bits=4, group_size=32)
+    tied = quantize_embeddings(model, windows, bits=4, group_size=32)
     assert list(tied) == [SIDECAR]
     assert tied[SIDECAR].zero_points is not None  # of 4 bits, which the device has room for
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0).clone())
-    both = quantize_tables(model, windows, bits=4, group_size=32)
+    both = quantize_embeddings(model, windows, bits=4, group_size=32)
     assert list(both) == [SIDECAR, HEAD_SIDECAR]
     assert all(table.zero_points is not None for table in both.values())
-    both = quantize_tables(model, windows, bits=8, group_size=32)
+    both = quantize_embeddings(model, windows, bits=8, group_size=32)
     for name, table in (
         (SIDECAR, model.get_input_embeddings().weight),
         (HEAD_SIDECAR, model.lm_head.weight),

@@ -143,7 +143,10 @@ length = 32
 [explore]"""
     recipe.write_text(RECIPE.replace("[explore]", later))
     code, _, said = explore("--trials", "1")
-    assert code != 0 and "[reconstruct] changes what the adapters of [eora]" in said
+    assert (
+        code != 0
+        and "[reconstruct] changes the weights that the adapters of [eora] correct" in said
+    )
     assert not list((tmp_path / "out").rglob("0[1-9]-*"))
 
 

@@ -99,25 +99,25 @@ def test_preflight_names_groups_that_divide() -> None:
 def test_of_several_groups_the_first_that_divides_is_taken_and_said() -> None:
     facts = facts_of(STORIES)  # 96 inputs, 256 of down_proj
     given = Settings(group_size=(64, 32, 16), embeddings={"bits": 4, "group_size": [64, 48, 16]})
-    settled, notes = gptq.settle(given, facts)
-    assert settled == replace(given, group_size=32, embeddings={"bits": 4, "group_size": 48})
+    resolved, notes = gptq.resolve(given, facts)
+    assert resolved == replace(given, group_size=32, embeddings={"bits": 4, "group_size": 48})
     assert sorted(notes) == [
         "embeddings.group_size = 48, of 64, 48, 16 the first that divides 96 inputs",
         "group_size = 32, of 64, 32, 16 the first that divides 96 and 256 inputs",
     ]
     assert gptq.preflight(given, facts) == []
-    assert gptq.predict(given, facts) == gptq.predict(settled, facts)
+    assert gptq.predict(given, facts) == gptq.predict(resolved, facts)
     # the first choice needs no word, a module with a group of its own none either
     for same in (
         Settings(group_size=32),
         Settings(group_size=(32, 16)),
         Settings(group_size=(-1, 16)),
     ):
-        settled, notes = gptq.settle(same, facts)
-        assert settled.group_size in (32, -1) and notes == []
+        resolved, notes = gptq.resolve(same, facts)
+        assert resolved.group_size in (32, -1) and notes == []
     own = {name: {"group_size": 32} for name in ("self_attn.*", "gate_proj", "up_proj")}
-    settled, notes = gptq.settle(Settings(group_size=(64, 32), modules=own), facts)
-    assert settled.group_size == 64 and notes == []
+    resolved, notes = gptq.resolve(Settings(group_size=(64, 32), modules=own), facts)
+    assert resolved.group_size == 64 and notes == []
     # none of them divides: what is wrong with the last
     narrow = replace(facts, config=replace(facts.config, intermediate_size=200))
     (problem,) = gptq.preflight(Settings(group_size=(64, 32)), narrow)

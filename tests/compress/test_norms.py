@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shrinkc.compression.norms import gains, is_change, train_norms
+from shrinkc.compression.norms import is_change, norm_weights, train_norms
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -41,7 +41,7 @@ def test_it_is_the_norm_that_it_replaces(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(x.grad, to_x)
     change = trained.input_layernorm.change
     torch.testing.assert_close(change.grad, plain.input_layernorm.weight.grad * weights)
-    assert [n for n, _ in trained.named_parameters() if is_change(n, gains(trained))] == [
+    assert [n for n, _ in trained.named_parameters() if is_change(n, norm_weights(trained))] == [
         "input_layernorm.change"
     ]
 
@@ -71,5 +71,5 @@ def test_a_step_moves_small_gains_as_far_as_large_ones() -> None:
     optimizer = torch.optim.AdamW(block.input_layernorm.parameters(), lr=1e-2, weight_decay=0)
     block.input_layernorm(torch.tensor([[900.0, 1.0, -2.0]])).sum().backward()
     optimizer.step()
-    ratio = gains(block)["input_layernorm"] / weights
+    ratio = norm_weights(block)["input_layernorm"] / weights
     torch.testing.assert_close((ratio - 1).abs(), torch.full((3,), 1e-2), rtol=1e-2, atol=0)

@@ -293,7 +293,7 @@ def test_blocks_trained_behind_a_rotation_of_all_channels_are_noted(
     }
     hints = Recorder()
     compress(str(stories), tmp_path / "o", parse_recipe(recipe), reporter=hints, dry_run=True)
-    said = "[reconstruct] made SmolLM2 worse behind a rotation"
+    said = "[reconstruct] made SmolLM2 worse after a rotation"
     assert any(said in note and "[rotate] keep_above = 5" in note for note in hints.notes) == noted
 
 

@@ -93,7 +93,7 @@ def test_the_gradients_of_a_table(tied: bool) -> None:
     given = weight(4, 16, 40, False)
     own = np.random.default_rng(3).random(given.offset.shape, dtype=np.float32)
     given = replace(given, offset=given.offset + given.scale * own)  # no whole zero points
-    table = rounding.rounded_table(given, None, "float32", "cpu")
+    table = rounding.rounded_embedding(given, None, "float32", "cpu")
     torch.testing.assert_close(table.weight, torch.from_numpy(given.dequantized()))
     with torch.no_grad():
         table.latent += torch.randn(table.latent.shape, generator=torch.Generator().manual_seed(2))
@@ -207,7 +207,7 @@ def test_tables_are_stored_as_they_were() -> None:
     scale[3] = 2.0**-24
     table = QuantizedWeight(8, 32, q, scale, -128 * scale)
     change = torch.from_numpy(rng.uniform(-1.2, 0.5, (40, 2)).astype(np.float32))
-    found = qat.changed_table(table, q[::-1], change)
+    found = qat.changed_embedding(table, q[::-1], change)
     np.testing.assert_array_equal(found.offset, -128 * found.scale)
     np.testing.assert_array_equal(found.scale, found.scale.astype(np.float16))
     assert (found.scale > 0).all() and (found.q == q[::-1]).all()
@@ -222,7 +222,7 @@ def test_zero_points_of_a_table_stay_what_they_are() -> None:
     scale = rng.uniform(2.0**-9, 2.0**-3, (40, 2)).astype(np.float16).astype(np.float32)
     table = QuantizedWeight(4, 32, q, scale, -scale * zero.astype(np.float32))
     change = torch.from_numpy(rng.uniform(-0.5, 0.5, (40, 2)).astype(np.float32))
-    found = qat.changed_table(table, q, change)
+    found = qat.changed_embedding(table, q, change)
     assert found.zero_points is not None and (found.scale != scale).mean() > 0.9
     np.testing.assert_array_equal(found.zero_points, zero)
 

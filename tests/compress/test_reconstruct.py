@@ -68,7 +68,7 @@ def test_the_error_by_hand() -> None:
     assert float(error.of(torch.tensor(target)[which], which)) == 0
 
 
-def test_what_is_read_behind_a_block_by_hand() -> None:
+def test_what_is_read_after_a_block_by_hand() -> None:
     model = with_gains(silent=5)
     last, squares = model.model.layers[-1], []
     for norm, matrices in (
@@ -78,19 +78,19 @@ def test_what_is_read_behind_a_block_by_hand() -> None:
     ):
         read = torch.cat([m.weight for m in matrices]) * norm.weight
         squares.append(read.square().sum(0) / read.square().sum() * read.shape[1])
-    found = reconstruct.read_behind(model, len(model.model.layers) - 2)
+    found = reconstruct.read_after(model, len(model.model.layers) - 2)
     torch.testing.assert_close(found, (sum(squares) / 3).sqrt())
-    torch.testing.assert_close(reconstruct.read_behind(model, 4), squares[-1].sqrt())
+    torch.testing.assert_close(reconstruct.read_after(model, 4), squares[-1].sqrt())
     assert found[5] == 0 < found[4]
 
 
 def test_what_is_read_stays_where_gains_go_into_matrices() -> None:
     """Of a stream that is turned but for some channels, of those."""
     model = with_gains(silent=5).requires_grad_(False)
-    before = reconstruct.read_behind(model, 1)
+    before = reconstruct.read_after(model, 1)
     others = [c for c in range(len(before)) if c not in (5, 7)]
     rotate(model, basis(len(before), 0, [others]))
-    after = reconstruct.read_behind(model.requires_grad_(False), 1)
+    after = reconstruct.read_after(model.requires_grad_(False), 1)
     torch.testing.assert_close(after[[5, 7]], before[[5, 7]])
     assert float(after[others].std()) < 0.6 * float(before[others].std())
 
@@ -252,9 +252,12 @@ def test_what_cannot_come_before_it(
     assert run_cli(command) == 0 and not out.exists()
     file.write_text(OWN_RECIPE.replace("[reconstruct]", "[eora]\nrank = 4\n[reconstruct]"))
     assert run_cli(command) != 0
-    assert "[reconstruct] changes what the adapters of [eora]" in capsys.readouterr().err
+    assert (
+        "[reconstruct] changes the weights that the adapters of [eora] correct"
+        in capsys.readouterr().err
+    )
     # without what the integers were made from there is nothing to come nearer to
-    file.write_text(OWN_RECIPE.replace("[gptq]\nbits = 2\ngroup = 32\nsym = false\n", ""))
+    file.write_text(OWN_RECIPE.replace("[gptq]\nbits = 2\ngroup_size = 32\nsym = false\n", ""))
     command[1] = str(quantised(tmp_path_factory, "coarse", COARSE))
     assert run_cli(command) != 0
     assert "[reconstruct] needs the float model" in capsys.readouterr().err

@@ -59,8 +59,8 @@ def test_parts_of_like_gains_by_hand() -> None:
     gains = torch.tensor(
         [1.0, 3.0, -1.0, 0.0, 1.05, 1.068, 2.0, 1.02, 1.06, 1.2, 1.21, 1.22, 1.25, -1.0, -1.0, -1.0]
     )
-    assert rotate.like_gains(gains, [1, 6]) == [[0, 7, 4, 8, 5], [9, 10, 11, 12]]
-    assert rotate.like_gains(gains, [9]) == [[0, 7, 4, 8, 5]]
+    assert rotate.similar_channels(gains, [1, 6]) == [[0, 7, 4, 8, 5], [9, 10, 11, 12]]
+    assert rotate.similar_channels(gains, [9]) == [[0, 7, 4, 8, 5]]
 
 
 def test_a_model_gives_what_it_gave(stories: Path, step: Step) -> None:
@@ -188,7 +188,7 @@ def test_a_head_that_stays_tied(stories: Path, step: Step, tmp_path: Path) -> No
     before = facts_of(source)
     assert rotate.predict(Settings(head="tied"), before) == before
     assert facts_of(out).packed_bytes == before.packed_bytes
-    # where no gains are alike, nothing is turned, and a note says so
+    # if no weights are similar, nothing is rotated, and a note says so
     with torch.no_grad():
         gains.copy_(1.1 ** torch.arange(96))
     source = tmp_path / "unlike"
@@ -265,7 +265,7 @@ def test_a_budget_counts_the_table_that_it_adds(stories: Path) -> None:
     facts = facts_of(stories)
     check_recipe(recipe, facts)
     counted = [
-        Space(config, gptq.Settings(embeddings={"bits": 4, "group_size": 32}), 0).tables()[4]
+        Space(config, gptq.Settings(embeddings={"bits": 4, "group_size": 32}), 0).embeddings()[4]
         for config in (facts.config, rotate.predict(Settings(), facts).config)
     ]
     assert counted[1] == 2 * counted[0]

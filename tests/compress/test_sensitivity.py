@@ -14,7 +14,7 @@ from tests.helpers.tiny_llama import write_tiny_llama
 
 from shrinkc.checkpoints import load
 from shrinkc.cli.main import run_cli
-from shrinkc.compression.embedding import quantize_tables
+from shrinkc.compression.embedding import quantize_embeddings
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compression.sensitivity import DAMP, MODULES, NARROW, WIDTHS, Sensitivity, measure
 from shrinkc.compression.stages.depth import keep_layers
@@ -123,7 +123,7 @@ def test_tables_quantised_as_the_stage_gptq_does_it(tied: bool, tmp_path: Path) 
     result = measure(model, WINDOWS, FIT, tmp_path / "probes.jsonl", Recorder())
     for bits in (2, 3, 4, 8):
         changed = copy.deepcopy(model)
-        tables = quantize_tables(model, FIT, bits=bits, group_size=result.group_size)
+        tables = quantize_embeddings(model, FIT, bits=bits, group_size=result.group_size)
         assert len(tables) == (1 if tied else 2)
         places = (changed.get_input_embeddings(), changed.get_output_embeddings())
         for place, table in zip(places, tables.values(), strict=False):

@@ -1,9 +1,9 @@
-"""Choose layers, widths and bit-widths together, so that a model takes no more than so many bytes.
+"""Chooses layers, widths and bit-widths together, so that a model takes no more than a number of bytes.
 
-Of all choices within the budget (:mod:`shrinkc.compression.choices`) it is the one with the least predicted cost: the
-sum of the divergences that :mod:`shrinkc.compression.sensitivity` measured one by one.  Changes add up better when they
-are small; two layers that go together, or a narrow layer at few bits, may cost more than the sum says.
-What later stages win back (LoRA, reconstruction, EoRA) is not in the prediction.
+Among the choices within the budget (:mod:`shrinkc.compression.choices`) it takes the one with the least predicted
+loss: the sum of the divergences that :mod:`shrinkc.compression.sensitivity` measured separately.  The sum is more
+accurate for small changes; two removed layers, or a narrow layer at few bits, may cost more.  The prediction does not
+include what later stages recover (LoRA, reconstruction, EoRA).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ PROBED, PROBE_LENGTH = 2, 256  # windows of the sensitivities
 
 @dataclass(frozen=True)
 class Decision:
-    """The recipe with its concrete stages, and what there is to say about how it came about."""
+    """The recipe with its concrete stages, the choice behind it, and a report for budget.json."""
 
     recipe: Recipe
     choice: Choice
     report: dict[str, Any] = field(default_factory=dict)
 
     def keep(self, file: Path, made_from: Fingerprint) -> None:
-        """Writes down what was chosen, for :func:`kept_choice`."""
+        """Saves the choice for :func:`kept_choice`."""
         content = {"made_from": made_from, "recipe": self.recipe.to_toml(), "report": self.report}
         write_json(file, content)
 
@@ -52,7 +52,7 @@ class Decision:
         return (
             f"budget {r['budget_bytes']} bytes: {c.bytes} with layers {removed} removed, "
             f"{c.ffn} FFN channels, {c.kv_groups} KV heads less, matrices: {widths} bit, "
-            f"embedding at {c.table_bits} bit; predicted loss {r['predicted_loss']:.3f} after "
+            f"embedding at {c.embedding_bits} bit; predicted loss {r['predicted_loss']:.3f} after "
             f"{r['baseline_loss']:.3f} ({r['prediction']})"
         )
 
@@ -60,7 +60,7 @@ class Decision:
 def chosen_from(
     recipe: Recipe, model: Fingerprint, calibration: Calibration
 ) -> tuple[Fingerprint, Fingerprint]:
-    """What decides a choice, and of that what decides its measurements: not the budget."""
+    """Fingerprints of a choice and of its measurements, which do not depend on the budget."""
     assert recipe.budget is not None
     made_from = model | run_fingerprint(recipe)
     for stage in recipe.stages:
@@ -70,12 +70,12 @@ def chosen_from(
 
 
 def kept_choice(file: Path, recipe: Recipe, made_from: Fingerprint) -> Recipe | None:
-    """The recipe that was chosen before; None where none was, RunChanged where it was for another budget."""
+    """The recipe that was chosen before, or None.  Raises RunChanged if that was for something else."""
     if not file.exists():
         return None
     kept = read_json(file)
     check_unchanged(
-        f"{file} was made for something else",
+        f"{file} was made with other settings",
         kept["made_from"],
         made_from,
         "change that back to go on, choose another output directory, or start over with --force.",
@@ -120,12 +120,12 @@ def decide(
 
 
 def before_budget(recipe: Recipe) -> list[Stage]:
-    """The stages that run before anything is chosen: those first ones that change the tables."""
-    return list(takewhile(_changes_tables, recipe.stages))
+    """The first stages of the recipe if they change embedding and LM head: they run before the choice."""
+    return list(takewhile(_changes_embeddings, recipe.stages))
 
 
-def _changes_tables(stage: Stage) -> bool:
-    return KINDS[stage.kind].changes_tables
+def _changes_embeddings(stage: Stage) -> bool:
+    return KINDS[stage.kind].changes_embeddings
 
 
 def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
@@ -136,11 +136,11 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
             f"[budget] chooses layers and widths; the recipe has {', '.join(taken)} as well.",
             "leave those stages out, or the budget.",
         )
-    late = [s.name for s in recipe.stages[len(before_budget(recipe)) :] if _changes_tables(s)]
+    late = [s.name for s in recipe.stages[len(before_budget(recipe)) :] if _changes_embeddings(s)]
     if late:
         raise BadRecipe(
-            f"[budget] chooses for the tables that there are, and [{late[0]}] comes after it.",
-            "put that table before those of all other stages.",
+            f"[budget] needs the final embedding, but [{late[0]}] would change it later.",
+            f"put [{late[0]}] before all other stages.",
         )
     if len([s for s in recipe.stages if s.kind == "gptq"]) > 1:
         raise BadRecipe("[budget] allows one stage gptq.")
@@ -149,7 +149,7 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
 
 
 def allowed_bytes(recipe: Recipe) -> int:
-    """What the model may take: packed bytes; for ``fit``, all that the target's chip holds beside L1."""
+    """Allowed packed bytes; for ``fit``, all memories of the target's chip but L1."""
     budget = recipe.budget
     assert budget is not None
     if budget.bytes is not None:
@@ -159,18 +159,18 @@ def allowed_bytes(recipe: Recipe) -> int:
 
 
 def space_of(recipe: Recipe, source: Path, config: LlamaConfig, settings: gptq.Settings) -> Space:
-    """What there is to choose for the model in ``source``, with bytes as its budget counts them."""
+    """The choices for the model in ``source``, with bytes counted as its budget does."""
     assert recipe.budget is not None
     rank = next((s.settings.rank for s in recipe.stages if s.kind == "eora"), 0)
     if recipe.budget.fit is None:
         return Space(config, settings, rank)
     tokenizer = Tokenizer.from_dir(source, config.vocab_size, config.bos_id)
-    pieces = sum(map(len, tokenizer.decode_table()))
-    return OnChip(config, settings, rank, target_named(recipe.budget.fit), pieces)
+    decode_table = sum(map(len, tokenizer.decode_table()))
+    return OnChip(config, settings, rank, target_named(recipe.budget.fit), decode_table)
 
 
 def gptq_settings(recipe: Recipe) -> gptq.Settings:
-    """Those of the recipe; without any, asymmetric: few bits need it."""
+    """The recipe's settings of gptq; by default asymmetric, which few bits need."""
     given = next((s.settings for s in recipe.stages if s.kind == "gptq"), None)
     return gptq.Settings(group_size=64, sym=False) if given is None else given
 
@@ -191,8 +191,8 @@ def with_gptq(recipe: Recipe, facts: ModelFacts) -> Recipe:
 def stages_of(
     recipe: Recipe, choice: Choice, config: LlamaConfig, settings: gptq.Settings
 ) -> list[Stage]:
-    """Depth and width first, but for what comes before a budget, then the recipe's stages, with one
-    gptq before any eora."""
+    """The stages of the run: those before the budget, depth and width, then the recipe's, with one gptq before all
+    stages for quantised models."""
     stages = before_budget(recipe)
     given = [s for s in recipe.stages[len(stages) :] if not KINDS[s.kind].on_quantised]
     if choice.removed:
@@ -214,7 +214,7 @@ def stages_of(
 def _report(
     choice: Choice, counted: str, budget: int, sensitivity: Sensitivity, facts: ModelFacts
 ) -> dict[str, Any]:
-    """JSON-able: what was chosen, from what; ``counted`` names the bytes."""
+    """JSON of the choice and its inputs; ``counted`` is the key of its bytes."""
     widths = list(choice.bits.values())
     return {
         "budget_bytes": budget,
@@ -227,7 +227,7 @@ def _report(
         "ffn_channels": [facts.config.intermediate_size, choice.ffn],
         "kv_groups_removed": choice.kv_groups,
         "group_size": choice.group_size,
-        "embedding_bits": choice.table_bits,
+        "embedding_bits": choice.embedding_bits,
         "matrices_at_bits": {bits: widths.count(bits) for bits in sorted(set(widths))},
         "sensitivity": sensitivity.to_json(),
     }

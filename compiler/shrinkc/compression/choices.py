@@ -1,6 +1,6 @@
-"""What there is to choose for a model within so many bytes (layers, widths, bit-widths), and the best of it.
+"""What a budget can choose (layers, widths, bit-widths), and the best choice within a number of bytes.
 
-Bytes are packed ones (:class:`Space`), or those that the compiled program will take on a chip (:class:`OnChip`).
+:class:`Space` counts packed bytes, :class:`OnChip` the bytes of the compiled program on a chip.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from shrinkc.schedule.shapes import (
 )
 from shrinkc.targets import L2, Target
 
-TABLE_WIDTHS = tuple(bits for bits in gptq.TABLE_WIDTHS if bits < 16)  # 16: as they are
+EMBEDDING_WIDTHS = tuple(bits for bits in gptq.EMBEDDING_WIDTHS if bits < 16)  # 16: not quantised
 KEPT_SHARES = (1.0, 0.875, 0.75, 0.625, 0.5)  # of the FFN channels
 MOST_REMOVED = 0.5  # of the layers
-PROTECT_FIRST, PROTECT_LAST = 1, 1  # without them nothing works, whatever one measurement says
+PROTECT_FIRST, PROTECT_LAST = 1, 1  # removing these breaks the model, whatever a measurement says
 FFN_MULTIPLE = 64
 GROUPS = (64, 32, 16)
-# what is stored as one matrix on a chip, and so at one width
+# modules that are stored as one matrix on a chip, and so share a width
 FUSED = {slot: tuple(NAMES[part] for part in parts) for slot, parts in SLOT_MODULES.items()}
-# of choosing again with fewer bytes, where the planner finds no place for all matrices: first just
-# fewer, which is often enough, then by bisection
+# Attempts with fewer bytes if the planner cannot place all matrices.  The first STEPPED ones reduce the bytes by what
+# is missing, the others bisect.
 ROUNDS, STEPPED = 12, 4
 
 
 @dataclass(frozen=True)
 class Choice:
-    """``bits``: module (of the layers that stay, old numbers) -> width; ``loss``: predicted growth
+    """``bits``: module (of the layers that stay, old numbers) -> width; ``loss``: predicted increase
     in nats per token; ``bytes``: as the :class:`Space` counts them."""
 
     removed: tuple[int, ...]
     ffn: int
     kv_groups: int
     group_size: int
-    table_bits: int
+    embedding_bits: int
     bits: dict[tuple[int, str], int]
     bytes: int
     loss: float
@@ -63,20 +63,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a model with so many layers, FFN channels and KV heads, but for its tables.
+    """Bytes of a model of given layers, FFN channels and KV heads, without embedding and LM head.
 
-    ``units``: what has one width in a layer -> width -> bytes; ``beside``: all that has no width.
+    ``units``: matrix of a layer -> width -> bytes; ``other``: everything without a width.
     """
 
     group_size: int
     units: dict[str, dict[int, int]]
-    beside: int
+    other: int
 
 
 class Space:
-    """What can be chosen for a model, and what it takes: as :attr:`ModelFacts.packed_bytes` counts.
+    """The choices for a model, and their bytes, counted like :attr:`ModelFacts.packed_bytes`.
 
-    ``units``: what is given one width in a layer -> its modules.
+    ``units``: matrix of a layer that gets one width -> its modules.
     """
 
     counted = "packed_bytes"
@@ -96,11 +96,11 @@ class Space:
         return found
 
     def kv_groups(self) -> range:
-        """KV heads that may go: there is a measurement for one."""
+        """Numbers of KV heads that may be removed: at most one, since only one is measured."""
         return range(min(2, self.config.num_kv_heads))
 
     def removals(self) -> range:
-        """Numbers of layers that may go."""
+        """Numbers of layers that may be removed."""
         count = self.config.num_layers
         free = count - PROTECT_FIRST - PROTECT_LAST
         return range(max(0, min(free, int(MOST_REMOVED * count))) + 1)
@@ -121,7 +121,7 @@ class Space:
         return next((g for g in options if g == -1 or all(s % g == 0 for s in sizes)), None)
 
     def matrices(self, config: LlamaConfig, group_size: int) -> dict[str, dict[int, int]]:
-        """Matrix of one layer -> width -> bytes, with its adapter."""
+        """Matrix of one layer -> width -> bytes, with its low-rank adapter."""
         shapes = gptq.module_shapes(replace(config, num_layers=1))
         s = self.settings
         return {
@@ -136,28 +136,29 @@ class Space:
             for name, (n, k) in shapes.items()
         }
 
-    def tables(self) -> dict[int, int]:
+    def embeddings(self) -> dict[int, int]:
         """Width -> bytes of embedding and head."""
         c = self.config
         count = 1 if c.tie_embeddings else 2
         return {
-            bits: count * gptq.table_bytes(c.vocab_size, c.hidden_size, bits, self.table_group())
-            for bits in TABLE_WIDTHS
+            bits: count
+            * gptq.embedding_bytes(c.vocab_size, c.hidden_size, bits, self.embedding_group_size())
+            for bits in EMBEDDING_WIDTHS
         }
 
-    def table_group(self) -> int:
+    def embedding_group_size(self) -> int:
         """The recipe's group size if it divides the hidden size, else the largest that does."""
-        options = (*self.settings.table_groups, 64, 32, 16, 8)
+        options = (*self.settings.embedding_group_sizes, 64, 32, 16, 8)
         return next((g for g in options if self.config.hidden_size % g == 0), 1)
 
-    def beside(self, config: LlamaConfig, group_size: int) -> int:
-        """Bytes of what no width changes: the gains."""
+    def other(self, config: LlamaConfig, group_size: int) -> int:
+        """Bytes that do not depend on widths: the RMSNorm weights."""
         return 2 * config.hidden_size * (2 * config.num_layers + 1)
 
     def sizes(self, layers: int, ffn: int, kv_groups: int) -> Sizes | None:
-        """What a model of so many layers and these widths takes; None: GPTQ cannot store it.
+        """Bytes of a model with these sizes; None if GPTQ cannot store it.
 
-        Raises DoesNotFit where no bit-widths can make it fit.
+        Raises DoesNotFit if no bit-widths make it fit.
         """
         config = replace(self.narrowed(ffn, kv_groups), num_layers=layers)
         group_size = self.group_size(config)
@@ -165,17 +166,17 @@ class Space:
             return None
         units = self.matrices(config, group_size)
         return (
-            Sizes(group_size, units, self.beside(config, group_size))
+            Sizes(group_size, units, self.other(config, group_size))
             if all(units.values())
             else None
         )
 
     def smallest(self) -> Choice:
-        """The choice of the fewest bytes, its loss unknown; BudgetUnreachable, BadRecipe: there is none."""
+        """The choice with the fewest bytes, its loss unknown.  Raises BudgetUnreachable or BadRecipe."""
         left = self.config.num_layers - self.removals()[-1]
         removed = tuple(range(PROTECT_FIRST, PROTECT_FIRST + self.removals()[-1]))
         kept = [i for i in range(self.config.num_layers) if i not in removed]
-        table, table_bytes = min(self.tables().items(), key=lambda size: size[1])
+        table, embedding_bytes = min(self.embeddings().items(), key=lambda size: size[1])
         found: list[Choice] = []
         refused: DoesNotFit | None = None
         for ffn, kv in product(self.ffns(), self.kv_groups()):
@@ -189,7 +190,7 @@ class Space:
             least = {u: min(of.items(), key=lambda size: size[1]) for u, of in sizes.units.items()}
             bits = {(i, m): least[u][0] for i in kept for u, ms in self.units.items() for m in ms}
             layer = sum(size for _, size in least.values())
-            total = left * layer + sizes.beside + table_bytes
+            total = left * layer + sizes.other + embedding_bytes
             found.append(Choice(removed, ffn, kv, sizes.group_size, table, bits, total, math.nan))
         if not found and refused is not None:
             raise BudgetUnreachable(
@@ -204,16 +205,16 @@ class Space:
         return min(found, key=lambda c: c.bytes)
 
     def least(self) -> int:
-        """Bytes of the smallest model there is to choose."""
+        """Bytes of the smallest possible model."""
         return self.smallest().bytes
 
     def check(self, budget: int) -> None:
-        """BudgetUnreachable unless there is something to choose."""
+        """Raises BudgetUnreachable if the smallest model is larger than the budget."""
         least = self.least()
         if least > budget:
             raise BudgetUnreachable(
                 f"{budget} bytes are out of reach: the least is {least} bytes, with half of the "
-                f"layers, half of the FFN, {min(WIDTHS)} bit weights and {min(TABLE_WIDTHS)} bit "
+                f"layers, half of the FFN, {min(WIDTHS)} bit weights and {min(EMBEDDING_WIDTHS)} bit "
                 "embeddings.",
                 f"give at least target_bytes = {least}, or a smaller model.",
             )
@@ -224,63 +225,70 @@ class Space:
 
 
 class OnChip(Space):
-    """The same choices, counted as the compiled program will take them of L2 and what else is on the chip.
+    """The same choices, counted as bytes of the compiled program in the chip's memories.
 
-    Matrices are those that the compiler stores, so that the modules of one share a width; what else
-    lies in L2 (code, tables, keys and values at the default context) counts as well.
+    Matrices are those that the compiler stores; the modules of one share a width.  Code, tables and the KV cache at
+    the default context count too.
     """
 
     counted = "chip_bytes"
     units = FUSED
 
     def __init__(
-        self, config: LlamaConfig, settings: gptq.Settings, rank: int, target: Target, pieces: int
+        self,
+        config: LlamaConfig,
+        settings: gptq.Settings,
+        rank: int,
+        target: Target,
+        decode_table: int,
     ) -> None:
-        """``pieces``: bytes of the tokenizer's decode table."""
+        """``decode_table``: bytes of the tokenizer's decode table."""
         super().__init__(config, settings, rank)
         outside = {v.name: 0 for v in target.stored if v not in target.on_chip}
-        self.target, self.pieces = target.with_room(**outside), pieces
-        self._beside: dict[tuple[int, int, int], int] = {}
+        self.target, self.decode_table = target.with_room(**outside), decode_table
+        self._other: dict[tuple[int, int, int], int] = {}
 
     def shape(self, config: LlamaConfig, settings: gptq.Settings) -> ModelShape:
-        """What the compiler will make of the model that a stage gptq leaves."""
+        """The compiled form of the model after a stage gptq with ``settings``."""
         ranks = {slot: self.rank * len(modules) for slot, modules in self.units.items()}
         formats, options = gptq.formats(settings, config), QuantOptions()
         choices = choose_engines(multiplied(config, options, ranks, formats, ()), self.target)
         permuted = [m for m in formats if settings.desc_act and m != HEAD]
         return shapes_of_config(
-            config, options, default_context(config), self.pieces, ranks, formats, choices=choices,
+            config, options, default_context(config), self.decode_table, ranks, formats, choices=choices,
             perms=permutation_entries(config, permuted),
         )  # fmt: skip
 
     def uniform(
-        self, config: LlamaConfig, group_size: int, bits: int, table_bits: int
+        self, config: LlamaConfig, group_size: int, bits: int, embedding_bits: int
     ) -> ModelShape:
-        """With one width for all matrices, and one for the tables."""
-        tables = gptq.Tables(bits=table_bits, group_size=self.table_group())
+        """The shape with one width for all matrices, and one for embedding and LM head."""
+        tables = gptq.EmbeddingFormat(bits=embedding_bits, group_size=self.embedding_group_size())
         settings = replace(
             self.settings, bits=bits, group_size=group_size, modules={}, embeddings=tables
         )
         return self.shape(config, settings)
 
     def matrices(self, config: LlamaConfig, group_size: int) -> dict[str, dict[int, int]]:
-        """Stored matrix of one layer -> width -> bytes, with its adapter."""
+        """Stored matrix of one layer -> width -> bytes, with its low-rank adapter."""
         allowed = super().matrices(config, group_size)
         found: dict[str, dict[int, int]] = {slot: {} for slot in self.units}
         for bits in WIDTHS:
-            one = self.uniform(replace(config, num_layers=1), group_size, bits, min(TABLE_WIDTHS))
+            one = self.uniform(
+                replace(config, num_layers=1), group_size, bits, min(EMBEDDING_WIDTHS)
+            )
             for slot, modules in self.units.items():
                 if all(bits in allowed[m] for m in modules):
                     stored = [m for m in one.layers[0] if m.name.split(".")[1] == slot]
                     found[slot][bits] = sum(align(m.bytes) for m in stored)
         return found
 
-    def tables(self) -> dict[int, int]:
-        """Width -> bytes of embedding and head; only widths at which a memory holds them, if any."""
+    def embeddings(self) -> dict[int, int]:
+        """Width -> bytes of embedding and LM head; only widths that fit into a memory, if there are any."""
         found, fitting = {}, {}
         config = replace(self.config, num_layers=1)
         group_size = gptq.several(self.settings.group_size)[0]
-        for bits in TABLE_WIDTHS:
+        for bits in EMBEDDING_WIDTHS:
             one = self.uniform(config, group_size, min(WIDTHS), bits)
             stored = [m.bytes for m in (one.head, one.embedding) if m is not None]
             found[bits] = sum(map(align, stored))
@@ -288,14 +296,14 @@ class OnChip(Space):
                 fitting[bits] = found[bits]
         return fitting or found
 
-    def beside(self, config: LlamaConfig, group_size: int) -> int:
-        """Bytes on the chip that no weights can have, with the narrowest matrices; DoesNotFit where there
-        are too few."""
+    def other(self, config: LlamaConfig, group_size: int) -> int:
+        """Bytes on the chip that weights cannot use, with the narrowest matrices.  Raises DoesNotFit if the chip has
+        fewer."""
         key = (config.num_layers, config.intermediate_size, config.num_kv_heads)
-        if key not in self._beside:
-            shape = self.uniform(config, group_size, min(WIDTHS), min(TABLE_WIDTHS))
-            self._beside[key] = bytes_without_weights(shape, self.target)
-        return self._beside[key]
+        if key not in self._other:
+            shape = self.uniform(config, group_size, min(WIDTHS), min(EMBEDDING_WIDTHS))
+            self._other[key] = bytes_without_weights(shape, self.target)
+        return self._other[key]
 
     def shape_of(self, choice: Choice) -> ModelShape:
         config = self.narrowed(choice.ffn, choice.kv_groups)
@@ -303,7 +311,7 @@ class OnChip(Space):
         return self.shape(config, gptq_of(choice, self.config, self.settings))
 
     def planned(self, choice: Choice) -> Choice | None:
-        """The choice with the bytes that its memory plan takes; None: not without flash."""
+        """The choice with the bytes of its memory plan; None if it needs flash."""
         try:
             used = make_plan(self.shape_of(choice), self.target).used
         except DoesNotFit:
@@ -311,11 +319,11 @@ class OnChip(Space):
         return replace(choice, bytes=sum(used[v.name] for v in self.target.on_chip))
 
     def free(self, shape: ModelShape) -> int:
-        """Bytes on the chip that weights can have; DoesNotFit where L1 is too small."""
+        """Bytes on the chip that weights can use.  Raises DoesNotFit if L1 is too small."""
         return sum(v.bytes for v in self.target.on_chip) - bytes_without_weights(shape, self.target)
 
     def refusal(self, choice: Choice) -> BudgetUnreachable:
-        """What to raise where the smallest choice does not fit: need and have."""
+        """The error for a smallest choice that does not fit, with need and have."""
         shape = self.shape_of(choice)
         largest = max(shape.stored, key=lambda m: m.bytes)
         try:
@@ -342,10 +350,10 @@ class OnChip(Space):
             raise self.refusal(smallest)
 
     def choose(self, costs: Costs, budget: int, update: Update) -> Choice:
-        """The choice with the least predicted loss that the planner finds places for.
+        """The choice with the least predicted loss that the planner can place.
 
-        Where a choice has too many bytes, or they do not come out even with the memories, it
-        is made again with fewer.  BudgetUnreachable where the smallest does not fit.
+        If a choice does not fit, because it has too many bytes or because matrices do not fill the memories exactly,
+        it is made again with fewer bytes.  Raises BudgetUnreachable if the smallest choice does not fit.
         """
         low, high, at = self.least(), budget, budget
         found: Choice | None = None
@@ -369,21 +377,21 @@ class OnChip(Space):
 
 
 def _stored(shape: ModelShape) -> int:
-    """Bytes of all weights as they are placed."""
+    """Bytes of all weights, aligned as they are placed."""
     return sum(align(m.bytes) for m in shape.stored)
 
 
 def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
     """The choice with the least predicted loss within ``budget`` bytes.
 
-    For every number of layers, FFN width and number of KV heads the bit-widths are a knapsack
-    with a choice per matrix, solved exactly.  Of equals, the smaller.
+    For every number of layers, FFN width and number of KV heads, the bit-widths are a knapsack problem with one
+    choice per matrix, solved exactly.  Ties go to the smaller model.
     """
     count = len(s.layers)
     order = sorted(
         range(PROTECT_FIRST, count - PROTECT_LAST), key=lambda i: (s.layers[i].removed, i)
     )
-    tables = space.tables()
+    tables = space.embeddings()
     found: list[Choice] = []
     grid = list(product(space.removals(), space.ffns(), space.kv_groups()))
     for number, (gone, ffn, kv) in enumerate(grid):
@@ -404,8 +412,8 @@ def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
             continue  # already worse, whatever the widths
         names = [(i, u) for i in kept for u in space.units]
         items = [_options(sizes.units[u], _losses(s.layers[i], space.units[u])) for i, u in names]
-        items.append(_options(tables, _by_width(s.embedding, TABLE_WIDTHS)))
-        picked = knapsack(items, budget - sizes.beside)
+        items.append(_options(tables, _by_width(s.embedding, EMBEDDING_WIDTHS)))
+        picked = knapsack(items, budget - sizes.other)
         if picked is None:
             continue
         total = sum(items[n][p][1] for n, p in enumerate(picked))
@@ -413,7 +421,7 @@ def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
         loss = fixed + sum(items[n][p][2] for n, p in enumerate(picked))
         chosen = zip(names, widths, strict=True)
         bits = {(i, module): width for (i, u), width in chosen for module in space.units[u]}
-        total += sizes.beside
+        total += sizes.other
         found.append(Choice(removed, ffn, kv, sizes.group_size, table, bits, total, loss))
     if not found:
         raise BudgetUnreachable(
@@ -428,13 +436,13 @@ def _options(sizes: Mapping[int, int], losses: Mapping[int, float]) -> list[Opti
 
 
 def _losses(layer: LayerSensitivity, modules: Sequence[str]) -> dict[int, float]:
-    """Width -> growth with all of ``modules`` at that width."""
+    """Width -> increase in loss with all of ``modules`` at that width."""
     each = [_by_width(layer.modules[module], WIDTHS) for module in modules]
-    return {bits: sum(growth[bits] for growth in each) for bits in WIDTHS}
+    return {bits: sum(losses[bits] for losses in each) for bits in WIDTHS}
 
 
 def _by_width(measured: Mapping[int, float], widths: Sequence[int]) -> dict[int, float]:
-    """Growths that never shrink with fewer bits and are never negative: small ones are noise."""
+    """Increases made monotonic in the bits and not negative: small deviations are noise."""
     out, worst = {}, 0.0
     for bits in sorted(widths, reverse=True):
         worst = max(worst, measured[bits])
@@ -443,13 +451,13 @@ def _by_width(measured: Mapping[int, float], widths: Sequence[int]) -> dict[int,
 
 
 def narrow_loss(layer: LayerSensitivity, share: float) -> float:
-    """Growth when ``share`` of the FFN channels go: straight lines between the measured shares."""
+    """Increase in loss without ``share`` of the FFN channels, interpolated between the measured shares."""
     points = sorted({0.0: 0.0, **layer.ffn}.items())
     return float(np.interp(share, [x for x, _ in points], [max(0.0, y) for _, y in points]))
 
 
 def gptq_of(choice: Choice, config: LlamaConfig, settings: gptq.Settings) -> gptq.Settings:
-    """The commonest width for all, the others as overrides by the layers' new numbers."""
+    """The most common width as the default, the others as overrides with the layers' new numbers."""
     kept = [i for i in range(config.num_layers) if i not in choice.removed]
     number = {old: new for new, old in enumerate(kept)}
     widths = list(choice.bits.values())
@@ -469,5 +477,7 @@ def gptq_of(choice: Choice, config: LlamaConfig, settings: gptq.Settings) -> gpt
         bits=common,
         group_size=choice.group_size,
         modules=modules,
-        embeddings=gptq.Tables(bits=choice.table_bits, group_size=space.table_group()),
+        embeddings=gptq.EmbeddingFormat(
+            bits=choice.embedding_bits, group_size=space.embedding_group_size()
+        ),
     )

@@ -1,9 +1,8 @@
-"""Quantise the table of token vectors: embedding, head, or the one table that is both.
+"""Quantises embedding and LM head, or the one matrix that is both.
 
-As a head the table multiplies the final hidden states x, so an error δ of a row costs ``δᵀ H δ``
-with ``H = E[x xᵀ]``.  As an embedding the row itself enters the network, so its error counts as it
-is: ``δᵀ δ``.  A table that is both is weighted with both (Frantar et al. 2022, "GPTQ", does the
-rest: :mod:`shrinkc.compression.gptq`).
+The LM head multiplies the final hidden states x, so an error δ of a row costs ``δᵀ H δ`` with ``H = E[x xᵀ]``.  A row
+of the embedding enters the network directly, so its error costs ``δᵀ δ``.  A tied matrix is weighted with both.
+:mod:`shrinkc.compression.gptq` does the rounding (Frantar et al. 2022, "GPTQ").
 """
 
 from __future__ import annotations
@@ -18,36 +17,33 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlamaForCausalLM
 
-TIED_DAMP = 1.0  # share of the plain error in the weighting of a table that is embedding and head
-HEAD_DAMP = 0.01  # of one that is a head only: numerical safety
+TIED_DAMP = 1.0  # share of the plain error in the weighting of a tied embedding
+HEAD_DAMP = 0.01  # of a separate LM head: numerical safety
 
 
-def table_zero(bits: int) -> Zero:
-    """Where zero is in a table of that width.
-
-    Up to 4 bit a whole zero point takes a quarter of what an offset takes on the device.
-    """
+def embedding_zero(bits: int) -> Zero:
+    """Kind of zero points at that width: up to 4 bits, an integer zero point takes a quarter of an offset's bytes."""
     return Zero.POINT if bits <= 4 else Zero.ANY
 
 
-def quantize_tables(
+def quantize_embeddings(
     model: LlamaForCausalLM, windows: Tensor, *, bits: int, group_size: int
 ) -> dict[str, QuantizedWeight]:
-    """File name -> quantised table: the embedding, and then, if it is another one, the head.
+    """File name -> quantised matrix: the embedding, and the LM head if it is separate.
 
     ``windows``: int64 token ids [samples, length]; ``bits`` 2, 3, 4 or 8; ``group_size`` divides the
     hidden size.
     """
-    given = table_weightings(model, head_moment(model, windows))
+    given = embedding_weightings(model, head_moment(model, windows))
     return {
-        file: quantize_table(table, weighting, bits=bits, group_size=group_size)
+        file: quantize_embedding(table, weighting, bits=bits, group_size=group_size)
         for file, (table, weighting) in zip((SIDECAR, HEAD_SIDECAR), given, strict=False)
     }
 
 
-def table_weightings(model: LlamaForCausalLM, moment: Tensor) -> list[tuple[Tensor, Weighting]]:
-    """The embedding, and then, if it is another one, the head, each with what its errors cost; ``moment``
-    [hidden, hidden] as :func:`head_moment` gives it."""
+def embedding_weightings(model: LlamaForCausalLM, moment: Tensor) -> list[tuple[Tensor, Weighting]]:
+    """The embedding, and the LM head if it is separate, each with the cost of its errors; ``moment``
+    [hidden, hidden]: see :func:`head_moment`."""
     import torch
 
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
@@ -57,11 +53,11 @@ def table_weightings(model: LlamaForCausalLM, moment: Tensor) -> list[tuple[Tens
     return [(embedding, plain), (head, Weighting.of(damped(moment, HEAD_DAMP)))]
 
 
-def quantize_table(
+def quantize_embedding(
     table: Tensor, weighting: Weighting, *, bits: int, group_size: int
 ) -> QuantizedWeight:
-    """One table [vocab, hidden]."""
-    points = table_zero(bits) is Zero.POINT
+    """Quantises ``table`` [vocab, hidden]."""
+    points = embedding_zero(bits) is Zero.POINT
     weight = table.detach().float().cpu()
     return quantize_matrix(weight, weighting, bits=bits, group_size=group_size, points=points)
 

@@ -1,4 +1,4 @@
-"""What a model directory is: its sizes, and how many bytes it really needs."""
+"""Sizes of a model directory, and how many bytes it needs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from shrinkc.model import (
     norm_shapes,
 )
 
-FLOAT_BYTES = 2  # floats count as 16 bit: nobody has to store more, whatever the file does
+FLOAT_BYTES = 2  # floats count as 16 bits, even if the file stores 32
 
 
 @dataclass(frozen=True)
 class ModelFacts:
     """Sizes of a model.
 
-    ``parameters`` count a tied table once and the numbers of an adapter, but no scales.
-    ``packed_bytes`` is what has to be stored: integers at their width, their scales (16 bit) and
-    zero points, all other numbers at 16 bit; zeros count like any other weight.  ``bits``:
+    ``parameters`` counts a tied embedding once and includes low-rank adapters, but no scales.
+    ``packed_bytes``: integers at their width, their scales (16 bits) and zero points, all other
+    numbers at 16 bits; zeros count like any other weight.  ``bits``:
     module -> bits per weight, for the matrices that are integers.
     """
 
@@ -60,7 +60,7 @@ class ModelFacts:
 
 
 def facts_of(directory: Path) -> ModelFacts:
-    """The facts of a Hugging Face or GPTQModel directory, with the adapter that lies in it.
+    """The facts of a Hugging Face or GPTQModel directory, with its adapter if it has one.
 
     Reads all weights, without torch.  Raises what :func:`shrinkc.importer.load_model` does.
     """
@@ -69,7 +69,7 @@ def facts_of(directory: Path) -> ModelFacts:
     for weight in _every(model):
         if isinstance(weight, QuantizedWeight):
             count += weight.q.size
-            # not of the integers: which of them means zero depends on the group
+            # not the integers: which of them means zero differs between groups
             non_zero += int(np.count_nonzero(weight.dequantized()))
             packed += integer_bytes(weight)
         else:
@@ -89,13 +89,13 @@ def facts_of(directory: Path) -> ModelFacts:
 
 
 def float_facts(config: LlamaConfig) -> ModelFacts:
-    """A model in float32 of that config, as it will be once it is written."""
+    """The facts of a model of that config, written in float32."""
     count = parameters_of(config)
     return ModelFacts(config, False, count, count, 4 * count, FLOAT_BYTES * count)
 
 
 def facts_before(source: Path) -> ModelFacts:
-    """The facts of a model, a GGUF file as the directory that it will be."""
+    """The facts of a model; for a GGUF file, of the directory that it will be converted to."""
     return float_facts(load_config(source)) if source.is_file() else facts_of(source)
 
 
@@ -114,13 +114,13 @@ def predicted(facts: ModelFacts, **changes: Any) -> ModelFacts:
 
 
 def parameters_of(config: LlamaConfig) -> int:
-    """Weights of a float model; a tied table counts once."""
+    """Weights of a float model; a tied embedding counts once."""
     matrices = sum(n * k for n, k in matrix_shapes(config).values())
     return matrices + sum(n for (n,) in norm_shapes(config).values())
 
 
 def integer_bytes(weight: QuantizedWeight) -> int:
-    """Integers, 16-bit scales, zero points if there are any, the order of inputs if there is one."""
+    """Bytes of integers, 16-bit scales, and of zero points and an input order if there are any."""
     rows, inputs = weight.q.shape
     total = -(-rows * inputs * weight.bits // 8) + weight.scale.size * 2
     middle = -(2.0 ** (weight.bits - 1)) * weight.scale
@@ -135,7 +135,7 @@ def integer_bytes(weight: QuantizedWeight) -> int:
 
 
 def _every(model: FloatModel) -> Iterator[Weight]:
-    """Every tensor once, those of adapters included."""
+    """Every tensor once, low-rank adapters included."""
     yield model.embedding
     yield model.final_norm
     if model.head is not None:
@@ -146,9 +146,9 @@ def _every(model: FloatModel) -> Iterator[Weight]:
         yield from layer.biases.values()
         for name in FIELDS.values():
             yield getattr(layer, name)
-        for side in layer.adapters.values():
-            yield side.a
-            yield side.b
+        for adapter in layer.adapters.values():
+            yield adapter.a
+            yield adapter.b
 
 
 def _bits(model: FloatModel) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""One width for each matrix: the least growth of the loss within so many bytes."""
+"""Chooses one width for each matrix: the least increase in loss within a number of bytes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 
 from shrinkc.checkpoints import need
 
-GAP = 1e-6  # of the least sum, in which a solution is taken for the least
+GAP = 1e-6  # relative gap to the optimum at which the solver stops
 
 Option = tuple[int, int, float]
-"""Width, bytes, growth of the loss."""
+"""Width, bytes, increase in loss."""
 
 
 def knapsack(items: Sequence[Sequence[Option]], budget: int) -> list[int] | None:
-    """Index of one option per item: the least sum of growths within ``budget`` bytes, or None.
+    """Index of one option per item with the least sum of losses within ``budget`` bytes, or None.
 
-    A multiple-choice knapsack problem, which SciPy's mixed-integer solver gets.
+    A multiple-choice knapsack problem, solved with SciPy's mixed-integer solver.
     """
     if sum(min(size for _, size, _ in item) for item in items) > budget:
         return None
@@ -28,9 +28,9 @@ def knapsack(items: Sequence[Sequence[Option]], budget: int) -> list[int] | None
     of_item = np.repeat(np.arange(len(items)), [len(item) for item in items])
     columns = np.arange(len(of_item))
     once = csr_array((np.ones(len(columns)), (of_item, columns)))
-    _, sizes, growths = zip(*(option for item in items for option in item), strict=True)
+    _, sizes, losses = zip(*(option for item in items for option in item), strict=True)
     found = milp(
-        growths,
+        losses,
         integrality=np.ones(len(columns)),
         bounds=(0, 1),
         constraints=[LinearConstraint(once, 1, 1), LinearConstraint([sizes], ub=budget)],

@@ -1,8 +1,8 @@
-"""RMS norms whose gains are trained, each relative to what it was.
+"""RMSNorm weights that are trained relative to their initial values.
 
-Gains of one model differ by a factor of 100,000: SmolLM2's norms silence a channel of huge activations by a gain of
-1e-5 among others of 0.3.  Adam moves a parameter by about the learning rate, whatever its size, so the gain itself
-must not be one.  A gain of 0 stays 0.
+The weights of one model differ by a factor of 100,000: SmolLM2 suppresses a channel of huge activations by a weight
+of 1e-5 where others are 0.3.  Adam moves every parameter by about the learning rate, so the weight itself must not be
+the parameter.  A weight of 0 stays 0.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ _CHANGE = "change"
 
 
 def train_norms(model: Any) -> None:
-    """Replaces all RMS norms of the model by such whose gains are trained; at first these are what they were."""
+    """Replaces every RMSNorm of the model by a trainable one with the same weights."""
     for name, module in list(model.named_modules()):
         if name.endswith("norm"):
             model.set_submodule(name, _trained(module))
 
 
-def gains(model: Any) -> dict[str, Any]:
-    """Name of a norm -> its gains now, float32, of those that :func:`train_norms` made."""
-    return {name: m.gain().detach() for name, m in model.named_modules() if hasattr(m, "gain")}
+def norm_weights(model: Any) -> dict[str, Any]:
+    """Name -> current weights, float32, of the norms that :func:`train_norms` made."""
+    return {
+        name: m.current_weight().detach()
+        for name, m in model.named_modules()
+        if hasattr(m, "current_weight")
+    }
 
 
 def is_change(name: str, found: dict[str, Any]) -> bool:
-    """Whether the parameter ``name`` is what is trained of one of :func:`gains`."""
+    """Whether ``name`` is the parameter behind one of :func:`norm_weights`."""
     module, _, kind = name.rpartition(".")
     return kind == _CHANGE and module in found
 
@@ -36,26 +40,26 @@ def _trained(norm: Any) -> Any:
     epsilon: float = norm.variance_epsilon
 
     class Norm(torch.autograd.Function):  # type: ignore[misc]
-        """``x / rms(x) * gain`` [..., channels] of x in its dtype, computed in float32.  Of arrays of x's size
-        only x is kept for the way back."""
+        """``x / rms(x) * weight`` [..., channels] in the dtype of x, computed in float32.  Only x is kept for the
+        backward pass, to save memory."""
 
         @staticmethod
-        def forward(ctx: Any, x: Any, gain: Any) -> Any:
-            ctx.save_for_backward(x, gain)
+        def forward(ctx: Any, x: Any, weight: Any) -> Any:
+            ctx.save_for_backward(x, weight)
             wide = x.float()
             by = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(epsilon))
-            return (wide * by).mul_(gain).to(x.dtype)
+            return (wide * by).mul_(weight).to(x.dtype)
 
         @staticmethod
         def backward(ctx: Any, slope: Any) -> Any:
-            x, gain = ctx.saved_tensors
+            x, weight = ctx.saved_tensors
             wide, slope = x.float(), slope.float()
             by = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(epsilon))
             normed = wide * by
-            to_gain = (slope * normed).flatten(0, -2).sum(0)
-            slope = slope * gain
+            to_weight = (slope * normed).flatten(0, -2).sum(0)
+            slope = slope * weight
             along = (slope * normed).mean(-1, keepdim=True)
-            return slope.sub_(normed.mul_(along)).mul_(by).to(x.dtype), to_gain
+            return slope.sub_(normed.mul_(along)).mul_(by).to(x.dtype), to_weight
 
     class TrainedNorm(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -64,11 +68,11 @@ def _trained(norm: Any) -> Any:
             self.register_buffer("begin", begin, persistent=False)
             self.change = torch.nn.Parameter(torch.zeros_like(begin))
 
-        def gain(self) -> Any:
+        def current_weight(self) -> Any:
             """float32 [channels]"""
             return self.begin * (1 + self.change)
 
         def forward(self, x: Any) -> Any:
-            return Norm.apply(x, self.gain())
+            return Norm.apply(x, self.current_weight())
 
     return TrainedNorm()

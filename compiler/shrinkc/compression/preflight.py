@@ -1,4 +1,4 @@
-"""Everything that can be known before the work: problems, all at once, and what it will take."""
+"""Checks everything that can be known before the work: all problems at once, and an estimate of time and memory."""
 
 from __future__ import annotations
 
@@ -32,19 +32,18 @@ from shrinkc.core.words import show_size, show_time
 # of `shrinkc compress`).
 LIBRARY_BYTES = 600 << 20
 TIMED_TOKENS = 512
-TIMED_SECONDS = 2.0  # long enough to see what else the machine does
+TIMED_SECONDS = 2.0  # long enough to notice other load
 TIMED_PASSES = 4  # at least
-SELF_GENERATED_BYTES = 6  # of text that the model writes, on disk
-# Every step loads its model, some twice, saves it, loads it again to check it, counts and hashes it:
-# that takes about so many times what loading it takes.
+SELF_GENERATED_BYTES = 6  # of self-generated text on disk, per token
+# A step loads its model (some twice), saves it, loads it again as a check, counts and hashes it.  Together that takes
+# about this many times the time of one load.
 STEP_LOADS = 5.0
 
 
 @dataclass
 class Estimate:
-    """Of the steps that are left.  ``seconds``: on this machine if it does nothing else, and as busy as it is now.
-    ``memory`` is an estimate too, ``disk`` what the steps will take at most, with what one keeps until it is over.
-    ``left``: how many steps these are, and of how many.
+    """Estimate for the remaining steps.  ``seconds``: CPU time (idle machine) and wall-clock time (current load).
+    ``disk``: the most bytes that are needed at once.  ``left``: number of remaining steps, and of all steps.
     """
 
     seconds: tuple[float, float]
@@ -116,8 +115,8 @@ def preflight(
 def stage_problems(
     recipe: Recipe, facts: ModelFacts
 ) -> tuple[list[tuple[type[ShrinkcError], str]], list[ModelFacts]]:
-    """What keeps the stages of ``recipe`` from working on a model of the sizes ``facts``, each with
-    the class of its error; and the sizes before the first and after every stage."""
+    """Problems of the stages of ``recipe`` with a model of the sizes ``facts``, each with the class of its error;
+    and the sizes before the first and after every stage."""
     problems: list[tuple[type[ShrinkcError], str]] = []
     chain = [facts]
     if facts.config.family != "llama" or facts.config.biased:
@@ -150,23 +149,23 @@ def stage_problems(
 
 
 def order_problems(stage: Stage, before: Sequence[Stage], given: ModelFacts) -> Iterator[str]:
-    """What a stage needs of the stages ``before`` it and of the model ``given``, whatever its size."""
+    """Problems with the stages ``before`` a stage and with the kind of the model ``given``."""
     kind = KINDS[stage.kind]
     if kind.needs_floats and given.quantized:
         yield "needs the float model, but the one given is already quantised"
     side = next((s.name for s in before if KINDS[s.kind].adds_adapters), None)
     if side is not None and kind.on_quantised and not kind.adds_adapters:
-        yield f"changes what the adapters of [{side}] were made for; put [{side}] after it"
+        yield f"changes the weights that the adapters of [{side}] correct; put [{side}] after it"
     yield from kind.order(stage.settings, before)
 
 
-def settle(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]]:
-    """The recipe with one value where its stages were given several to choose from by the sizes of
-    the model ``facts`` as it comes to them, and a sentence for each that is not the first choice."""
+def resolve_recipe(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]]:
+    """The recipe with lists of alternatives (``group_size``) resolved by the sizes of the model at each stage, and a
+    note for each value that is not the first of its list."""
     stages, notes = [], []
     for given in recipe.stages:
         kind = KINDS[given.kind]
-        settings, found = kind.settle(given.settings, facts)
+        settings, found = kind.resolve(given.settings, facts)
         stage = replace(given, settings=settings)
         notes += [f"[{stage.name}] {text}" for text in found]
         stages.append(stage)
@@ -175,7 +174,7 @@ def settle(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]]:
 
 
 def _after(stage: Stage, facts: ModelFacts, failed: bool) -> ModelFacts:
-    """What comes out of a stage; of one that cannot work, as much as the next ones ask about."""
+    """The model after a stage; after one that cannot work, only whether it is quantised."""
     kind = KINDS[stage.kind]
     if not failed:
         return kind.predict(stage.settings, facts)
@@ -183,14 +182,14 @@ def _after(stage: Stage, facts: ModelFacts, failed: bool) -> ModelFacts:
 
 
 PRODUCTS = 0.8
-"""Share of training that matrix products take in float32, which is what a dtype makes faster or slower."""
+"""Share of matrix products in the time of float32 training; only they depend on the dtype."""
 SLOW = 1.5
-"""Times as long as in float32 from which on it is said that a device computes in bfloat16."""
+"""Slowdown of bfloat16 from which a note is given."""
 
 
 def _ratios(recipe: Recipe, device: str) -> dict[str, float]:
-    """Tables of the recipe that compute in bfloat16 on a CPU: times as long as in float32, which is less than
-    once where it has instructions for it."""
+    """Recipe table that computes in bfloat16 on a CPU -> time relative to float32; below 1 if the CPU has
+    instructions for it."""
     own = {"self_generated": recipe.self_generated} if recipe.self_generated_tokens() else {}
     tables = own | {stage.name: stage.settings for stage in recipe.stages}
     names = [name for name, s in tables.items() if getattr(s, "dtype", "") == "bfloat16"]
@@ -212,9 +211,8 @@ def _dtype_notes(ratios: Mapping[str, float]) -> list[str]:
 
 
 def bfloat16_ratios() -> tuple[float, float]:
-    """How many times as long as in float32 matrix products in bfloat16 take on this CPU: forward, and of training,
-    with the gradients of both factors, which need not be as slow.  Time that this thread had a processor for, and
-    one thread: several on a busy machine wait for each other longer than they multiply."""
+    """Time of matrix products in bfloat16 relative to float32 on this CPU: forward, and in training (gradients of both
+    factors included).  CPU time of one thread: several threads on a busy machine mostly wait for each other."""
     import torch
 
     taken: dict[torch.dtype, list[float]] = {}
@@ -240,7 +238,7 @@ def bfloat16_ratios() -> tuple[float, float]:
 
 
 def _fastest(work: Callable[[], Any]) -> float:
-    """Seconds of this thread, of three runs behind one that prepares."""
+    """CPU seconds of this thread: the fastest of three runs after a warm-up."""
     return min(timeit.repeat(work, timer=time.thread_time, number=1, repeat=4)[1:])
 
 
@@ -283,10 +281,9 @@ def _estimate(
     loading: float,
     ratios: Mapping[str, float],
 ) -> Estimate:
-    """Tokens take as long as the parameters that one passes, and as ``ratios`` says; evaluation counts its
-    perplexity only."""
+    """Time per token is proportional to the model's parameters, times ``ratios``.  Evaluation: perplexity only."""
     speed = measured_speed(loaded.model)
-    if recipe.run.dtype == "bfloat16":  # what was timed takes as long itself
+    if recipe.run.dtype == "bfloat16":  # the timed model computes in bfloat16 itself
         ratios = {}
     loads = STEP_LOADS * loading / speed.busy
     measuring = evaluation_tokens(recipe.evaluate, calibration.characters_per_token)
@@ -312,7 +309,7 @@ def _estimate(
         own_memory += kind.memory(stage.settings, before, calibration)
         memory = max(memory, own_memory)
         kept = kind.kept(stage.settings, before)
-        if number == done:  # what an interrupted attempt left is not needed again
+        if number == done:  # state of an interrupted attempt is on disk already
             kept = max(0, kept - kept_of(out, step_name(number + 1, stage.name)))
         most = max(most, disk + kept)
     total = len(recipe.stages)
@@ -337,9 +334,8 @@ def evaluation_tokens(settings: EvaluateSettings | None, characters_per_token: f
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds on this machine if it does nothing else: of a ``token`` of a forward pass of the model, of a ``number``
-    in a pass over many outside of matrix products, of a ``call`` of torch on few.  ``busy``: how many times as long it
-    takes now."""
+    """Seconds on the idle machine for a ``token`` of a forward pass, for a ``number`` of an elementwise operation on a
+    large tensor, and for a ``call`` of torch on a small one.  ``busy``: factor at the current load."""
 
     token: float
     number: float
@@ -347,15 +343,15 @@ class Speed:
     busy: float
 
 
-PARALLEL = 0.8  # of the time of a forward pass, and of passes over numbers, that threads share
-BUSY = 1.3  # how many times as long as one thread computes it waits, on a machine with other work
+PARALLEL = 0.8  # parallel share of a forward pass and of elementwise operations
+BUSY = 1.3  # ratio of wall-clock to CPU time from which the machine counts as busy
 
 
 def measured_speed(model: Any) -> Speed:
     """The speed of torch's threads on ``model``.
 
-    Alone: the time that this thread had a processor for.  On a busy machine threads wait for each other, and use
-    the processor while they do: there one thread is timed, and what several would take is calculated.
+    Idle: CPU time of this thread.  On a busy machine, threads wait for each other and use CPU time meanwhile: there
+    one thread is timed, and the time of several is calculated.
     """
     import torch
 
@@ -376,7 +372,7 @@ def measured_speed(model: Any) -> Speed:
 
 
 def _seconds_per_number() -> float:
-    """Of passes that read float32 and write it to new memory, as rounding does."""
+    """Of elementwise operations that read float32 and write new memory, as rounding does."""
     import torch
 
     x = torch.ones(1 << 20)
@@ -388,7 +384,7 @@ def _seconds_per_call() -> float:
 
     x, calls = torch.ones(64, requires_grad=True), 200
 
-    def chain() -> None:  # half of the calls are of the way back
+    def chain() -> None:  # half of the calls are in the backward pass
         y = x
         for _ in range(calls // 2):
             y = y.mul(0.5)
@@ -398,10 +394,10 @@ def _seconds_per_call() -> float:
 
 
 def seconds_per_token(model: Any) -> tuple[float, float]:
-    """Of forward passes that are made now: on the machine alone, and as busy as it is.
+    """Times of forward passes: on the idle machine, and at the current load.
 
-    The first is the time that this thread had a processor for, in the fastest pass; where another
-    device computes, the fastest pass.  The second is the mean of all passes, with waiting.
+    The first is the CPU time of this thread in the fastest pass, or the fastest pass if another device computes.
+    The second is the mean wall-clock time.
     """
     import torch
 
@@ -411,7 +407,7 @@ def seconds_per_token(model: Any) -> tuple[float, float]:
     working: list[float] = []
     whole: list[float] = []
     with torch.no_grad():
-        model(ids)  # the first one prepares what the others find ready
+        model(ids)  # warm-up
         while len(whole) < TIMED_PASSES or sum(whole) < TIMED_SECONDS:
             started, began = time.perf_counter(), time.thread_time()
             model(ids)
@@ -447,7 +443,7 @@ def _resource_problems(
 
 
 def available_memory() -> int | None:
-    """Bytes that new work can have, where the system says so."""
+    """Free memory in bytes, if the system reports it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

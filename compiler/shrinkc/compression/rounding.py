@@ -146,7 +146,7 @@ def rounded(
     return Rounded()
 
 
-def rounded_table(
+def rounded_embedding(
     weight: QuantizedWeight, floats: np.ndarray | None, dtype: str, device: str
 ) -> Any:
     """An embedding of ids, and a head of hidden states, [vocab, hidden], whose integers and scales are trained.

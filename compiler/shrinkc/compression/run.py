@@ -17,7 +17,7 @@ from shrinkc.compression.fingerprint import (
     run_fingerprint,
     stage_fingerprint,
 )
-from shrinkc.compression.preflight import preflight, settle
+from shrinkc.compression.preflight import preflight, resolve_recipe
 from shrinkc.compression.recipe import Recipe
 from shrinkc.compression.run_directory import (
     CHOSEN,
@@ -124,7 +124,7 @@ class _Run:
         found = None if fresh else self._continued()
         if found is None:
             facts = facts_before(self.source)
-            self._settle(facts)
+            self._resolve(facts)
             found = self.source, facts
         if self._is_over():
             self.estimate = f"all {len(self.recipe.stages)} steps are over; nothing is left to do"
@@ -165,7 +165,7 @@ class _Run:
         self.records = [self._found(directory, self._source_fingerprint())]
         source = self._model_of(self.records[0])
         facts = facts_of(source)
-        self._settle(facts)
+        self._resolve(facts)
         if self.recipe.budget is not None:
             self.recipe = self._kept_choice() or self.recipe
         whole = self.recipe
@@ -188,7 +188,7 @@ class _Run:
                     loaded = load(self.source)
                     save(loaded.model, loaded.tokenizer, source)
             facts = facts_of(source)
-            self._settle(facts)
+            self._resolve(facts)
             self._preflight(source, facts)
             self.records = [
                 self._written(
@@ -257,12 +257,12 @@ class _Run:
         )
         return made_from
 
-    def _settle(self, facts: ModelFacts) -> None:
+    def _resolve(self, facts: ModelFacts) -> None:
         """The recipe is from here on what was chosen of it; a budget chooses by itself."""
         if self.recipe.budget is not None:
             budget.check_recipe(self.recipe, facts)
             return
-        self.recipe, notes = settle(self.recipe, facts)
+        self.recipe, notes = resolve_recipe(self.recipe, facts)
         for note in notes:
             self._note(note)
 

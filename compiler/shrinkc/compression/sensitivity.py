@@ -1,11 +1,10 @@
-"""What it costs when one thing of a model is removed, narrowed or quantised.
+"""Measures the increase in loss for each change: a removed layer, a narrower one, or fewer bits.
 
-Every change is measured on its own, with the rest of the model as it is, on the same few windows of
-text: the growth of the loss, and the divergence KL(whole ‖ changed) of the predictions, both in nats
-per token.  The divergence is the growth to expect on text that the model itself would write; far
-fewer tokens tell it from noise, so a budget goes by it.  What a change needs to know of the inputs
-(GPTQ, WANDA scores, the refit of what stays) comes from other windows, of which nothing is measured.
-Only the layers from the changed one on are computed.
+Every change is measured separately on the same few windows of text: the increase in loss, and the divergence
+KL(whole ‖ changed) of the predictions, both in nats per token.  The divergence is the expected increase on text that
+the model would generate itself.  It needs far fewer tokens to stand out from noise, so a budget uses it.  Changes are
+fitted (GPTQ, WANDA scores, the refit of the rest) on other windows.  Only the layers from the changed one on are
+computed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from shrinkc.compression.blocks import INPUT_OF, batches, block, embed, rope, watched
 from shrinkc.compression.calibration import encode_texts
-from shrinkc.compression.embedding import quantize_table, table_weightings
+from shrinkc.compression.embedding import embedding_weightings, quantize_embedding
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.width import (
@@ -47,16 +46,16 @@ GROUPS = (64, 32, 16, 8, 4, 2, 1)
 VERSION = 5  # of how things are measured
 FITTED = 16  # windows that changes are fitted to, beside those that are measured
 DAMP = 0.05  # of GPTQ, as GPTQModel's default
-QUANTISER = "GPTQ in asymmetric groups (shrinkc.compression.gptq)"
+QUANTISER = "GPTQ, asymmetric (shrinkc.compression.gptq)"
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """What changes of one layer cost, nats per token.
+    """Costs of changing one layer, in nats per token.
 
-    ``removed``: the whole layer.  ``ffn``: share of FFN channels that went -> cost;
-    ``kv_group``: the least important KV head with its query heads, None where there is no
-    second one; both as the stage width does it.  ``bits``: all matrices at that width;
+    ``removed``: without the layer.  ``ffn``: share of removed FFN channels -> cost;
+    ``kv_group``: without the least important KV head and its query heads, None if there is only
+    one; both as the stage width does it.  ``bits``: all matrices at that width;
     ``modules``: matrix -> width -> cost.
     """
 
@@ -69,7 +68,7 @@ class LayerSensitivity:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of every change of a model; ``embedding``: width -> cost."""
+    """Costs of all changes of a model; ``embedding``: width -> cost."""
 
     layers: list[LayerSensitivity]
     embedding: dict[int, float]
@@ -78,7 +77,7 @@ class Costs:
 @dataclass(frozen=True)
 class Sensitivity:
     """``baseline``: loss in nats per token, over ``tokens`` predictions.  ``group_size``: weights that
-    share a scale.  ``loss``: growth of the loss, ``kl``: divergence."""
+    share a scale.  ``loss``: increase in loss, ``kl``: divergence."""
 
     baseline: float
     tokens: int
@@ -104,8 +103,8 @@ def measure(
 ) -> Sensitivity:
     """Measures ``model`` (float LLaMA) on ``windows`` [samples, length] of token ids.
 
-    ``fit`` [any, length]: the windows that changes are fitted to.  ``state``: a file that keeps
-    every finished probe, so that an interrupted run goes on where it was.  Raises what
+    ``fit`` [any, length]: the windows that changes are fitted to.  ``state``: a file with
+    every finished probe, so that an interrupted run can continue.  Raises what
     :class:`~shrinkc.core.journal.Journal` does, such as RunChanged for another model, text or version.
     """
     import torch
@@ -182,7 +181,7 @@ class _Run:
         fitted = [embed(self.model, ids) for ids in batches(self.fit)]
         self.whole = self._predictions(hidden, 0)
         count = len(self.layers)
-        # a probe costs the layers after it, and about as much as ten more for the head
+        # a probe costs the layers after it; the LM head costs about as much as ten layers
         total = sum(count - i + 10 for i in range(count)) + count
         done = 0
         for i, layer in enumerate(self.layers):
@@ -201,7 +200,7 @@ class _Run:
             if new:
                 update(done, total)
         self._probe("baseline", hidden, count)
-        self._tables(fitted)
+        self._embeddings(fitted)
         update(total, total)
 
     def _predictions(self, hidden: list[Tensor], first: int) -> list[Tensor]:
@@ -240,17 +239,17 @@ class _Run:
         self.found[name] = loss / self.tokens, kl / self.tokens
         self.journal.add({"probe": name, "loss": loss / self.tokens, "kl": kl / self.tokens})
 
-    def _tables(self, final: list[Tensor]) -> None:
-        """Embedding and head at every width, as the stage gptq does them; ``final``: states at the end."""
+    def _embeddings(self, final: list[Tensor]) -> None:
+        """Measures embedding and LM head at every width; ``final``: final hidden states."""
         import torch
 
         x = torch.cat([self.model.model.norm(h).flatten(0, 1) for h in final]).float().cpu()
-        given = table_weightings(self.model, x.T @ x / len(x))
+        given = embedding_weightings(self.model, x.T @ x / len(x))
         for bits in WIDTHS:
             if f"embedding {bits}" in self.found:
                 continue
             small = {
-                one: quantize_table(one, weighting, bits=bits, group_size=self.group_size)
+                one: quantize_embedding(one, weighting, bits=bits, group_size=self.group_size)
                 for one, weighting in given
             }
             change = {one: torch.from_numpy(q.dequantized()) for one, q in small.items()}
@@ -293,7 +292,7 @@ _Change = Callable[[], dict[Any, Any]]  # parameter -> its other values
 
 @contextmanager
 def _replaced(weights: Mapping[Any, Any]) -> Iterator[None]:
-    """Within the context the parameters have other values."""
+    """Gives the parameters other values within the context."""
     kept = {parameter: parameter.data for parameter in weights}
     try:
         for parameter, value in weights.items():
@@ -316,8 +315,8 @@ def _quantized(weight: Any, weighting: Weighting, bits: int, group_size: int) ->
 def _changes(
     layer: Any, moments: dict[str, Tensor], plain: dict[str, Tensor], group_size: int
 ) -> Iterator[tuple[str, _Change]]:
-    """Name and weights of every probe of a layer but its removal; ``moments`` say what is rounded how, ``plain``
-    ones what goes and how the rest is fitted."""
+    """Name and weights of every probe of a layer but its removal.  ``moments`` weight the rounding, ``plain`` ones
+    the pruning and the refit."""
     weights = {name: layer.get_submodule(name).weight for name in MODULES}
 
     @cache
@@ -355,7 +354,7 @@ def _changes(
 
 
 def _narrowed(weight: Any, moment: Tensor, kept: Tensor) -> dict[Any, Any]:
-    """``weight`` without the inputs that are not ``kept``, the others refitted: as if they were gone."""
+    """``weight`` with the inputs that are not ``kept`` set to zero and the others refitted."""
     import torch
 
     changed = torch.zeros_like(weight)
@@ -364,11 +363,11 @@ def _narrowed(weight: Any, moment: Tensor, kept: Tensor) -> dict[Any, Any]:
 
 
 def table(s: Sensitivity) -> list[str]:
-    """Lines for people: loss growths of layers, divergences of matrices."""
+    """Lines for people: increase in loss of layers, divergence of matrices."""
     shares = [f"FFN -{share:.1%}".replace(".0%", "%") for share in NARROW]
     head = ["removed", *shares, "KV head", *(f"{bits} bit" for bits in WIDTHS)]
     lines = [
-        f"baseline {s.baseline:.4f} nats per token ({s.tokens} tokens, {s.dtype}); growth of the loss:",
+        f"baseline {s.baseline:.4f} nats per token ({s.tokens} tokens, {s.dtype}); increase in loss:",
         _row("layer", head),
     ]
     for i, layer in enumerate(s.loss.layers):
@@ -389,12 +388,12 @@ def _row(name: str, cells: list[str]) -> str:
 
 
 def _cell(value: float | None) -> str:
-    # of some hundred tokens: more digits would be those of the text
+    # more digits of some hundred tokens would be noise
     return "-" if value is None else f"{value:.2g}"
 
 
 def draw(s: Sensitivity, file: Path) -> None:
-    """A picture: divergence of every matrix per width, and what the loss grows without each layer."""
+    """A picture: divergence of every matrix per width, and the increase in loss without each layer."""
     from shrinkc.compression.pictures import COLOURS, save_picture, style
 
     with style():
@@ -420,6 +419,6 @@ def draw(s: Sensitivity, file: Path) -> None:
             range(count), [max(layer.removed, 0.0) for layer in s.loss.layers], color=COLOURS[0]
         )
         bars.set_yscale("symlog", linthresh=0.01)
-        bars.set_title("a layer removed: growth of the loss, nats per token", loc="left")
+        bars.set_title("a layer removed: increase in loss, nats per token", loc="left")
         bars.set_xlabel("layer")
         save_picture(figure, file)

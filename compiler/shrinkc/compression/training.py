@@ -17,7 +17,7 @@ from shrinkc.compression.attention import use_products
 from shrinkc.compression.calibration import Calibration, encode_texts
 from shrinkc.compression.checks import Between, Checked, Dtype, Share
 from shrinkc.compression.facts import ModelFacts
-from shrinkc.compression.norms import gains, is_change
+from shrinkc.compression.norms import is_change, norm_weights
 from shrinkc.compression.soft_loss import loss_and_gradient
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.compression.stages.vocabulary import keep_rows
@@ -312,10 +312,10 @@ class Training:
                     stop.act()
 
     def trained_tensors(self) -> dict[str, Any]:
-        """Name -> float32 tensor of everything that was trained; of norms their gains."""
-        found = gains(self.model)
+        """Name -> float32 tensor of everything that was trained; RMSNorm weights included."""
+        found = norm_weights(self.model)
         trained = {n: p.detach() for n, p in self.parameters.items() if not is_change(n, found)}
-        trained |= {f"{norm}.weight": gain for norm, gain in found.items()}
+        trained |= {f"{norm}.weight": weight for norm, weight in found.items()}
         return {name: tensor.float().cpu() for name, tensor in trained.items()}
 
     def _one_step(self, windows: Windows, number: int, steps: int) -> float:

@@ -20,7 +20,7 @@ from shrinkc.compression.fingerprint import (
     run_fingerprint,
     stage_fingerprint,
 )
-from shrinkc.compression.preflight import settle, stage_problems
+from shrinkc.compression.preflight import resolve_recipe, stage_problems
 from shrinkc.compression.recipe import Recipe, parse_recipe, read_tables
 from shrinkc.compression.run import compress
 from shrinkc.compression.run_directory import RUN, SOURCE, step_name
@@ -116,7 +116,7 @@ class Trials:
             recipe = self.recipe(values)
         except BadRecipe as error:
             raise InfeasibleError(error.message) from error
-        recipe, _ = settle(recipe, self._sizes)
+        recipe, _ = resolve_recipe(recipe, self._sizes)
         problems, _ = stage_problems(recipe, self._sizes)
         if problems:
             raise InfeasibleError("; ".join(text for _, text in problems))

@@ -26,7 +26,7 @@ from shrinkc.model import EMBEDDING, HEAD
 
 SIDECAR = "embedding.safetensors"
 HEAD_SIDECAR = "head.safetensors"  # of a head that is not tied
-TABLE_FILES = {EMBEDDING: SIDECAR, HEAD: HEAD_SIDECAR}
+EMBEDDING_FILES = {EMBEDDING: SIDECAR, HEAD: HEAD_SIDECAR}
 _FORMAT, _VERSIONS = "shrinkc-embedding", ("1", "2")
 # the largest relative error of rounding to a type (half a unit in the last place)
 _ROUNDING = {"F16": 2.0**-11, "F32": 2.0**-11, "BF16": 2.0**-8}

@@ -27,7 +27,7 @@ from shrinkc.core.errors import BadConfig, ShapeMismatch, UnsupportedModel
 from shrinkc.importer.assembly import assemble, check_float, check_names_and_shapes
 from shrinkc.importer.config import parse_config, read_config
 from shrinkc.importer.embedding_sidecar import (
-    TABLE_FILES,
+    EMBEDDING_FILES,
     check_agreement,
     embedding_format,
     read_embedding,
@@ -191,7 +191,7 @@ class GptqFiles:
         _check_dtypes(path, weights, quantized)
         sidecars = {
             name: path / file
-            for name, file in TABLE_FILES.items()
+            for name, file in EMBEDDING_FILES.items()
             if name in floats and (path / file).is_file()
         }
         return cls(path, config, gptq.zero_shift, weights, shapes, quantized, floats, sidecars)

@@ -94,7 +94,7 @@ def _inputs(facts: ModelFacts) -> set[int]:
     return {c.hidden_size, c.num_heads * c.head_dim, c.intermediate_size}
 
 
-def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
+def resolve(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
     """Takes the first group size that divides, as ``gptq`` does; a note if it is not the first of the list."""
     group_size, notes = first_dividing("group_size", several(settings.group_size), _inputs(facts))
     return replace(settings, group_size=group_size), notes
@@ -102,7 +102,7 @@ def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
     """A group size that does not divide what the matrices read."""
-    group_size = settle(settings, facts)[0].first_group
+    group_size = resolve(settings, facts)[0].first_group
     wrong = sorted(k for k in _inputs(facts) if group_size != -1 and k % group_size)
     if wrong:
         listed = " and ".join(map(str, wrong))
@@ -329,6 +329,6 @@ AWQ = StageKind(
     parameter_bytes=11,
     preflight=preflight,
     advice=advice,
-    settle=settle,
+    resolve=resolve,
     kept=kept_layers,
 )

@@ -1,4 +1,4 @@
-"""How a stage declares itself, what it is given, and what it hands back."""
+"""The interface of stages: how one is declared, its inputs and its report."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from shrinkc.core.progress import Reporter
 
 @dataclass
 class StepContext:
-    """What a stage works with.
+    """The inputs of a stage.
 
-    ``source``: directory of the model to change.  ``out``: an empty directory that appears in its
-    place once the stage is over.  ``scratch``: kept between interrupted attempts of this very
-    stage, for state that lets it go on.  ``log_dir``: for the output of child processes.
-    ``teacher``: the model that was given to compress; ``tokens`` the ids of it that ``source`` still
-    has, in the order of its own, None where those are all.  ``unquantized``: the last directory before
-    ``source`` with float weights (``source`` itself unless it is quantised), for EoRA and ``reconstruct``.
-    ``earlier``: the settings of the stages before it.  ``dtype``: of the measurements.
+    ``source``: directory of the model to change.  ``out``: an empty directory for the result.  ``scratch``: state of
+    interrupted attempts of this stage, to continue from.  ``log_dir``: for the output of child processes.
+    ``teacher``: the uncompressed model.  ``tokens``: its ids that ``source`` still has, in the order of the new ids;
+    None if all.  ``unquantized``: the last directory with float weights (``source`` itself unless it is quantised),
+    for EoRA and ``reconstruct``.  ``earlier``: the settings of the stages before.  ``dtype``: of the measurements.
     """
 
     source: Path
@@ -51,11 +49,10 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage computes, in units whose time is measured on the machine.
+    """The work of a stage, in units whose time is measured on the machine.
 
-    ``tokens``: of a forward pass of the whole model; a backward pass counts twice.  ``numbers``: that are read in
-    passes over tensors outside of matrix products, each time that one is.  ``calls``: of torch on a few numbers, whose
-    time is the call itself.
+    ``tokens``: tokens through the whole model; a backward pass counts twice.  ``numbers``: elements read by operations
+    other than matrix products, each time they are read.  ``calls``: calls of torch on small tensors.
     """
 
     tokens: float = 0.0
@@ -79,38 +76,37 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class StageKind:
-    """Everything that the rest of a run has to know of a kind of stage.
+    """A kind of stage.
 
-    What a stage does:
+    What it does:
 
     * ``name``: of its table in a recipe.
     * ``settings``: a frozen dataclass, the keys of that table with their defaults and their ranges
       (:mod:`shrinkc.compression.checks`).
     * ``run(settings, step)``: fills ``step.out``.
-    * ``predict(settings, facts)``: the model afterwards.
+    * ``predict(settings, facts)``: the sizes of the model afterwards.
 
     What it needs:
 
-    * ``quantises``: it makes a quantised model of a float one.  ``on_quantised``: it changes a quantised
-      model.  Without either it makes a float model of a float one.
+    * ``quantises``: float model in, quantised model out.  ``on_quantised``: it changes a quantised model.
+      Neither: float model in, float model out.
     * ``needs_floats``: it reads the float model that a quantised one was made from.
-    * ``changes_tables``: it changes embedding and LM head, so a budget chooses after it.
+    * ``changes_embeddings``: it changes embedding and LM head, so a budget chooses after it.
     * ``adds_adapters``: no stage after it may change the weights that the adapters correct.
-    * ``preflight(settings, facts)``: sentences on what cannot work, before any work.
-    * ``order(settings, before)``: sentences on what cannot work after the stages ``before``.
+    * ``preflight(settings, facts)``: problems with the settings, before any work.
+    * ``order(settings, before)``: problems with the stages ``before`` it.
     * ``advice(stage, before, after)``: notes on the stages around it.
-    * ``settle(settings, facts)``: the settings with one value where several were given to choose from by the
-      model's sizes, and a sentence for each that is not the first choice.
-    * ``check_data(settings, calibration, tokenizer)``: notes on the texts that it reads; raises what is wrong
-      with them.
+    * ``resolve(settings, facts)``: the settings with lists of alternatives resolved by the model's sizes, and a
+      note for each value that is not the first of its list.
+    * ``check_data(settings, calibration, tokenizer)``: notes on its texts; raises BadData.
 
-    What it takes:
+    What it costs:
 
-    * ``work(settings, facts, calibration)``: what it computes, for the estimate of time.
-    * ``child_seconds``: of its child processes beside their work, mostly for importing libraries.
-    * ``parameter_bytes``: peak memory per parameter, and ``memory(settings, facts, calibration)``: bytes that the
-      texts take beside that.
-    * ``kept(settings, facts)``: bytes that it keeps on disk until it is over, to go on from.
+    * ``work(settings, facts, calibration)``: for the estimate of time.
+    * ``child_seconds``: overhead of its child processes, mostly importing libraries.
+    * ``parameter_bytes``: peak memory per parameter; ``memory(settings, facts, calibration)``: additional
+      bytes for texts.
+    * ``kept(settings, facts)``: bytes of its state on disk until it is done.
     """
 
     name: str
@@ -122,14 +118,14 @@ class StageKind:
     quantises: bool = False
     on_quantised: bool = False
     needs_floats: bool = False
-    changes_tables: bool = False
+    changes_embeddings: bool = False
     adds_adapters: bool = False
     preflight: Callable[[Any, ModelFacts], Sequence[str]] = lambda settings, facts: ()
     order: Callable[[Any, Sequence[Stage]], Iterable[str]] = lambda settings, before: ()
     advice: Callable[[Stage, Sequence[Stage], Sequence[Stage]], Iterable[str]] = (
         lambda stage, before, after: ()
     )
-    settle: Callable[[Any, ModelFacts], tuple[Any, Sequence[str]]] = lambda settings, facts: (
+    resolve: Callable[[Any, ModelFacts], tuple[Any, Sequence[str]]] = lambda settings, facts: (
         settings,
         (),
     )

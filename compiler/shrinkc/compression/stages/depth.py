@@ -1,4 +1,4 @@
-"""Stage ``depth``: whole blocks go, the least important first."""
+"""Stage ``depth``: removes whole blocks, the least important first."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Settings(Checked):
         return not self.layers and self.method != "magnitude"
 
     def count(self, layers: int) -> int:
-        """How many of ``layers`` blocks go."""
+        """How many of ``layers`` blocks are removed."""
         if self.layers:
             return len(self.layers)
         return self.remove if self.remove is not None else layers - (self.keep or 0)
@@ -64,7 +64,7 @@ class Settings(Checked):
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """More blocks to remove than there are, or than are not protected."""
+    """Problems: more blocks to remove than exist or are unprotected."""
     layers = facts.config.num_layers
     if settings.layers:
         beyond = [i for i in settings.layers if i >= layers]

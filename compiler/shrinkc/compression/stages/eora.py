@@ -1,7 +1,7 @@
-"""Stage ``eora``: a low-rank adapter that makes up for what quantisation lost.
+"""Stage ``eora``: adds low-rank adapters that correct the quantisation error (EoRA, Liu et al. 2024).
 
-EoRA (Liu et al. 2024) by GPTQModel, from the float model and its quantised form; the adapter
-lies beside the packed weights, which stay as they are.  There peft finds it for ``from_pretrained``.
+GPTQModel computes the adapter from the float model and its quantised form.  It is stored beside the packed weights,
+which do not change; peft finds it there for ``from_pretrained``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Settings(Checked):
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """No quantised model, or a rank that is no saving."""
+    """Problems: a model that is not quantised, a rank that saves nothing."""
     if not facts.quantized:
         return ["eora needs a quantised model; put a stage gptq before it"]
     smallest = min(min(shape) for shape in module_shapes(facts.config).values())
@@ -46,7 +46,7 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
 
 
 def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> Iterator[str]:
-    """BadData when there are fewer windows than ``samples``."""
+    """Raises BadData if there are fewer windows than ``samples``."""
     if settings.samples is not None and settings.samples > calibration.samples:
         raise BadData(
             f"eora.samples = {settings.samples}, but calibration.samples = {calibration.samples}.",
@@ -56,7 +56,7 @@ def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> 
 
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
-    """16-bit numbers more."""
+    """The adapters add 16-bit numbers."""
     numbers = sum(settings.rank * (n + k) for n, k in module_shapes(facts.config).values())
     return replace(
         facts,

@@ -33,7 +33,7 @@ from shrinkc.compression.training import (
     state_bytes,
 )
 from shrinkc.core.errors import StageFailed, UnsupportedModel
-from shrinkc.importer.embedding_sidecar import TABLE_FILES
+from shrinkc.importer.embedding_sidecar import EMBEDDING_FILES
 from shrinkc.importer.gptq import find_adapter, read_gptq
 from shrinkc.importer.model import QuantizedWeight
 from shrinkc.importer.packed_words import pack
@@ -65,7 +65,9 @@ def integers_and_scales(facts: ModelFacts, *, embeddings: bool) -> tuple[int, in
     """Number of integers of a quantised model (with ``embeddings``, embedding and LM head included), and the most
     scales that it can have: with the smallest group size."""
     shapes = matrix_shapes(facts.config)
-    integers = sum(math.prod(shapes[n]) for n in facts.bits if embeddings or n not in TABLE_FILES)
+    integers = sum(
+        math.prod(shapes[n]) for n in facts.bits if embeddings or n not in EMBEDDING_FILES
+    )
     return integers, integers // min(GROUP_MIN, *(g for g in GROUPS if g > 0))
 
 
@@ -118,7 +120,11 @@ def quantised_matrices(step: StepContext, embeddings: bool = False) -> dict[str,
         name: weight
         for name, weight in found.items()
         if name.startswith("model.layers.")
-        or (embeddings and name in TABLE_FILES and (step.source / TABLE_FILES[name]).is_file())
+        or (
+            embeddings
+            and name in EMBEDDING_FILES
+            and (step.source / EMBEDDING_FILES[name]).is_file()
+        )
     }
 
 

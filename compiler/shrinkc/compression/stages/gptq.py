@@ -1,6 +1,6 @@
-"""Stage ``gptq``: GPTQ of all matrices of the layers, and our own of embedding and head.
+"""Stage ``gptq``: quantises the matrices of the layers with GPTQ, and embedding and LM head with our own GPTQ.
 
-GPTQModel does it, or AutoRound, in a child process (``gptq_worker``), whose output is kept as a log.
+GPTQModel or AutoRound do the layers in a child process (``gptq_worker``), whose output is kept as a log.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from shrinkc.checkpoints import need
 from shrinkc.compression.checks import Between, Checked, MultipleOf, NotEmpty, OneOf
 from shrinkc.compression.child import run_child
-from shrinkc.compression.embedding import table_zero
+from shrinkc.compression.embedding import embedding_zero
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.core.errors import BadRecipe
 from shrinkc.importer import load_config
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     from shrinkc.compression.facts import ModelFacts
     from shrinkc.importer import Formats
 
-# what GPTQModel makes, and so what is measured and chosen among
+# the widths that GPTQModel supports
 WIDTHS = (2, 3, 4, 8)
-TABLE_WIDTHS = (*WIDTHS, 16)
+EMBEDDING_WIDTHS = (*WIDTHS, 16)
 GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)  # GPTQModel's kernels know no others
-GROUP_MIN = 8  # of a table
+GROUP_MIN = 8  # of embedding and LM head
 WORKER = "shrinkc.compression.stages.gptq_worker"
 LAYER = "model.layers.{}."
 _BATCH = 8  # windows of a step of AutoRound
-# Of GPTQModel's work: ranges that it tries, passes over the weights and calls of torch for each; those of a column;
-# and passes of our own GPTQ of the tables.  A power takes as long as 15 plain passes; of
-# groups and blocks, which caches hold, four passes take as long as one over a matrix.
+# GPTQModel's work: ranges that it tries, with passes over the weights and calls of torch for each; the same for a
+# column; passes of our own GPTQ of embedding and LM head.  A power costs as much as 15 plain passes; four passes over
+# groups and blocks, which caches hold, cost as much as one over a matrix.
 _RANGES, _RANGE_PASSES, _RANGE_CALLS = 80, 6, 26
 _COLUMN_PASSES, _COLUMN_CALLS = 64, 30
-_TABLE_PASSES = 200
+_EMBEDDING_PASSES = 200
 
 Width = Annotated[int, OneOf(*WIDTHS)]
 Group = Annotated[int, OneOf(*GROUPS)]
 Groups = Group | Annotated[tuple[Group, ...], NotEmpty()]
-TableGroup = Annotated[int, Between(GROUP_MIN, 1024), MultipleOf(8)]
+EmbeddingGroupSize = Annotated[int, Between(GROUP_MIN, 1024), MultipleOf(8)]
 
 
 class Override(TypedDict, total=False):
-    """What a matrix has in place of the settings of all."""
+    """Settings of one matrix that replace those for all."""
 
     bits: Width
     group_size: Group
@@ -57,11 +57,11 @@ class Override(TypedDict, total=False):
     desc_act: bool
 
 
-class Tables(TypedDict, total=False):
-    """Of embedding and head: 16 bits leave them as they are."""
+class EmbeddingFormat(TypedDict, total=False):
+    """Settings of embedding and LM head; 16 bits: not quantised."""
 
-    bits: Annotated[int, OneOf(*TABLE_WIDTHS)]
-    group_size: TableGroup | Annotated[tuple[TableGroup, ...], NotEmpty()]
+    bits: Annotated[int, OneOf(*EMBEDDING_WIDTHS)]
+    group_size: EmbeddingGroupSize | Annotated[tuple[EmbeddingGroupSize, ...], NotEmpty()]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Settings(Checked):
     """With ``autoround``: steps for each layer, of 8 windows."""
     modules: Mapping[str, Annotated[Override, NotEmpty()]] = field(default_factory=dict)
     """Other settings for some modules, see below."""
-    embeddings: Tables = field(default_factory=Tables)
+    embeddings: EmbeddingFormat = field(default_factory=EmbeddingFormat)
     """Bits and group size of embedding and LM head, see below."""
 
     def __post_init__(self) -> None:
@@ -121,19 +121,19 @@ class Settings(Checked):
                 ) from error
 
     @property
-    def table_bits(self) -> int:
-        """Bits of embedding and head; 16 leaves them as they are."""
+    def embedding_bits(self) -> int:
+        """Bits of embedding and LM head; 16: not quantised."""
         return int(self.embeddings.get("bits", 16))
 
     @property
-    def table_groups(self) -> tuple[int, ...]:
-        """Inputs of a row of embedding and head that may share a scale, the first choice first."""
+    def embedding_group_sizes(self) -> tuple[int, ...]:
+        """Group sizes of embedding and LM head, the first choice first."""
         return several(self.embeddings.get("group_size", 64))
 
     @property
-    def table_group(self) -> int:
-        """The first choice; the only one once the settings are settled."""
-        return self.table_groups[0]
+    def embedding_group_size(self) -> int:
+        """The first choice; the only one once the settings are resolved."""
+        return self.embedding_group_sizes[0]
 
     def of(self, module: str) -> dict[str, Any]:
         """``bits, group_size, sym, desc_act`` of the module of that full name."""
@@ -141,7 +141,7 @@ class Settings(Checked):
         return {**own, **self.override(module)}
 
     def override(self, module: str) -> Override:
-        """What ``modules`` says of the module of that full name."""
+        """The override for the module of that full name."""
         matching = (o for p, o in self.modules.items() if re.fullmatch(_regex(p), module))
         return next(matching, Override())
 
@@ -178,24 +178,24 @@ def module_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
     return {n: shape for n, shape in matrix_shapes(config).items() if n not in tables}
 
 
-def settle(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
-    """Of several groups the first that divides; a sentence for each that is not the first choice.
+def resolve(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
+    """Takes the first group size of a list that divides; a note for each that is not the first of its list.
 
-    Where none divides, the last: :func:`preflight` says what is wrong with it.
+    If none divides, the last one stays, and :func:`preflight` refuses it.
     """
     shapes = module_shapes(facts.config)
     inputs = {k for name, (_, k) in shapes.items() if "group_size" not in settings.override(name)}
     table, notes = settings.embeddings.copy(), list[str]()
     if "group_size" in table:
         table["group_size"], notes = first_dividing(
-            "embeddings.group_size", settings.table_groups, {facts.config.hidden_size}
+            "embeddings.group_size", settings.embedding_group_sizes, {facts.config.hidden_size}
         )
     group_size, more = first_dividing("group_size", several(settings.group_size), inputs)
     return replace(settings, group_size=group_size, embeddings=table), notes + more
 
 
 def first_dividing(key: str, groups: tuple[int, ...], sizes: set[int]) -> tuple[int, list[str]]:
-    """The first of ``groups`` that divides all ``sizes``, else the last; a sentence where it is not the first."""
+    """The first of ``groups`` that divides all ``sizes``, else the last; a note if it is not the first."""
     fitting = (g for g in groups if all(g == -1 or k % g == 0 for k in sizes))
     chosen = next(fitting, groups[-1])
     if chosen == groups[0]:
@@ -207,8 +207,8 @@ def first_dividing(key: str, groups: tuple[int, ...], sizes: set[int]) -> tuple[
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """What would fail: groups that do not divide, words that do not fill, an already quantised model."""
-    settings, _ = settle(settings, facts)
+    """Problems: group sizes that do not divide, words that are not full, an already quantised model."""
+    settings, _ = resolve(settings, facts)
     problems = []
     if settings.method == "autoround":
         need("auto_round")
@@ -217,7 +217,7 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
             "the model is quantised already; start from its float version, or leave the stage out"
         )
     shapes = module_shapes(facts.config)
-    wrong: dict[str, list[int]] = {}  # one sentence for the same module of all layers
+    wrong: dict[str, list[int]] = {}  # one message for the same module of all layers
     for name, (n, k) in shapes.items():
         layer, _, module = name.removeprefix("model.layers.").partition(".")
         for text in _shape_problems(module, n, k, settings.of(name)):
@@ -232,10 +232,10 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
                 f"{next(iter(shapes))}"
             )
     hidden = facts.config.hidden_size
-    if settings.table_bits < 16 and hidden % settings.table_group:
+    if settings.embedding_bits < 16 and hidden % settings.embedding_group_size:
         fitting = [g for g in GROUPS if g > 0 and hidden % g == 0]
         problems.append(
-            f"embeddings.group_size = {settings.table_group} does not divide the {hidden} inputs "
+            f"embeddings.group_size = {settings.embedding_group_size} does not divide the {hidden} inputs "
             f"of embedding and head; these do: {', '.join(map(str, fitting))}"
         )
     return problems
@@ -255,7 +255,7 @@ def _shape_problems(module: str, n: int, k: int, s: Mapping[str, Any]) -> Iterat
 
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
-    settings, _ = settle(settings, facts)
+    settings, _ = resolve(settings, facts)
     c = facts.config
     packed = 2 * c.hidden_size * (2 * c.num_layers + 1)  # norms
     bits = {}
@@ -263,45 +263,44 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
         s = settings.of(name)
         packed += matrix_bytes(n, k, **s)
         bits[name] = s["bits"]
-    for name in _tables(c):
-        packed += table_bytes(
-            c.vocab_size, c.hidden_size, settings.table_bits, settings.table_group
+    for name in _embeddings(c):
+        packed += embedding_bytes(
+            c.vocab_size, c.hidden_size, settings.embedding_bits, settings.embedding_group_size
         )
-        if settings.table_bits < 16:
-            bits[name] = settings.table_bits
-    tables = len(_tables(c)) * c.vocab_size * c.hidden_size
+        if settings.embedding_bits < 16:
+            bits[name] = settings.embedding_bits
+    tables = len(_embeddings(c)) * c.vocab_size * c.hidden_size
     on_disk = packed + _beside_weights(facts)
-    if settings.table_bits < 16:
-        # the tables as 16-bit floats lie beside their integers, for readers that know no others; offsets are in
-        # the file where zero points are counted
-        on_disk += 2 * tables + 2 * (tables // settings.table_group)
+    if settings.embedding_bits < 16:
+        # the directory also has 16-bit floats of embedding and LM head for other readers, and its file stores
+        # offsets instead of zero points
+        on_disk += 2 * tables + 2 * (tables // settings.embedding_group_size)
     return replace(facts, quantized=True, bytes_on_disk=on_disk, packed_bytes=packed, bits=bits)
 
 
 def _beside_weights(facts: ModelFacts) -> int:
-    """Bytes of a float model's directory that are not weights, which are of 32 or of 16 bits."""
+    """Bytes of a float model's directory that are not weights (of 32 or 16 bits)."""
     sizes = (facts.bytes_on_disk - size * facts.parameters for size in (4, 2))
     return next((left for left in sizes if left >= 0), 0)
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    """The model in float32 with its tables quantised, and what GPTQModel saves, both with a tokenizer."""
+    """The float32 model with quantised embeddings, and what GPTQModel saves, both with a tokenizer."""
     c = facts.config
-    tables = len(_tables(c)) * c.vocab_size * c.hidden_size
-    start = 4 * facts.parameters * (settings.table_bits < 16)
+    tables = len(_embeddings(c)) * c.vocab_size * c.hidden_size
+    start = 4 * facts.parameters * (settings.embedding_bits < 16)
     # zero points and the inputs' order (32 bits each) are saved whether the format needs them or not
     beside = sum(2 * n * k // 16 + 4 * k for n, k in module_shapes(c).values())
     matrices = sum(matrix_bytes(n, k, **settings.of(m)) for m, (n, k) in module_shapes(c).items())
     return start + matrices + beside + 4 * tables + 2 * _beside_weights(facts)
 
 
-def _tables(config: Any) -> tuple[str, ...]:
+def _embeddings(config: Any) -> tuple[str, ...]:
     return ("model.embed_tokens",) if config.tie_embeddings else ("model.embed_tokens", "lm_head")
 
 
 def formats(settings: Settings, config: Any) -> Formats:
-    """How the checkpoint will store the matrices of a LlamaConfig, as ``Checkpoint.formats``
-    then says of it; ``settings`` are settled."""
+    """The formats of the checkpoint's matrices, like ``Checkpoint.formats``; ``settings`` are resolved."""
     found: Formats = {}
     for name, (_, k) in module_shapes(config).items():
         s = settings.of(name)
@@ -310,9 +309,13 @@ def formats(settings: Settings, config: Any) -> Formats:
             k if s["group_size"] == -1 else s["group_size"],
             Zero.MIDDLE if s["sym"] else Zero.POINT,
         )
-    if settings.table_bits < 16:
-        table = (settings.table_bits, settings.table_group, table_zero(settings.table_bits))
-        found |= dict.fromkeys(_tables(config), table)
+    if settings.embedding_bits < 16:
+        table = (
+            settings.embedding_bits,
+            settings.embedding_group_size,
+            embedding_zero(settings.embedding_bits),
+        )
+        found |= dict.fromkeys(_embeddings(config), table)
     return found
 
 
@@ -323,25 +326,23 @@ def matrix_bytes(n: int, k: int, *, bits: int, group_size: int, sym: bool, desc_
     return -(-n * k * bits // 8) + 2 * scales + zeros + (2 * k if desc_act else 0)
 
 
-def table_bytes(vocab: int, hidden: int, bits: int, group_size: int) -> int:
-    """Stored bytes of an embedding or a head: below 16 bit with a scale per group, and an offset or a
-    zero point."""
+def embedding_bytes(vocab: int, hidden: int, bits: int, group_size: int) -> int:
+    """Stored bytes of an embedding or LM head: below 16 bits with a scale and an offset or zero point per group."""
     scales = 0 if bits == 16 else vocab * -(-hidden // group_size)
-    zero = bits if table_zero(bits) is Zero.POINT else 16
+    zero = bits if embedding_zero(bits) is Zero.POINT else 16
     return vocab * hidden * bits // 8 + scales * 2 + -(-scales * zero // 8)
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Every layer runs twice, and Hessians take as long; for GPTAQ it runs once more as it was, and the difference
-    of what is read is multiplied too.
+    """Every layer runs twice, and Hessians take as long.  GPTAQ runs the float layer too, and multiplies the
+    difference of the inputs.
 
-    Then columns are rounded one after the other, which takes a few calls each, and what they lose is taken from the
-    others of their block.  Two searches for the ranges come before, of the whole matrix and of each group.
+    Columns are rounded one after the other, with a few calls each, and the others of their block are corrected.
+    Before that, ranges are searched twice: of the whole matrix and of each group.
     """
     tokens = calibration.samples * calibration.length
-    if (
-        settings.method == "autoround"
-    ):  # forward and backward, and once more each block's inputs and results
+    if settings.method == "autoround":
+        # forward and backward, and each block's inputs and outputs once more
         batch = min(_BATCH, calibration.samples) * settings.iterations
         return Work(calibration.length * (3.0 * batch + 2.0 * calibration.samples))
     numbers = calls = products = 0.0
@@ -350,18 +351,17 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Wor
         numbers, calls, products = (
             numbers + one.numbers, calls + one.calls, products + one.tokens * n * k
         )  # fmt: skip
-    if settings.table_bits < 16:
-        tables = len(_tables(facts.config)) * facts.config.vocab_size * facts.config.hidden_size
-        numbers += tables * _TABLE_PASSES
+    if settings.embedding_bits < 16:
+        tables = len(_embeddings(facts.config)) * facts.config.vocab_size * facts.config.hidden_size
+        numbers += tables * _EMBEDDING_PASSES
     passes = 5.5 if settings.gptaq else 4.0
     return Work(passes * tokens + products / weights_of(facts.config), numbers, calls)
 
 
 def work_of_matrix(settings: Settings, n: int, k: int, group_size: int) -> Work:
-    """What rounding a matrix [n, k] takes, in tokens through this matrix."""
-    searches = 1 + (
-        1 if group_size == -1 else k / group_size
-    )  # for ranges: of all, and of each group
+    """The work of rounding a matrix [n, k]; its tokens are through this matrix only."""
+    # ranges of the whole matrix, and of each group
+    searches = 1 + (1 if group_size == -1 else k / group_size)
     ranges = _RANGES * bool(settings.mse)
     return Work(
         (5.0 if settings.gptaq else 2.0) * k,
@@ -376,17 +376,17 @@ def weights_of(config: LlamaConfig) -> int:
 
 
 def kept_layers(settings: Any, facts: ModelFacts) -> int:
-    """Bytes of all layers in float32, as stages that go from layer to layer keep them."""
+    """Bytes of all layers in float32, the state of stages that go from layer to layer."""
     return 4 * weights_of(facts.config)
 
 
 def mean_inputs(config: LlamaConfig) -> float:
-    """Inputs of a matrix, mean over all weights: as many tokens take as long as what costs n · k · k."""
+    """Mean inputs of a matrix over all weights: n · k · k operations per matrix take as long as that many tokens."""
     return sum(n * k * k for n, k in module_shapes(config).values()) / weights_of(config)
 
 
 def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> int:
-    """GPTAQ keeps what the matrices of a layer read in the model as it was, float32."""
+    """GPTAQ keeps the inputs of a layer's matrices in the float model, as float32."""
     if settings.method != "gptq" or not settings.gptaq:
         return 0
     c = facts.config
@@ -405,7 +405,10 @@ def run(settings: Settings, step: StepContext) -> StepReport:
         "act_group_aware": settings.group_aware,
         "dynamic": settings.dynamic(),
         "differing": _differing(settings, load_config(step.source)),
-        "embeddings": {"bits": settings.table_bits, "group_size": settings.table_group},
+        "embeddings": {
+            "bits": settings.embedding_bits,
+            "group_size": settings.embedding_group_size,
+        },
         # on a CPU GPTQ needs float32; where AutoRound trains, float32 weights may be multiplied in bfloat16
         "dtype": "float32" if step.device == "cpu" else step.dtype,
         "mixed": step.dtype == "bfloat16",
@@ -426,7 +429,7 @@ def saved_windows(step: StepContext, samples: int | None = None) -> tuple[dict[s
 
 
 def run_worker(step: StepContext, task: str, title: str, request: Mapping[str, Any]) -> str:
-    """Has ``gptq_worker`` do a task of a stage; the name of its log.  StageFailed with the log's end."""
+    """Runs a stage's task in ``gptq_worker``; returns the name of its log.  Raises StageFailed with the log's end."""
     log = step.log_dir / f"{title.partition(':')[0]}.log"
     common = {
         "task": task, "source": str(step.source), "out": str(step.out), "seed": step.seed,
@@ -438,7 +441,7 @@ def run_worker(step: StepContext, task: str, title: str, request: Mapping[str, A
 
 
 def _differing(settings: Settings, config: LlamaConfig) -> dict[str, dict[str, Any]]:
-    """Full name -> ``bits, group_size, sym, desc_act`` of the modules that have other ones than most."""
+    """Full name -> ``bits, group_size, sym, desc_act`` of the modules with an override."""
     usual = replace(settings, modules={}).of("")
     found = {name: settings.of(name) for name in module_shapes(config)}
     return {name: own for name, own in found.items() if own != usual}
@@ -468,7 +471,7 @@ GPTQ = StageKind(
     predict=predict,
     quantises=True,
     preflight=preflight,
-    settle=settle,
+    resolve=resolve,
     child_seconds=10.0,
     memory=memory,
     kept=kept,

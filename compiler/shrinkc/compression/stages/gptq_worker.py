@@ -29,7 +29,7 @@ _HALF_MAX = 65504.0
 # used, the checkpoint names the kernel that knows all.
 _CPU_GROUPS = (32, 64, 128, 256)
 _EVERY_GROUP = "gptq_torch"
-# AutoRound's, by whether they are symmetric: its usual symmetric one has negative scales, which no engine knows
+# AutoRound's, by symmetry: its usual symmetric one has negative scales, which no engine supports
 _GRIDS = {True: "int_sym_gptq", False: "int"}
 CHECKED_TOKENS = 32
 CHECKED_ERROR = 0.02
@@ -40,7 +40,7 @@ def quantize(request: dict[str, Any]) -> None:
 
     ``out`` gets a GPTQModel checkpoint with the floats as float16, the tokenizer of ``source``
     as it is, and nothing that depends on when or where it was made; then it is loaded with
-    ``from_pretrained`` and held against what shrinkc's importer reads (:func:`check`).
+    ``from_pretrained`` and compared with what shrinkc's importer reads (:func:`check`).
     """
     from gptqmodel import GPTQModel, QuantizeConfig
     from gptqmodel.quantization import GPTAQConfig
@@ -51,8 +51,8 @@ def quantize(request: dict[str, Any]) -> None:
     windows = np.load(request["calibration"])
     start = source
     if request["embeddings"]["bits"] < 16:
-        start = scratch / "table"
-        tables = _quantize_tables(request, windows, start)
+        start = scratch / "embeddings"
+        tables = _quantize_embeddings(request, windows, start)
     config = QuantizeConfig(
         bits=request["bits"],
         group_size=request["group_size"],
@@ -89,11 +89,11 @@ def quantize(request: dict[str, Any]) -> None:
 
 @contextmanager
 def relative_errors(model: Any) -> Iterator[None]:
-    """Inside it, what GPTQModel gathers of the matrices that write to the residual stream of ``model`` counts every
-    token with its :func:`~shrinkc.compression.blocks.token_weights` behind them.
+    """Token-weighted Hessians: within the context, GPTQModel weights every token of the matrices that write to the
+    residual stream by :func:`~shrinkc.compression.blocks.token_weights`.
 
-    GPTQModel has no weights of tokens: what it adds up, inputs of the quantised model and of the float one, is
-    multiplied with their roots before.  StageFailed at the end where it gathered none of a matrix this way.
+    GPTQModel has no token weights, so its inputs (of the quantised and of the float model) are multiplied by their
+    roots.  Raises StageFailed at the end if it skipped a matrix.
     """
     from gptqmodel.quantization.gptaq import GPTAQ
     from gptqmodel.quantization.gptq import GPTQ
@@ -149,8 +149,8 @@ def relative_errors(model: Any) -> Iterator[None]:
 def _round_trained(
     request: dict[str, Any], windows: np.ndarray, start: Path, saved: Path, config: Any
 ) -> Path:
-    """AutoRound instead: the folder below ``saved`` with what it made of ``start``, which states the formats as
-    ``config`` does, GPTQModel's."""
+    """Quantises ``start`` with AutoRound into a folder below ``saved``, and writes the formats as in ``config``, as
+    GPTQModel would."""
     from importlib.metadata import version
 
     import torch
@@ -201,7 +201,9 @@ def _samples(windows: np.ndarray) -> list[dict[str, Any]]:
     return [{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in ids]
 
 
-def _quantize_tables(request: dict[str, Any], windows: np.ndarray, start: Path) -> dict[str, Any]:
+def _quantize_embeddings(
+    request: dict[str, Any], windows: np.ndarray, start: Path
+) -> dict[str, Any]:
     """Saves the source with quantised embedding and head into ``start``; file -> QuantizedWeight.
 
     The layers are quantised after this, on top of what the quantised embedding gives them.
@@ -209,18 +211,18 @@ def _quantize_tables(request: dict[str, Any], windows: np.ndarray, start: Path) 
     import torch
 
     from shrinkc.checkpoints import load
-    from shrinkc.compression.embedding import quantize_tables
+    from shrinkc.compression.embedding import quantize_embeddings
 
     loaded = load(Path(request["source"]), device=request["device"])
     model = loaded.model
     bits, group_size = request["embeddings"]["bits"], request["embeddings"]["group_size"]
-    tables = quantize_tables(model, torch.from_numpy(windows), bits=bits, group_size=group_size)
+    tables = quantize_embeddings(model, torch.from_numpy(windows), bits=bits, group_size=group_size)
     with torch.no_grad():
-        # as the float tables of the directory will be: the sidecars' values in float16
+        # like the float copies in the directory: the sidecars' values in float16
         for module, table in zip(
             (model.get_input_embeddings(), model.get_output_embeddings()),
             tables.values(),
-            strict=False,  # one table where it is tied
+            strict=False,  # one matrix if tied
         ):
             module.weight.copy_(torch.from_numpy(table.dequantized()).half())
     shutil.rmtree(start, ignore_errors=True)
@@ -323,7 +325,7 @@ def load_quantized(directory: Path) -> Any:
 def compensate(request: dict[str, Any]) -> None:
     """EoRA: ``out``, which holds the files of ``source``, gets the adapter that brings it closest to ``float``.
 
-    Afterwards GPTQModel's forward pass with the adapter is held against the model that shrinkc
+    Afterwards GPTQModel's forward pass with the adapter is compared with the model that shrinkc
     loads (:func:`check_adapter`).
     """
     from gptqmodel import GPTQModel
@@ -349,7 +351,7 @@ def compensate(request: dict[str, Any]) -> None:
 
 
 def check_adapter(source: Path, adapter: Path, rank: int) -> None:
-    """StageFailed unless shrinkc's model of ``source`` with ``adapter`` is GPTQModel's."""
+    """Raises StageFailed unless shrinkc's model of ``source`` with ``adapter`` equals GPTQModel's."""
     import torch
     from gptqmodel import BACKEND, GPTQModel
     from gptqmodel.adapter.adapter import Lora

@@ -1,4 +1,4 @@
-"""Which stages there are: a new one is its file and its lines here."""
+"""The list of all stages.  A new stage is its file and its lines here."""
 
 from __future__ import annotations
 

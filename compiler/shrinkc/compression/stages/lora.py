@@ -79,8 +79,10 @@ def adapters(settings: Settings, facts: ModelFacts) -> int:
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    gains = sum(n for (n,) in norm_shapes(facts.config).values()) if settings.train_norms else 0
-    return state_bytes(adapters(settings, facts) + gains)
+    norm_weights = (
+        sum(n for (n,) in norm_shapes(facts.config).values()) if settings.train_norms else 0
+    )
+    return state_bytes(adapters(settings, facts) + norm_weights)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:

@@ -24,7 +24,7 @@ from shrinkc.compression.rounding import (
     ROUNDING_PASSES,
     nearest,
     rounded,
-    rounded_table,
+    rounded_embedding,
 )
 from shrinkc.compression.stages import finetune_scales
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
@@ -35,7 +35,7 @@ from shrinkc.compression.training import (
     check_texts,
     state_bytes,
 )
-from shrinkc.importer.embedding_sidecar import TABLE_FILES, write_embedding
+from shrinkc.importer.embedding_sidecar import EMBEDDING_FILES, write_embedding
 from shrinkc.importer.model import QuantizedWeight, dense
 from shrinkc.model import EMBEDDING, HEAD
 
@@ -76,7 +76,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     import torch
 
     before = finetune_scales.quantised_matrices(step, settings.embeddings)
-    tables = {name: before[name] for name in TABLE_FILES if name in before}
+    tables = {name: before[name] for name in EMBEDDING_FILES if name in before}
     weights = {name: weight for name, weight in before.items() if name not in tables}
     floats = _float_matrices(step)
 
@@ -85,7 +85,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             layer = rounded(weight, floats.pop(name, None), settings.dtype, step.device)
             model.set_submodule(name, layer)
         for name, weight in tables.items():
-            table = rounded_table(weight, floats.pop(name, None), settings.dtype, step.device)
+            table = rounded_embedding(weight, floats.pop(name, None), settings.dtype, step.device)
             model.set_submodule(name, table)
             if name == EMBEDDING and HEAD not in tables and model.config.tie_word_embeddings:
                 model.lm_head = table
@@ -103,19 +103,19 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     moved = sum(int(np.count_nonzero(q != before[name].q)) for name, q in integers.items())
     facts["integers_changed"] = round(moved / sum(q.size for q in integers.values()), 6)
     new = {
-        name: changed_table(table, integers[name], trained.pop(f"{name}.change"))
+        name: changed_embedding(table, integers[name], trained.pop(f"{name}.change"))
         for name, table in tables.items()
     }
     for name, table in new.items():
         trained[f"{name}.weight"] = torch.from_numpy(table.dequantized())
     finetune_scales.write_checkpoint(step, trained, {n: (weights[n], integers[n]) for n in weights})
     for name, table in new.items():
-        write_embedding(step.out / TABLE_FILES[name], table)
+        write_embedding(step.out / EMBEDDING_FILES[name], table)
     finetune_scales.check_checkpoint(step, "qat", integers)
     return StepReport(facts)
 
 
-def changed_table(table: QuantizedWeight, q: np.ndarray, change: Any) -> QuantizedWeight:
+def changed_embedding(table: QuantizedWeight, q: np.ndarray, change: Any) -> QuantizedWeight:
     """``table`` with integers ``q`` and scales times 1 + ``change`` [vocab, groups], in the file's precision."""
     scale = table.scale * (1 + change.numpy()).clip(min=FACTOR_MIN)
     least, most = np.finfo(np.float16).tiny, np.finfo(np.float16).max

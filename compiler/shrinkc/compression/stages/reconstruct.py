@@ -1,11 +1,10 @@
-"""Stage ``reconstruct``: block after block of a quantised model is trained to give what it gave as floats.
+"""Stage ``reconstruct``: block-wise reconstruction (Li et al. 2021, "BRECQ"; Chen et al. 2024, "EfficientQAT").
 
-Integers, scales and norm gains of a block are trained through the rounding (as ``qat`` does it, with
-:func:`~shrinkc.compression.rounding.rounded`) on what the blocks before it, already trained, give, towards
-the residual stream of the float model, so that a block makes up for those before it as well (Li et al. 2021,
-"BRECQ"; Chen et al. 2024, "EfficientQAT", its first phase).  Every channel of every token is a
-target, where ``qat`` has one distribution per token, which is why integers find their way here.  Zero
-points, groups and the order of inputs stay; embedding and head are left alone.
+One block after the other is trained to reproduce the residual stream of the float model: integers, scales and RMSNorm
+weights, with :func:`~shrinkc.compression.rounding.rounded` as in ``qat``.  Its input comes from the blocks before it,
+already trained, so that a block also corrects their errors.  Every channel of every token is a target, where ``qat``
+has one distribution per token; that is why few steps suffice for the integers.  Zero points, groups and the order of
+inputs stay; embedding and LM head are not changed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from shrinkc.compression.blocks import READERS, batches, block, embed, keep, res
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import Between, Share
 from shrinkc.compression.facts import ModelFacts
-from shrinkc.compression.norms import gains, train_norms
+from shrinkc.compression.norms import norm_weights, train_norms
 from shrinkc.compression.rounding import ROUNDING_PASSES, nearest, rounded
 from shrinkc.compression.stages import finetune_scales, rotate
 from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport, Work
@@ -45,7 +44,7 @@ from shrinkc.importer.model import QuantizedWeight
 
 KIND = "reconstruct"
 TINY = 1e-30  # of a mean square
-_MEASURED = 32  # windows on which a block's error is told
+_MEASURED = 32  # windows on which a block's error is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,21 +62,21 @@ class Settings(StepSettings):
 
 
 def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Iterator[str]:
-    """Whether a rotation before it turns the largest channels as well."""
-    turned = (
+    """A note if a rotation before it includes outlier channels."""
+    rotated = (
         s for s in before if isinstance(s.settings, rotate.Settings) and not s.settings.keep_above
     )
-    first = next(turned, None)
+    first = next(rotated, None)
     if first is not None:
         yield (
-            f"[{stage.name}] made SmolLM2 worse behind a rotation that turned its largest channels as well: give "
+            f"[{stage.name}] made SmolLM2 worse after a rotation of all channels: give "
             f"[{first.name}] keep_above = 5, or leave [{stage.name}] out"
         )
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Forward and backward with gradients of the weights, and the streams of both models; no head.  Of every batch
-    passes over the latents."""
+    """Forward and backward passes with weight gradients, and the streams of both models, without LM head; AdamW's
+    passes over the latents for every batch."""
     integers = finetune_scales.integers_and_scales(facts, embeddings=False)[0]
     numbers = integers * (ROUNDING_PASSES + ADAM_PASSES) * settings.samples / settings.batch
     return Work(5.0 * settings.samples * settings.length, numbers)
@@ -90,15 +89,14 @@ def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> i
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    """Of every block that is over its integers, a byte each, and float32 scales; of the one that an interrupt left,
-    the state of its training."""
+    """Finished blocks: a byte per integer and float32 scales.  The current block: the state of its training."""
     integers, groups = finetune_scales.integers_and_scales(facts, embeddings=False)
     return integers + 4 * groups + STATE_BYTES * (integers + groups) // facts.config.num_layers
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Trains block after block, each kept in ``scratch`` once it is over, and writes the checkpoint.  A signal that
-    ends the process does so after the step at hand, whose state is saved."""
+    """Trains block after block, saves each in ``scratch``, and writes the checkpoint.  On an interrupt, the current
+    step is finished and its state saved."""
     weights = finetune_scales.quantised_matrices(step)
     with freed_memory_kept():
         found = _all_blocks(settings, step, weights)
@@ -112,8 +110,8 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 @dataclass
 class Found:
-    """Of all blocks: name -> what was trained and is stored as it is, or relative to what is stored; module ->
-    integers [out, in] in stored order; and of each block its error before and after."""
+    """Results of all blocks.  ``trained``: name -> RMSNorm weight, or relative change of scales.  ``integers``: module
+    -> [out, in] in stored order.  ``facts``: error of each block before and after."""
 
     trained: dict[str, Any] = field(default_factory=dict)
     integers: dict[str, np.ndarray] = field(default_factory=dict)
@@ -153,7 +151,7 @@ def _all_blocks(
                 def tell(done: int, loss: float, index: int = index) -> None:
                     update(index * steps + done, count * steps, f"block {index}, error {loss:.4f}")
 
-                error = Error(streams.floats, read_behind(whole, index))
+                error = Error(streams.floats, read_after(whole, index))
                 found.facts.append(_train(layer, streams, error, settings, index, step, tell))
                 keep(_kept(layer, own), found.facts[-1], state)
                 _begun(step, index).unlink(missing_ok=True)
@@ -164,19 +162,19 @@ def _all_blocks(
                 q = nearest(trained.latent.detach(), own[module].bits)
                 found.integers[f"{name}.{module}"] = q.cpu().numpy().astype(np.uint8)
                 found.trained[f"{name}.{module}.change"] = trained.change.detach().cpu()
-            found.trained |= {f"{name}.{n}.weight": g.cpu() for n, g in gains(layer).items()}
-            # both are not needed any more
+            found.trained |= {f"{name}.{n}.weight": g.cpu() for n, g in norm_weights(layer).items()}
+            # frees both
             student.model.layers[index] = whole.model.layers[index] = torch.nn.Identity()
     return found
 
 
 def _begun(step: StepContext, index: int) -> Path:
-    """Where the state of a block lies whose training was interrupted."""
+    """File with the state of a block whose training was interrupted."""
     return step.scratch / f"begun{index}.pt"
 
 
 def _kept(layer: Any, weights: dict[str, QuantizedWeight]) -> dict[str, Any]:
-    """The tensors of a block that is over: of its latents the integers, which are all that a forward pass takes."""
+    """The tensors of a finished block, with latents rounded to integers, which a forward pass needs only."""
     import torch
 
     state = dict(layer.state_dict())
@@ -189,7 +187,7 @@ def _kept(layer: Any, weights: dict[str, QuantizedWeight]) -> dict[str, Any]:
 def _through_the_rounding(
     layer: Any, floats: Any, weights: dict[str, QuantizedWeight], settings: Settings, device: str
 ) -> None:
-    """Makes everything of ``layer`` that is trained a parameter; at first it is what it was."""
+    """Makes integers, scales and RMSNorm weights of ``layer`` trainable, with their present values."""
     for module, weight in weights.items():
         given = floats.get_submodule(module).weight.detach().float().cpu().numpy()
         layer.set_submodule(module, rounded(weight, given, settings.dtype, device))
@@ -197,15 +195,15 @@ def _through_the_rounding(
 
 
 class Error:
-    """What a block's result misses of ``target`` [windows, t, hidden], relative to each token's own: the
-    squares of all channels, each times how much of it is ``read`` behind the block [hidden]."""
+    """Squared error of a block's output relative to each token of ``target`` [windows, t, hidden].  Channels are
+    weighted by ``read`` [hidden], see :func:`read_after`."""
 
     def __init__(self, target: Any, read: Any) -> None:
         self.target, self.read = target, read
 
     def of(self, given: Any, which: Any) -> Any:
-        """The mean over the tokens of the windows ``which``; ``given`` is theirs.  A token of which nothing
-        is read counts for nothing."""
+        """The mean over the tokens of the windows ``which``; ``given`` is the block's output for them.  A token of
+        which nothing is read counts nothing."""
         target = self.target[which].float()
         whole = _square(target, self.read).clamp_min(TINY)
         return (_square(given.float() - target, self.read) / whole).mean()
@@ -216,12 +214,12 @@ def _square(x: Any, read: Any) -> Any:
     return (x.float() * read).square().mean(-1)
 
 
-def read_behind(model: Any, index: int) -> Any:
-    """How much of a channel is read behind block ``index``, [hidden].
+def read_after(model: Any, index: int) -> Any:
+    """How strongly each channel is read after block ``index``, [hidden].
 
-    A place that reads the stream takes of a channel the norm's gain times a column of each of its matrices; that is
-    the same wherever the gain lies, as ``awq`` and ``rotate`` move it.  The root of the mean square of those
-    lengths over all places, each place's squares with a mean of 1.
+    A reader multiplies a channel by the norm's weight and a column of its matrices; the product does not depend on
+    where ``awq`` and ``rotate`` put the factor.  The result is the root mean square of these products over all
+    readers, each normalised to a mean square of 1.
     """
     import torch
 
@@ -239,8 +237,8 @@ def read_behind(model: Any, index: int) -> Any:
 
 @dataclass(frozen=True)
 class Streams:
-    """The residual streams [windows, t, hidden] before a block: what the trained blocks ``given``, and what their
-    ``floats`` did.  ``tables`` are RoPE's."""
+    """The residual streams [windows, t, hidden] before a block: ``given`` by the trained blocks, ``floats`` by those of
+    the float model.  ``tables`` are RoPE's."""
 
     given: Any
     floats: Any
@@ -248,7 +246,7 @@ class Streams:
 
 
 def _pass(layer: Any, stream: Any, tables: Any, settings: Settings) -> None:
-    """Puts in place of a stream what a block makes of it."""
+    """Replaces a stream by a block's output, in place."""
     import torch
 
     with torch.no_grad():
@@ -270,7 +268,7 @@ def _train(
     step: StepContext,
     tell: Callable[[int, float], None],
 ) -> dict[str, float]:
-    """Trains a block on all windows, on from where an interrupt left it; its error before and after."""
+    """Trains a block on all windows, or continues after an interrupt; returns its error before and after."""
     import torch
 
     named = {n: p for n, p in layer.named_parameters() if p.requires_grad}
@@ -287,7 +285,7 @@ def _train(
     parts = order.to(streams.given.device).split(settings.batch)
 
     def measured() -> float:
-        """On the first windows."""
+        """The error on the first windows."""
         first = torch.arange(min(_MEASURED, settings.samples), device=streams.given.device)
         with torch.no_grad():
             found = [

@@ -33,7 +33,7 @@ from shrinkc.core.words import show_size
 
 # For a tied LM head: the largest ratio of RMSNorm weights that become one, and the fewest channels that are rotated
 # among themselves, so that outliers are spread.
-GAINS_ALIKE, PART_LEAST = 1.07, 4
+RATIO_MOST, PART_LEAST = 1.07, 4
 _TINY = 1e-30  # least sum of squares, or RMSNorm weight
 
 
@@ -96,8 +96,8 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             kept = (sizes > settings.keep_above).nonzero().flatten().tolist()
         parts = [[c for c in range(hidden) if c not in kept]]
         if tied and settings.head == "tied":
-            parts = like_gains(model.model.norm.weight, kept)
-            facts["norm_weights_changed"] = share_gains(model, parts)
+            parts = similar_channels(model.model.norm.weight, kept)
+            facts["norm_weights_changed"] = share_norm_weights(model, parts)
         rotate(model, basis(hidden, step.seed, parts), update, settings.head)
     save(model.to(stored), loaded.tokenizer, step.out)
     untied, rotated = tied and settings.head == "own", sum(len(part) for part in parts)
@@ -136,33 +136,35 @@ def channel_sizes(model: Any, windows: Any, update: Any = lambda done, total: No
     return total / (windows[:, 1:].numel() * len(layers))
 
 
-def like_gains(gains: Any, kept: Sequence[int]) -> list[list[int]]:
-    """Groups of channels with similar RMSNorm weights ``gains`` [hidden], without those in ``kept``.  Groups of fewer
+def similar_channels(norm_weights: Any, kept: Sequence[int]) -> list[list[int]]:
+    """Groups of channels with similar ``norm_weights`` [hidden], without those in ``kept``.  Groups of fewer
     than :data:`PART_LEAST` are dropped."""
-    order = [c for c in gains.argsort(stable=True).tolist() if c not in set(kept)]
+    order = [c for c in norm_weights.argsort(stable=True).tolist() if c not in set(kept)]
     parts: list[list[int]] = []
     for channel in order:
-        gain = float(gains[channel])
+        weight = float(norm_weights[channel])
         part = parts[-1] if parts else []
-        if not part or gain > GAINS_ALIKE * float(gains[part[0]]):
+        if not part or weight > RATIO_MOST * float(norm_weights[part[0]]):
             parts.append([channel])
         else:
             part.append(channel)
-    return [part for part in parts if len(part) >= PART_LEAST and gains[part[0]] > 0]
+    return [part for part in parts if len(part) >= PART_LEAST and norm_weights[part[0]] > 0]
 
 
-def share_gains(model: Any, parts: list[list[int]]) -> float:
+def share_norm_weights(model: Any, parts: list[list[int]]) -> float:
     """Gives all channels of a part the same last RMSNorm weight: the mean, weighted by the squares of the LM head's
     columns.  Returns the relative change, root mean square over all channels."""
     import torch
 
-    gains = model.model.norm.weight
-    before, squares = gains.double().clone(), model.lm_head.weight.double().square().sum(0)
+    norm_weights = model.model.norm.weight
+    before, squares = norm_weights.double().clone(), model.lm_head.weight.double().square().sum(0)
     for part in parts:
-        place = torch.tensor(part, device=gains.device)
+        place = torch.tensor(part, device=norm_weights.device)
         weights = squares[place].clamp_min(_TINY)
-        gains[place] = ((before[place] * weights).sum() / weights.sum()).to(gains.dtype)
-    changed = (gains.double() - before) / before.abs().clamp_min(_TINY)
+        norm_weights[place] = ((before[place] * weights).sum() / weights.sum()).to(
+            norm_weights.dtype
+        )
+    changed = (norm_weights.double() - before) / before.abs().clamp_min(_TINY)
     return round(float(changed.square().mean().sqrt()), 6)
 
 
@@ -236,6 +238,6 @@ ROTATE = StageKind(
     work=work,
     parameter_bytes=12,
     predict=predict,
-    changes_tables=True,
+    changes_embeddings=True,
     order=order,
 )

@@ -1,9 +1,8 @@
-"""Stage ``vocabulary``: the tokens that the texts do not need go, with their rows of the tables.
+"""Stage ``vocabulary``: vocabulary pruning removes tokens that the texts do not need.
 
-Which ones, and why every text still has its ids: :mod:`shrinkc.compression.cut_tokenizer`.  Of rare tokens the
-texts are a poor sample: 800,000 tokens of English have half of SmolLM2's once, or not at all.  What the model
-expects next in them, added up over all places, says more: it is a count of the same text with every other way
-to go on in it.
+:mod:`shrinkc.compression.cut_tokenizer` chooses them so that every text can still be encoded.  Counts alone say
+little about rare tokens: in 800,000 tokens of English, half of SmolLM2's tokens occur once or never.  So the
+probabilities that the model predicts for the next token, added up over all positions, count too.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> i
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Cuts tokenizer, tables and configs; ``kept_tokens.json`` lists the old id of every new one."""
+    """Cuts tokenizer, embedding, LM head and configs; ``kept_tokens.json`` lists the old id of every new one."""
     old = load_tokenizer(step.source)
     texts = _texts(settings, step.calibration)
     asked = settings.expects and (settings.keep or 0) < len(old)
@@ -357,7 +356,7 @@ VOCABULARY = StageKind(
     work=work,
     parameter_bytes=9,
     predict=predict,
-    changes_tables=True,
+    changes_embeddings=True,
     preflight=preflight,
     check_data=check_data,
     memory=memory,

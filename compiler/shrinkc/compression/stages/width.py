@@ -1,7 +1,7 @@
-"""Stage ``width``: narrower layers (whole FFN channels, whole KV groups), or zeros in a pattern.
+"""Stage ``width``: narrower layers (FFN channels, KV heads with their query heads), or zeros in a pattern.
 
-Both go by WANDA (Sun et al. 2023): a weight's score is |W| · ‖X‖₂, X its input over all calibration
-tokens.  Layers are treated in order, each with what the already treated ones before it put out.
+Both use WANDA scores (Sun et al. 2023): |W| · ‖X‖₂, with X the input over all calibration tokens.  Layers are treated
+in order, and each sees the output of the already pruned ones.
 """
 
 from __future__ import annotations
