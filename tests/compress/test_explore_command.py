@@ -99,7 +99,7 @@ def test_a_study_goes_on(explore: Run, recipe: Path, tmp_path: Path) -> None:
     code, shown, notes = explore(*options)
     assert code == 0
     result = json.loads(shown)
-    assert "every combination" in notes
+    assert "all combinations" in notes
     assert result["trials"][: len(first)] == first
     assert [r["name"] for r in result["references"]] == [
         "mine", "00-source", "01-depth", "02-width",
