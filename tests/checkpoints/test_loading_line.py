@@ -15,7 +15,7 @@ from shrinkc.checkpoints import README, load, write_readme
 RANK = 4
 SIZES: dict[str, Any] = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 2}
 MIXED: dict[str, Any] = {
-    "group_size": 16, "sym": False, "desc_act": "shared",
+    "group": 16, "sym": False, "desc_act": "shared",
     "module_bits": {"model.layers.0.mlp.up_proj": 8, "model.layers.0.mlp.down_proj": 3},
 }  # fmt: skip
 EORA: dict[str, Any] = {"eora_rank": RANK, "eora_folder": "."}
