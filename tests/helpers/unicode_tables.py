@@ -25,7 +25,7 @@ def table_file() -> str:
         "letter": (r"\p{L} of a regular expression", _matches(r"\p{L}")),
         "number": (r"\p{N} of a regular expression", _matches(r"\p{N}")),
         "space": (r"\s of a regular expression", _matches(r"\s")),
-        "digit": ("what the pre-tokenizer Digits cuts out", _cut_out(Digits(True))),
+        "digit": ("cut out by the pre-tokenizer Digits", _cut_out(Digits(True))),
     }
     lines = [
         "/* SPDX-License-Identifier: Apache-2.0",
