@@ -1,4 +1,4 @@
-"""Torch models from directories, and back into directories that anybody can load."""
+"""Loads torch models from directories, and saves them as plain Hugging Face directories."""
 
 from shrinkc.checkpoints.libraries import cached as cached
 from shrinkc.checkpoints.libraries import check_device as check_device

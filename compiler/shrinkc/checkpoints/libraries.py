@@ -114,7 +114,7 @@ def threads_within(n: int) -> Iterator[None]:
 
 
 def suited_threads(hidden: int) -> int:
-    """How many threads a model of hidden size ``hidden`` gains from: torch's own choice, or fewer.
+    """How many threads a model of hidden size ``hidden`` profits from: torch's own choice, or fewer.
 
     Threads wait for each other at every operation.  With matrices of 96 columns two are never quicker than
     one, not even on idle cores; where these have other work, they take several times as long.

@@ -243,7 +243,7 @@ def _load_gguf(path: Path, dtype: str, families: Collection[str]) -> PreTrainedM
         ) from error
     _check_family(path, config.model_type, families)
     try:
-        with redirect_stderr(StringIO()):  # a bar of its own that cannot be switched off
+        with redirect_stderr(StringIO()):  # its progress bar cannot be switched off
             return AutoModelForCausalLM.from_pretrained(
                 path.parent,
                 gguf_file=path.name,

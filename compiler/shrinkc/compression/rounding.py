@@ -1,4 +1,4 @@
-"""Layers whose weights are integers on a grid, trained through the rounding: matrices and tables."""
+"""Layers with quantised weights that are trained with a straight-through estimator: matrices and embeddings."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def rounded(
         order = torch.from_numpy(weight.order.astype("int64")).to(device)
 
     class Product(torch.autograd.Function):  # type: ignore[misc]
-        """x · Wᵀ.  W is made again on the way back: kept, it would be as large as the model."""
+        """x · Wᵀ.  W is computed again in the backward pass: all W together would be as large as the model."""
 
         @staticmethod
         def forward(ctx: Any, x: Any, latent: Any, change: Any) -> Any:
@@ -160,7 +160,7 @@ def rounded_embedding(
 
     grid, compute = _Grid(weight, device, whole=False), torch_dtype(dtype)
 
-    class Table(torch.autograd.Function):  # type: ignore[misc]
+    class EmbeddingFunction(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
         def forward(ctx: Any, latent: Any, change: Any) -> Any:
             ctx.save_for_backward(latent, change)
@@ -171,7 +171,7 @@ def rounded_embedding(
             latent, change = ctx.saved_tensors
             return grid.gradients(latent, change, slope.to(torch.float32, copy=True))
 
-    class RoundedTable(torch.nn.Module):  # type: ignore[misc]
+    class RoundedEmbedding(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.latent = torch.nn.Parameter(grid.begin(weight, floats, None))
@@ -181,13 +181,13 @@ def rounded_embedding(
         def forward(self, x: Any) -> Any:
             if x.is_floating_point():
                 return torch.nn.functional.linear(x.to(compute), self.weight)
-            self.made = Table.apply(self.latent, self.change)
+            self.made = EmbeddingFunction.apply(self.latent, self.change)
             return torch.nn.functional.embedding(x, self.made)
 
         @property
         def weight(self) -> Any:
             """The table as a head takes it: what was embedded with, once for each time."""
             made, self.made = self.made, None
-            return Table.apply(self.latent, self.change) if made is None else made
+            return EmbeddingFunction.apply(self.latent, self.change) if made is None else made
 
-    return RoundedTable()
+    return RoundedEmbedding()

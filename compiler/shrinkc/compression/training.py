@@ -1,4 +1,4 @@
-"""Training on text: what the stages ``lora``, ``finetune_scales`` and ``qat`` share, and ``reconstruct`` for a part."""
+"""Training on text: code that ``lora``, ``finetune_scales``, ``qat`` and partly ``reconstruct`` share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SAVE_SECONDS, SAVE_TAKES = 60.0, 3.0
 CURVE_POINTS = 200
 CLIP = 1.0  # of the gradient's norm
 ADAM_PASSES = 12  # over what is trained, of a step
-STATE_BYTES = 12  # of a number that is trained: itself, and what AdamW keeps of it, in float32
+STATE_BYTES = 12  # of a trained number: itself and AdamW's two moments, in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +281,7 @@ class Training:
             self._all_steps(windows, steps)
             trained = self.trained_tensors()
             count = sum(p.numel() for p in self.parameters.values())
-            # so that their memory goes back at once
+            # frees their memory at once
             self.optimizer = self.teacher = self.model = None
             self.parameters = {}
         facts = {

@@ -1,8 +1,7 @@
-"""How far a model's predictions are from another's, the base: on a text, token by token.
+"""Compares a model's predictions with those of a base model on a text, token by token.
 
-A perplexity moves either way when predictions change, and by far more than they are worse: over 16 windows
-of 512 tokens by a tenth of a percent where nothing but rounding differs.  The divergence of the distributions
-is 0 where they are the same, larger where they are not, and needs few tokens.
+Perplexity is noisy: over 16 windows of 512 tokens, rounding alone changes it by a tenth of a percent, up or down.  The
+divergence of the distributions is 0 if they are equal and larger if not, and needs few tokens.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def compared(
         at += len(q)
         losses, base_losses = -q[row, wanted], -p[row, wanted]
         p -= q
-        # the sum is at least 0, its rounding need not be
+        # the exact sum is at least 0, the rounded one may be less
         divergence = np.maximum(np.einsum("rv,rv->r", probability, p), 0)
         same = ours.argmax(axis=1) == theirs.argmax(axis=1)
         parts.append((losses, base_losses, divergence, same))

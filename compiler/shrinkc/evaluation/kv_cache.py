@@ -1,8 +1,7 @@
-"""Attention over keys and values as a cache of few bits would give them back.
+"""Attention with a KV cache of few bits.
 
-Of each position and KV head the keys, turned by RoPE, and the values are rounded by themselves, as the device keeps
-them in 8 bit: with a scale of their own, here with an offset too, which few bits need.  So what is kept does not
-depend on what comes after it, nor on what is computed together.
+Keys (after RoPE) and values are rounded per position and KV head, each with its own scale, like the device's 8-bit
+cache; here with an offset too, which few bits need.  A cached value depends neither on later tokens nor on the batch.
 """
 
 from __future__ import annotations

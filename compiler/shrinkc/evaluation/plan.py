@@ -1,4 +1,4 @@
-"""A whole evaluation: what is asked for, and the report of it."""
+"""A whole evaluation: its plan and its report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation that goes on where it was interrupted: what was scored is kept, a batch at a time."""
+"""Saves the scores of an evaluation batch by batch, so that it can continue after an interrupt."""
 
 from __future__ import annotations
 

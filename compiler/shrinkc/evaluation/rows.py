@@ -1,4 +1,4 @@
-"""The figures of an evaluation as rows: measure, value, its standard error, of what."""
+"""The figures of an evaluation as rows: measure, value, standard error, subject."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a measurement asks of a causal language model, whatever runs it."""
+"""The interface that measurements need of a causal language model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONDITIONS = ("kind", "dtype", "kv_bits", "device", "threads", "engine")
 
 @dataclass(frozen=True)
 class Choices:
-    """Token ids of one question: ``endings`` are alternatives that go on after ``context``, none of them empty."""
+    """Token ids of one question: ``endings`` are alternative continuations of ``context``, none of them empty."""
 
     context: list[int]
     endings: list[list[int]]
@@ -48,7 +48,7 @@ class Compared:
 
     ``losses`` and ``base_losses`` float64 are cross-entropies in nats of the model and of its base; ``divergence``
     float64 is Kullback and Leibler's, in nats: the sum over all tokens of p log(p / q), p the base's
-    probability and q the model's; ``same`` bool, whether both have the same likeliest token.
+    probability and q the model's; ``same`` bool, top-1 agreement: whether both have the same likeliest token.
     """
 
     losses: NDArray[np.float64]
