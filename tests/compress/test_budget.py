@@ -499,7 +499,9 @@ def test_stages_that_a_budget_makes_itself(
     with pytest.raises(BadRecipe, match="the recipe has depth as well"):
         decide(recipe, STORIES, facts, calibration(tmp_path), Recorder(), tmp_path)
     tables = {"budget": {"target_bytes": "1MiB"}, "gptq": {}, "vocabulary": {"keep": 400}}
-    with pytest.raises(BadRecipe, match=r"and \[vocabulary\] comes after it"):
+    with pytest.raises(
+        BadRecipe, match=r"needs the final embedding, but \[vocabulary\] would change it later"
+    ):
         decide(parse_recipe(tables), STORIES, facts, calibration(tmp_path), Recorder(), tmp_path)
     small = quantised(tmp_path_factory, "coarse", COARSE)
     recipe = parse_recipe({"budget": {"target_bytes": "1MiB"}})

@@ -281,7 +281,7 @@ def test_force_keeps_what_this_command_did_not_make(
     (out / "notes" / "letter.txt").write_text("dear")
     assert run_cli([*command, "-o", str(out)]) == OutputError.exit_code
     said = " ".join(capsys.readouterr().err.split())
-    assert f"{out} holds files" in said and "notes/letter.txt. Hint" in said
+    assert f"{out} contains files" in said and "notes/letter.txt. Hint" in said
     assert run_cli([*command, "--save", str(saved)]) == OutputError.exit_code
     assert "saved is not empty" in " ".join(capsys.readouterr().err.split())
     # a file of that name alone does not make a directory ours
@@ -295,8 +295,8 @@ def test_force_keeps_what_this_command_did_not_make(
     ("options", "words"),
     [
         (["--layers", "0-9"], "no layer 9"),
-        (["--layers", "0-1", "--name", "a", "--name", "b"], "2 --name for 1 --layers"),
-        (["--layers", "0-1", "--layers", "2", "--save", "x"], "--save stores one"),
+        (["--layers", "0-1", "--name", "a", "--name", "b"], "more --name (2) than --layers (1)"),
+        (["--layers", "0-1", "--layers", "2", "--save", "x"], "--save needs exactly one --layers"),
         (["--layers", "0-1", "-o", "x", "--save", "x/y"], "--save x/y and -o x are the same"),
         (["--layers", "0-1", "-o", "x", "--save", "x"], "--save x and -o x are the same"),
         (["--layers", "0-1", "--tokens", "0"], "'--tokens': 0 is not in the range x>=1"),

@@ -271,7 +271,9 @@ def test_a_budget_counts_the_table_that_it_adds(stories: Path) -> None:
     assert counted[1] == 2 * counted[0]
     assert rotate.predict(Settings(head="tied"), facts).config == facts.config
     late = parse_toml("[budget]\ntarget_bytes = 400_000\n[lora]\n[rotate]\n")
-    with pytest.raises(BadRecipe, match=r"the tables that there are, and \[rotate\] comes after"):
+    with pytest.raises(
+        BadRecipe, match=r"needs the final embedding, but \[rotate\] would change it later"
+    ):
         check_recipe(late, facts)
 
 

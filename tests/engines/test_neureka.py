@@ -281,12 +281,15 @@ def with_remainders_and_second_layouts(folder: Path) -> Program:
         "head": "neureka_both",
     }  # fmt: skip
     macros = (program.out / "src" / "model.h").read_text()
-    assert all(f"#define {name} 1" in macros for name in ("SC_ENGINE_TAILS", "SC_ENGINE_COPIES"))
+    assert all(
+        f"#define {name} 1" in macros
+        for name in ("SC_ENGINE_REMAINDERS", "SC_ENGINE_SECOND_LAYOUT")
+    )
     return program
 
 
 @pytest.mark.slow
-def test_tails_and_copies_in_one_program(tmp_path: Path) -> None:
+def test_remainders_and_second_layouts_in_one_program(tmp_path: Path) -> None:
     need("host")
     program = with_remainders_and_second_layouts(tmp_path)
     assert prove(program, "host", 3, 19, SAN="1", LAZY="1", CORES="3") > 1000
@@ -295,7 +298,9 @@ def test_tails_and_copies_in_one_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.gvsoc
-def test_tails_and_copies_in_one_program_on_the_chips_simulator(tmp_path: Path) -> None:
+def test_remainders_and_second_layouts_in_one_program_on_the_chips_simulator(
+    tmp_path: Path,
+) -> None:
     need("gvsoc")
     assert prove(with_remainders_and_second_layouts(tmp_path), "gvsoc", 18, 3) > 500
 
