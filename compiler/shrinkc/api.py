@@ -82,7 +82,7 @@ def plan(
     Weights are not read, so a plan takes a moment.
 
     Args:
-        model: What `open` takes or returned.
+        model: A path, an id of the hub, or an opened model (see `open`).
         target: ``"siracusa"``, ``"pulp-open"``, ``"rv32"`` or ``"host"``.
         bits: Bits per weight of the layers: 8, 4, 3 or 2.  None: 8, or the checkpoint's.
         group_size: Weights of an output channel that share a scale.  None: one scale per channel.
@@ -202,7 +202,7 @@ def run(
     """Build and run a compiled directory, and compare its integers with the interpreter's.
 
     Args:
-        directory: What `compile` made.
+        directory: A compiled directory (see `compile`).
         on: ``"host"``, ``"qemu"`` or ``"gvsoc"``, of those that the target allows.
         prompt: The text to continue.
         chat: Treat ``prompt`` as a user's message and put it in the model's chat template.
@@ -272,7 +272,7 @@ def chat(
     """Begin a conversation with a compiled directory, in its model's chat template.
 
     Args:
-        directory: What `compile` made.
+        directory: A compiled directory (see `compile`).
         on: See `run`.
         system: The system message.
         tokens: Most tokens of one answer.  None: what the context leaves.
@@ -443,10 +443,10 @@ def write_report(
 ) -> Reported:
     """Write an HTML page about a compiled directory or a compression run.
 
-    The page needs no network.  The same facts are written as JSON beside it.
+    The page needs no network.  The same facts are written as JSON into the same directory.
 
     Args:
-        directory: What `compile` or `compress` made.
+        directory: A compiled directory, or the directory of a compression run.
         output: The page.  None: ``report.html`` in ``directory``.
         position: See `plan`.  Only for a compiled directory, like the next three.
         clock: See `plan`.

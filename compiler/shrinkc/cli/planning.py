@@ -108,7 +108,7 @@ def _compile_command(ctx: click.Context) -> str:
 
 
 def _words(param: click.Parameter, value: Any) -> list[str]:
-    """A parameter as it was given."""
+    """The words of the command line that give this parameter."""
     if isinstance(param, click.Argument):
         return [str(value)]
     if value is True:
