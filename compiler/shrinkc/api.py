@@ -356,7 +356,7 @@ def evaluate(
         reporter: Receives progress.
 
     Returns:
-        What ``shrinkc eval --json`` prints: ``model``, and ``perplexity``, ``tasks`` and ``samples`` if
+        The object that ``shrinkc eval --json`` prints: ``model``, and ``perplexity``, ``tasks`` and ``samples`` if
         they were asked for, each with its protocol and seconds.
 
     Raises:

@@ -161,7 +161,7 @@ model_options = together(
         f"{','.join(DEFAULT.engines[:2])}. [default: all]",
     ),
 )  # fmt: skip
-"""What decides a program: the same for ``plan`` and ``compile``."""
+"""The options of ``plan`` and of ``compile`` that decide a program."""
 
 
 def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:

@@ -31,7 +31,7 @@ def flat_format(
 ) -> tuple[str, list[QLinear]]:
     """The format that has code of its own for groups' sums of 16 bits, or "", and the matrices that it runs.
 
-    ``candidates``: matrices all of whose groups have such sums (MatrixShape.flat); ``formats``: all that are
+    ``candidates``: matrices in which every group has such a sum (MatrixShape.flat); ``formats``: all that are
     compiled.  What is not folded must be rounded all the same, and offsets must have a negative in 16 bits.  It is
     one format, of the most weights, and only beside few others, for the place that hot code has.
     """

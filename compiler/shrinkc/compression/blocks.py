@@ -48,8 +48,8 @@ def token_weights(stream: Any) -> Any:
     """What an error in a token of the residual ``stream`` [..., hidden] counts: 1 / its mean square, [...] in float32.
 
     The norm that reads the stream divides by its size, so that what is lost matters relative to the token it is lost
-    in.  Counted as they are, errors of a first token would be all that is looked at ("massive activations", Sun et
-    al. 2024).
+    in.  Without this division, the errors of the first token would outweigh all others ("massive activations",
+    Sun et al. 2024).
     """
     return 1 / stream.float().square().mean(-1).clamp_min(_TINY)
 

@@ -34,7 +34,7 @@ PROBED, PROBE_LENGTH = 2, 256  # windows of the sensitivities
 
 @dataclass(frozen=True)
 class Decision:
-    """The recipe with its concrete stages, the choice behind it, and a report for budget.json."""
+    """The recipe with its concrete stages, the choice that gave them, and a report for budget.json."""
 
     recipe: Recipe
     choice: Choice

@@ -108,7 +108,7 @@ def hints_of(cls: Any) -> dict[str, Any]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What may have been meant, in brackets; nothing where no word is near."""
+    """The most similar known word as a question in brackets; empty if none is similar."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""
 

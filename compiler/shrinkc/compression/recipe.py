@@ -72,7 +72,7 @@ class CalibrationSettings(Checked):
 
 @dataclass(frozen=True)
 class EvaluateSettings(Checked):
-    """What is measured after every step, see ``shrinkc eval``."""
+    """The measurements after every step, see ``shrinkc eval``."""
 
     text: str | None = None
     """Text file for perplexity.  One of ``text``, ``tasks`` and ``samples`` is needed."""
@@ -114,7 +114,7 @@ class EvaluateSettings(Checked):
 
 @dataclass(frozen=True)
 class BudgetSettings(Checked):
-    """What the compressed model may take: one of the two keys."""
+    """The limit of the compressed model: one of the two keys."""
 
     target_bytes: int | str | None = None
     """Packed size: a number of bytes, or a text such as ``"64MiB"``."""

@@ -89,7 +89,7 @@ class SelfGenerated:
         return [RECORD, *shards] if (self.folder / RECORD).exists() else []
 
     def made_from(self) -> dict[str, Any]:
-        """Model, seed, threads, versions and settings behind the text; {} before the first shard."""
+        """Model, seed, threads, versions and settings that gave the text; {} before the first shard."""
         return dict(self._record().get("made_from", {}))
 
     def begin(self) -> Any:

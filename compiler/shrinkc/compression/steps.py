@@ -93,7 +93,7 @@ def read_step(directory: Path) -> StepRecord:
 
 
 def read_record(path: Path, kind: str, version: int, hint: str) -> dict[str, Any]:
-    """What a file of the format ``kind`` says besides.  Raises BadStep."""
+    """The content of a file of the format ``kind``, without format and version.  Raises BadStep."""
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:

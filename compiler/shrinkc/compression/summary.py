@@ -95,7 +95,7 @@ class CompressionResult:
         rows: The original and each step, with sizes and quality.  Empty after a dry run.
         final: Directory of the last model.
         estimate: Expected time and memory, for people.
-        notes: What is worth knowing before the run.
+        notes: Remarks to read before the run.
     """
 
     out: Path

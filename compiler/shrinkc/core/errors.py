@@ -17,8 +17,8 @@ class ShrinkcError(Exception):
     early. This is also the base class of all other errors.
 
     Attributes:
-        message: What is wrong, with the value, and what is allowed.
-        hint: What to do, or None.
+        message: The problem with its value, and the allowed values.
+        hint: The next step for the user, or None.
         exit_code: The exit code of the command line, the same in every release.
         title: A short name of the kind of error.
 

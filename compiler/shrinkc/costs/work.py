@@ -43,7 +43,7 @@ OVERLAPPED = "overlapped"
 
 
 def lane(feature: str) -> str:
-    """Who does it: an engine's name, OVERLAPPED, or "" for the cores alone."""
+    """The unit that does the work: an engine's name, OVERLAPPED, or "" for the cores."""
     name, dot, _ = feature.partition(".")
     return name if dot else ""
 

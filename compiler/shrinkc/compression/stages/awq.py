@@ -69,7 +69,7 @@ class Settings(Checked):
 @dataclass(frozen=True)
 class Site:
     """The matrices ``readers`` of a block read the output of ``maker``: a norm, or a matrix whose rows are
-    ``heads`` heads, each of which is read ``shared`` times."""
+    ``heads`` heads.  Each head is read ``shared`` times."""
 
     maker: str
     readers: tuple[str, ...]

@@ -26,7 +26,7 @@ RIDGE = 0.01  # share of the Gram matrix's mean diagonal that is added to it
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """What is removed from each layer."""
+    """The parts that are removed from each layer."""
 
     method: Annotated[str, OneOf(STRUCTURED, PATTERN)] = STRUCTURED
     """``structured`` makes matrices smaller; ``n:m`` sets weights to zero."""
