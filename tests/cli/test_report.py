@@ -259,6 +259,19 @@ def test_a_report_is_no_foreign_file(cli: Cli, model: Path, out: Path) -> None:
     assert "report.html" in cli("compile", model, "-o", out, "--force").words
 
 
+def test_force_replaces_an_evaluation_of_this_program(cli: Cli, model: Path, out: Path) -> None:
+    file = out / "quality.json"
+    evaluated = cli("eval", out, "--sample", "a", "--engine", "interpreter", "-o", file)
+    assert evaluated.code == 0, evaluated.err
+    written = json.loads(file.read_text())
+    assert cli("compile", model, "-o", out, "--force").code == 0 and not file.exists()
+    other_program = {"model": {**written["model"], "ir_sha256": "0" * 64}}
+    mine = [{**written, "notes": "mine"}, {**written, **other_program}, {"model": written["model"]}]
+    for content in mine:
+        file.write_text(json.dumps(content))
+        assert "quality.json" in cli("compile", model, "-o", out, "--force").words and file.exists()
+
+
 # ---- a compression run ----
 
 

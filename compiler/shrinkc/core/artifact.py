@@ -25,6 +25,7 @@ BUILD = "build"  # what make leaves
 PROFILE = f"{BUILD}/profile.json"  # the last run with a profile
 REPORTS = ("report.html", "report.json")  # what `shrinkc report` leaves
 REPORT = "shrinkc-report"  # both say so at their beginning
+MEASURES = frozenset({"perplexity", "tasks", "samples"})  # an evaluation has at least one
 
 _MAX_SIZE = 1 << 24  # of context and vocabulary: no model has more, and tables are made of it
 _AGAIN = "compile the model again."
@@ -127,8 +128,9 @@ def changed_files(directory: Path, manifest: Manifest) -> list[str]:
 
 
 def foreign_files(directory: Path) -> list[str] | None:
-    """Files below ``directory`` that shrinkc did not write, or that were changed since, build
-    results aside; None when shrinkc did not compile it.  Also of directories of other versions."""
+    """Return the files below ``directory`` that shrinkc did not write or that were edited; None if shrinkc did not
+    compile the directory.  Build results, reports and evaluations of this program are shrinkc's.  Accepts directories
+    of every version."""
     content = json_object(directory / MANIFEST)
     if content.get("format") != FORMAT:
         return None
@@ -143,7 +145,19 @@ def foreign_files(directory: Path) -> list[str] | None:
         and not name.startswith(f"{BUILD}/")
         and not (name in known and _is(directory / name, known[name]))
         and not (name in REPORTS and is_report(directory / name))
+        and not (IR in known and is_evaluation(directory / name, known[IR].sha256))
     ]
+
+
+def is_evaluation(path: Path, ir_sha256: str) -> bool:
+    """Return whether ``shrinkc eval DIR -o path`` wrote this file about the program with that integer model."""
+    if path.suffix != ".json" or path.is_symlink():
+        return False
+    found = json_object(path)
+    model = found.get("model")
+    measured = found.keys() - {"model"}
+    ours = isinstance(model, dict) and model.get("ir_sha256") == ir_sha256
+    return ours and 0 < len(measured) and measured <= MEASURES
 
 
 def is_report(path: Path) -> bool:

@@ -51,7 +51,6 @@ from shrinkc.storage import MatrixShape
 from shrinkc.targets import MEMORIES, Target
 
 KIND = "compiled directory"
-MEASURES = {"perplexity", "tasks", "samples"}  # one of which an evaluation has
 EVAL_MOST = 64 << 20  # bytes of a file that is looked at
 NEITHER = "give a directory made by 'shrinkc compile' or 'shrinkc compress'."
 
@@ -461,7 +460,7 @@ def _accuracy(
             if path.stat().st_size > EVAL_MOST:
                 continue
             found = read_json_object(path, BadData)
-            if isinstance(found.get("model"), dict) and MEASURES & found.keys():
+            if isinstance(found.get("model"), dict) and artifact.MEASURES & found.keys():
                 _add_evaluation(path, found, tables, samples)
         except (ShrinkcError, OSError) as error:
             notes.append(f"{path.name} was left out: {error}")
