@@ -183,11 +183,11 @@ def test_truncated(ir: Path, keep: int) -> None:
     assert refused.value.hint
 
 
-def test_another_version(ir: Path) -> None:
-    rewrite(ir, lambda head, _: head.update(version=IR_VERSION + 1))
-    with pytest.raises(
-        BadArtifact, match=f"version {IR_VERSION + 1}, this shrinkc reads {IR_VERSION}"
-    ):
+# in version 8 a stored group of inputs was called "seg", and "group" was the group size
+@pytest.mark.parametrize("version", [8, IR_VERSION + 1])
+def test_another_version(ir: Path, version: int) -> None:
+    rewrite(ir, lambda head, _: head.update(version=version))
+    with pytest.raises(BadArtifact, match=f"version {version}, this shrinkc reads {IR_VERSION}"):
         load(ir)
 
 

@@ -18,7 +18,7 @@ from shrinkc.ir.linear import QLinear
 from shrinkc.ir.steps import OnDevice, Step
 from shrinkc.numerics.sampling import Sampling
 
-IR_VERSION = 8
+IR_VERSION = 9
 _LAYER = re.compile(r"^layer\d+\.")
 
 Rule = Callable[["Graph", Any], str | None]

@@ -29,7 +29,7 @@ from shrinkc.memory.parts import (
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import L1, Target
 
-PLAN_VERSION = 6
+PLAN_VERSION = 7
 _READS = (Access.READ, Access.UPDATE, Access.AHEAD)
 
 
