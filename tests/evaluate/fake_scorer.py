@@ -1,4 +1,4 @@
-"""A scorer whose tokens are bytes and whose answers are given: what is asked can be looked at."""
+"""Scorer for tests: tokens are bytes, answers are given, and requests are recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The integer model of a compiled directory: both engines, and the same tokens as the float one."""
+"""Scorer of a compiled directory: both engines, and tokens equal to the float model's."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_text_is_greedy(scorer: CompiledScorer, directory: Path) -> None:
 
 
 @pytest.mark.libraries("torch", "transformers")
-def test_float_and_compiled_are_asked_the_same(directory: Path, float_model: Path) -> None:
+def test_float_and_compiled_model_get_the_same_ids(directory: Path, float_model: Path) -> None:
     compiled = CompiledScorer(directory, ENV, on="interpreter")
     floating = TorchScorer(load(float_model))
     for text in ("the cat and the hen", " two  spaces", "line\nfeed", ""):

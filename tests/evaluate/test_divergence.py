@@ -1,4 +1,4 @@
-"""How far a model's predictions are from its base's: by definition, of fakes, of a program from its model."""
+"""Divergence of a model from its base: against the definition, with fakes, and of a program from its model."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_models_that_cannot_be_compared(plan: EvalPlan, base: FakeScorer, says: 
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_no_number_is_no_figure(plan: EvalPlan, value: float) -> None:
+def test_logits_that_are_not_finite_are_refused(plan: EvalPlan, value: float) -> None:
     broken, whole = Broken(name="broken", value=value), FakeScorer()
     for model, base in ((broken, whole), (whole, broken)):
         with pytest.raises(BadWeights, match="a logit of broken is not a finite number"):
@@ -210,7 +210,7 @@ def test_another_base_is_another_evaluation(plan: EvalPlan, tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A float model, and the program of it."""
+    """Return a float model and its compiled program."""
     folder = tmp_path_factory.mktemp("models")
     write_tiny_llama(
         folder / "tiny", hidden=32, intermediate=48, heads=4, kv_heads=2, max_position=128
@@ -243,7 +243,7 @@ def test_a_program_and_its_model(models: tuple[Path, Path], text: Path) -> None:
 
 @pytest.mark.libraries("torch", "transformers")
 def test_two_float_models(tmp_path: Path, text: Path) -> None:
-    """Also: torch is left as it was, with as many threads meanwhile as the larger model gains from."""
+    """Torch uses the larger model's number of threads, and its setting is restored afterwards."""
     import torch
 
     from shrinkc.checkpoints import suited_threads

@@ -1,4 +1,4 @@
-"""``shrinkc eval``: the table, the report, and what is refused before any work."""
+"""``shrinkc eval``: the table, the report, and refusals before any work."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_what_was_measured_is_printed_when_the_disk_is_full_by_then(
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
 def test_other_families(shrinkc: Any, tmp_path: Path, family: str) -> None:
-    """The float model and the compiled one go on from a prompt with the same tokens, mostly."""
+    """The float model and the compiled one continue a prompt with mostly the same tokens."""
     write_family(tmp_path / family, family)
     out = tmp_path / "out"
     options = ["-o", str(out), "--target", "host", "--context", "64", "-q"]

@@ -24,7 +24,7 @@ Run = Callable[..., Ran]
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """The script's command in this process: exit code, output, what was said."""
+    """Run the script's command in this process and return exit code, stdout and stderr."""
 
     def call(*arguments: str | Path) -> Ran:
         capfd.readouterr()

@@ -26,7 +26,7 @@ def ignore(done: int, total: int) -> None:
 
 
 def on_grid(x: np.ndarray, bits: int) -> np.ndarray:
-    """The same in float64, head by head."""
+    """Round in float64, head by head."""
     out = np.empty(x.shape)
     for at in np.ndindex(x.shape[:-1]):
         head = x[at].astype(np.float64)
@@ -89,7 +89,7 @@ def test_more_bits_are_nearer(ids: list[list[int]]) -> None:
     assert off[0] > 2 * off[1] > 8 * off[2] > 0
 
 
-def test_what_is_computed_together_changes_nothing() -> None:
+def test_batches_do_not_change_the_result() -> None:
     """Choices that share a context, batches that are padded, and text with a cache."""
     rng = np.random.default_rng(1)
     questions = [

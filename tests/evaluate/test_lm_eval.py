@@ -59,7 +59,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.libraries("torch", "transformers")
-def test_a_float_model_answers_as_the_harness_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_float_model_answers_like_the_harness_own_model(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.setitem(os.environ, name, "1")
     huggingface = pytest.importorskip("lm_eval.models.huggingface")
@@ -151,7 +151,7 @@ def test_what_cannot_be_asked_is_refused(compiled: Path) -> None:
         model(STORIES, engine="host")
 
 
-def test_a_chat_is_what_the_template_makes_of_it(tmp_path: Path) -> None:
+def test_a_chat_uses_the_template(tmp_path: Path) -> None:
     source, out = tmp_path / "model", tmp_path / "out"
     write_tiny_llama(source, hidden=32, intermediate=48, heads=4, kv_heads=2, max_position=128)
     template = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"

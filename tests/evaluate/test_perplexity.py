@@ -14,7 +14,7 @@ from helpers.shared_data import find_shared_data
 from shrinkc.core.errors import BadData, UsageError
 from shrinkc.core.progress import Silent
 from shrinkc.evaluation import EvalPlan, TaskChoice, evaluate
-from shrinkc.evaluation.perplexity import TEST_ROWS, as_it_is, cut_windows, joined_rows, summary
+from shrinkc.evaluation.perplexity import TEST_ROWS, cut_windows, joined_rows, summary, unchanged
 
 
 def windows_asked(text: Path, protocol: str, windows: int | None = None) -> FakeScorer:
@@ -50,7 +50,7 @@ def test_summary_weighs_tokens_and_spreads_windows() -> None:
     assert summary(losses[:1], 0)["bits_per_byte"] is None
 
 
-def test_the_512_protocol_takes_the_text_as_it_is(tmp_path: Path) -> None:
+def test_the_512_protocol_does_not_change_the_text(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_bytes(b" = Title = \r\n \r\n" + b"abcdefgh\r\n" * 150)
     windows = [ids for (ids,) in windows_asked(text, "wikitext512").asked]
@@ -68,13 +68,13 @@ def test_rows_are_joined_as_the_papers_do() -> None:
     assert how == "rows joined by two line feeds"
 
 
-def test_a_file_without_blank_lines_that_is_not_the_split_stays_as_it_is() -> None:
+def test_another_file_without_blank_lines_is_unchanged() -> None:
     text, how = joined_rows(" = Title = \n Text . \n")
     assert text == " = Title = \n\n\n Text . \n"
     assert "restored" not in how
 
 
-def test_blank_rows_of_the_test_split_come_back() -> None:
+def test_blank_rows_of_the_test_split_are_restored() -> None:
     data = find_shared_data()
     if data is None:
         pytest.skip("no shared data")
@@ -88,7 +88,7 @@ def test_blank_rows_of_the_test_split_come_back() -> None:
     assert len(text) == size
     # the first rows of the split, as its viewer on the hub shows them
     assert text.startswith("\n\n = Robert Boulter = \n\n\n\n\n Robert Boulter is an English")
-    assert as_it_is(content)[0] == content
+    assert unchanged(content)[0] == content
 
 
 def test_the_2048_protocol(tmp_path: Path) -> None:

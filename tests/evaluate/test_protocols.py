@@ -214,7 +214,7 @@ def test_integer_loss_is_near_the_float_loss(
 
 
 @pytest.mark.slow
-def test_stories260k_meets_its_bar(tmp_path: Path) -> None:
+def test_stories260k_reaches_its_target(tmp_path: Path) -> None:
     data = find_shared_data()
     if data is None:
         pytest.skip("no test data: set SHRINKC_DATA or provide ../shared/data")

@@ -1,4 +1,4 @@
-"""An interrupted evaluation goes on where it was, and ends as an undisturbed one."""
+"""An interrupted evaluation resumes, and its report equals that of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def killed(command: list[str], kept: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
-    """Exit code and what was said, of a process that gets the signal when ``kept`` has so many lines."""
+    """Return exit code and stderr of a process that gets the signal when ``kept`` has the given number of lines."""
     child = subprocess.Popen(
         [sys.executable, "-m", "shrinkc", *command],
         env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -160,7 +160,7 @@ def plan_of(files: dict[str, Any]) -> EvalPlan:
 
 
 def kept_evaluation(scorer: Once, plan: EvalPlan, path: Path) -> tuple[Any, int]:
-    """The report, and how many damaged lines there were."""
+    """Return the report and the number of damaged lines."""
     journal = Journal(path, made_from(scorer, plan))
     try:
         return evaluate(scorer, plan, Silent(), journal), journal.damaged

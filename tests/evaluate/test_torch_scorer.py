@@ -1,4 +1,4 @@
-"""Losses, choices and text of the torch scorer against the plain way of computing each."""
+"""Losses, choices and text of the torch scorer against simple reference computations."""
 
 from __future__ import annotations
 

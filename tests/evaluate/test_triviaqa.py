@@ -1,4 +1,4 @@
-"""How an answer to a question of TriviaQA counts."""
+"""Scoring of answers to TriviaQA questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a model predicts and answers: float in torch, integer as compiled, and both compared."""
+"""Measurements of quality: float models in torch, compiled integer models, and comparisons of two models."""
 
 from shrinkc.evaluation.compiled_scorer import CompiledScorer, token_losses
 from shrinkc.evaluation.perplexity import COMPARED

@@ -1,4 +1,4 @@
-"""The integer model of a compiled directory, run by its host program or by the interpreter."""
+"""Scorer of a compiled directory: its host program or the interpreter runs the integer model."""
 
 from __future__ import annotations
 
@@ -27,17 +27,14 @@ Engine = Literal["host", "interpreter"]
 ENGINES: tuple[Engine, ...] = ("host", "interpreter")
 
 TIMEOUT_S = 3600.0
-_ROWS = 128  # logits turned to float64 at a time: a large vocabulary takes much memory
-STEP = 16  # tokens that are generated before a text that ends them is looked for
+_ROWS = 128  # rows of logits converted to float64 at a time, which limits memory
+STEP = 16  # tokens generated before the first search for a stop text
 
 
 def token_losses(
     logits: NDArray, targets: Sequence[int] | NDArray[np.int64], frac: int = 0
 ) -> NDArray[np.float64]:
-    """Cross-entropy [T], in nats, of ``targets`` [T] under ``logits`` [T, vocab], in float64.
-
-    The logits are divided by 2**frac first, which is exact.
-    """
+    """Return the cross-entropy [T] in nats of ``targets`` [T] under ``logits`` [T, vocab] / 2**frac, in float64."""
     wanted = np.asarray(targets, np.int64)
     if len(logits) != len(wanted):
         raise ValueError(f"{len(logits)} rows of logits for {len(wanted)} tokens")
@@ -51,9 +48,9 @@ def token_losses(
 
 
 class CompiledScorer(Scorer):
-    """A Scorer of the compiled ``directory``.  Both engines compute the same integers.
+    """Scorer of the compiled ``directory``.  Both engines compute the same integers.
 
-    Raises BadArtifact; on "host" also ToolMissing and BuildFailed, since it builds the program.
+    Raises BadArtifact; on "host", where the program is built, also ToolMissing and BuildFailed.
     """
 
     def __init__(self, directory: Path, env: Mapping[str, str], on: Engine = "host") -> None:
@@ -65,7 +62,7 @@ class CompiledScorer(Scorer):
         self._manifest = artifact.read_manifest(directory)
         artifact.check_files(directory, self._manifest, (artifact.IR,))
         self._tokenizer = Tokenizer.of_program(directory, self._manifest)
-        # as the float model's tokenizer encodes, so that both are asked the same
+        # encodes like the float model's tokenizer, so that both models get the same token ids
         self._encoder = tokenizers.Tokenizer.from_str(self._tokenizer.to_json())
         self._encoder.no_truncation()
         self._encoder.no_padding()
@@ -91,7 +88,7 @@ class CompiledScorer(Scorer):
         return self._tokenizer.encode_chat(message)
 
     def _bos_id(self) -> int | None:
-        """The token that prompts begin with, or else what the chat template calls so."""
+        """Return the id of the token that prompts begin with, or else of the chat template's ``bos_token``."""
         chat = self._tokenizer.chat
         if self._manifest.bos_id is not None or chat is None:
             return self._manifest.bos_id
@@ -104,11 +101,11 @@ class CompiledScorer(Scorer):
         return self._tokenizer.chat.render(message, before)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See Scorer; by the table that the device prints with."""
+        """See Scorer.  Uses the decode table of the device."""
         return self._tokenizer.decode(ids)
 
     def _predict(self, questions: Sequence[Choices]) -> list[list[Predicted]]:
-        """See Scorer.  Every ending is computed with its context; memory for one sequence's logits as int32."""
+        """See Scorer.  Computes the context again for every ending; holds the int32 logits of one sequence."""
         fed = [[*q.context, *ending[:-1]] for q in questions for ending in q.endings]
         logits = self._logits(fed)
         return [
@@ -121,7 +118,7 @@ class CompiledScorer(Scorer):
         return Predicted(losses, logits.argmax(axis=1) == ending)
 
     def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
-        """See Scorer; memory for the sequence's logits as int32."""
+        """See Scorer.  Holds the int32 logits of the whole sequence."""
         (logits,) = self._logits([list(sequence[:-1])])
         for at in range(0, len(logits), rows):
             yield np.ldexp(logits[at : at + rows].astype(np.float64), -self._frac)
@@ -129,7 +126,7 @@ class CompiledScorer(Scorer):
     def _generate(
         self, prompts: Sequence[Sequence[int]], max_new: int, until: Sequence[str]
     ) -> list[list[int]]:
-        """See Scorer.  With ``until`` a program is asked for few tokens, then for twice as many."""
+        """See Scorer.  With ``until`` the first request is for STEP tokens, each further one for twice as many."""
         out = []
         for prompt in prompts:
             if not prompt:
@@ -162,7 +159,7 @@ class CompiledScorer(Scorer):
         }
 
     def _logits(self, sequences: Sequence[Sequence[int]]) -> Iterator[NDArray]:
-        """Integers [T, vocab] of each sequence, at all its positions from an empty KV cache."""
+        """Yield the integer logits [T, vocab] of each sequence; each starts with an empty KV cache."""
         if self._on == "host":
             yield from host_logits(self._directory, sequences, self._env)
             return
@@ -186,7 +183,7 @@ class CompiledScorer(Scorer):
         feed, out = list(request.prompt), list[int]()
         while len(out) < request.new_tokens:
             logits = interpreter.forward(feed)[-1]
-            out.append(int(np.argmax(logits)))  # the lowest index among equals, as the device
+            out.append(int(np.argmax(logits)))  # ties: the lowest index, like the device
             if out[-1] in self._graph.eos_ids:
                 break
             feed = [out[-1]]

@@ -1,7 +1,7 @@
-"""Compares a model's predictions with those of a base model on a text, token by token.
+"""Token-by-token comparison of a model's predictions with those of a base model.
 
-Perplexity is noisy: over 16 windows of 512 tokens, rounding alone changes it by a tenth of a percent, up or down.  The
-divergence of the distributions is 0 if they are equal and larger if not, and needs few tokens.
+Perplexity is noisy: over 16 windows of 512 tokens, rounding alone changes it by ±0.1 %.  The Kullback-Leibler
+divergence is 0 for equal distributions and positive otherwise, so few tokens are enough.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from shrinkc.core.progress import Update
 from shrinkc.evaluation.perplexity import TextProtocol, mean_of_windows, windows_of
 from shrinkc.evaluation.scorer import Compared, Scorer, from_columns, to_columns
 
-ROWS = 64  # of logits in float64 at a time: a large vocabulary takes much memory
+ROWS = 64  # rows of logits in float64 at a time, which limits memory
 
 
-def compared(
+def compare_logits(
     logits: Iterator[NDArray], base: Iterator[NDArray], targets: Sequence[int]
 ) -> Compared:
-    """Of one sequence, whose tokens after the first are ``targets``.
+    """Compare two models on one sequence, whose tokens after the first are ``targets``.
 
-    Both iterators give the logits of the next token, [rows, vocab], some rows at a time, alike.
+    Both iterators yield next-token logits [rows, vocab] in parts of equal size.
     """
     parts: list[tuple[NDArray, ...]] = []
     at = 0
@@ -35,19 +35,19 @@ def compared(
         at += len(q)
         losses, base_losses = -q[row, wanted], -p[row, wanted]
         p -= q
-        # the exact sum is at least 0, the rounded one may be less
+        # rounding can make the sum slightly negative
         divergence = np.maximum(np.einsum("rv,rv->r", probability, p), 0)
         same = ours.argmax(axis=1) == theirs.argmax(axis=1)
         parts.append((losses, base_losses, divergence, same))
     return Compared(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def against(
+def compare_models(
     scorer: Scorer, base: Scorer, sequences: Sequence[Sequence[int]], update: Update
 ) -> list[Compared]:
-    """What each sequence's tokens after the first are to a model and to its base, one sequence at a time.
+    """Compare both models' predictions of every token after the first, one sequence at a time.
 
-    Raises BadWeights where a logit is not finite.
+    Raises BadWeights if a logit is not finite.
     """
 
     def finite(each: Scorer, sequence: Sequence[int]) -> Iterator[NDArray]:
@@ -61,7 +61,7 @@ def against(
 
     return scorer.in_batches(
         sequences, update,
-        lambda part: [compared(finite(scorer, s), finite(base, s), s[1:]) for s in part],
+        lambda part: [compare_logits(finite(scorer, s), finite(base, s), s[1:]) for s in part],
         to_columns, lambda kept: from_columns(Compared, kept),
     )  # fmt: skip
 
@@ -69,7 +69,7 @@ def against(
 def windows_of_both(
     scorer: Scorer, base: Scorer, text: str, protocol: TextProtocol, count: int | None
 ) -> tuple[list[list[int]], dict[str, object]]:
-    """What :func:`windows_of` gives for both.  Raises UsageError too where their tokens differ."""
+    """Return :func:`windows_of` for both models.  Also raises UsageError if their token ids differ."""
     windows, about = windows_of(scorer, text, protocol, count)
     if scorer.vocab != base.vocab:
         what = f"{base.vocab} tokens, {scorer.name} has {scorer.vocab}"
@@ -84,10 +84,10 @@ def windows_of_both(
 
 
 def differences(found: Sequence[Compared]) -> dict[str, object]:
-    """Mean divergence in nats per token, the ratio of the perplexities and the share of tokens of which both
-    prefer the same, with standard errors from the spread of windows; JSON-able.
+    """Return mean divergence (nats per token), perplexity ratio and top-1 agreement (0 to 1), JSON-able.
 
-    The ratio's is that of paired losses, less than either perplexity's.
+    Standard errors come from the spread between windows.  The ratio's uses paired losses, so it is smaller than
+    either perplexity's.
     """
     divergence, error = mean_of_windows([part.divergence for part in found])
     excess, spread = mean_of_windows([part.losses - part.base_losses for part in found])
@@ -104,7 +104,7 @@ def differences(found: Sequence[Compared]) -> dict[str, object]:
 
 
 def _log_probabilities(logits: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The logarithms of the probabilities, and these."""
+    """Return log-probabilities and probabilities [rows, vocab]."""
     values = np.subtract(logits, logits.max(axis=1, keepdims=True), dtype=np.float64)
     odds = np.exp(values)
     total = odds.sum(axis=1, keepdims=True)

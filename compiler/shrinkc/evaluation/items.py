@@ -1,4 +1,4 @@
-"""Files of questions, and which of them are asked."""
+"""Reading of evaluation data, and the choice of evenly spaced items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of ``path``; BadData when it cannot be read."""
+    """Return the content of ``path``.  Raises BadData if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -25,7 +25,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decoded(content: bytes, path: Path) -> str:
-    """UTF-8 text with LF as line ends; BadData otherwise."""
+    """Return UTF-8 ``content`` as text; CRLF and CR become LF.  Raises BadData."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -34,12 +34,12 @@ def decoded(content: bytes, path: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 file as text: CRLF and CR become LF.  Raises BadData."""
+    """Return a UTF-8 file as text; CRLF and CR become LF.  Raises BadData."""
     return decoded(read_bytes(path), path)
 
 
 def file_facts(path: Path) -> dict[str, object]:
-    """What identifies a file of data, without its place on this machine."""
+    """Return name, size and SHA-256 of a data file; no path, so that reports of two machines are equal."""
     content = read_bytes(path)
     return {
         "file": printable(path.name),
@@ -49,7 +49,7 @@ def file_facts(path: Path) -> dict[str, object]:
 
 
 def json_lines(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of each line that is not blank; BadData otherwise."""
+    """Yield (line number from 1, object) of each line that is not blank.  Raises BadData."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -62,10 +62,10 @@ def json_lines(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def spread(items: Sequence[Item], count: int | None, source: str) -> list[Item]:
-    """``count`` items at equal distances over the data (None: all), which is sorted by source.
+def evenly_spaced(items: Sequence[Item], count: int | None, source: str) -> list[Item]:
+    """Return ``count`` items (None: all) at equal distances, since data sets are often sorted by origin.
 
-    Raises UsageError for more than there are, BadData where there is none.
+    Raises UsageError if there are fewer items, BadData if there are none.
     """
     if not items:
         raise BadData(

@@ -1,7 +1,7 @@
-"""Attention with a KV cache of few bits.
+"""Attention with a quantised KV cache of 2 to 8 bits.
 
 Keys (after RoPE) and values are rounded per position and KV head, each with its own scale, like the device's 8-bit
-cache; here with an offset too, which few bits need.  A cached value depends neither on later tokens nor on the batch.
+cache.  An offset is added, which low bit-widths need.  A cached value depends neither on later tokens nor on the batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BITS = range(2, 9)
 
 
 def check_bits(bits: int | None) -> None:
-    """Raises UsageError where a cache of ``bits`` is not possible."""
+    """Raise UsageError unless ``bits`` is None or in BITS."""
     if bits is not None and bits not in BITS:
         raise UsageError(
             f"a cache of {bits} bits is not possible.", f"allowed: {BITS[0]} to {BITS[-1]} bits."
@@ -25,8 +25,9 @@ def check_bits(bits: int | None) -> None:
 
 
 def rounded(x: Tensor, bits: int) -> Tensor:
-    """``x`` [..., head_dim] on a grid of 2**bits values from the least to the largest of each head, which are
-    on it: no value moves by more than half a step, but for the rounding of its dtype.  Computed in float32."""
+    """Return ``x`` [..., head_dim] rounded to 2**bits equidistant values between each head's minimum and maximum.
+
+    Computed in float32; the result has the dtype of ``x``."""
     wide = x.float()
     low = wide.amin(-1, keepdim=True)
     step = (wide.amax(-1, keepdim=True) - low) / (2**bits - 1)
@@ -35,7 +36,7 @@ def rounded(x: Tensor, bits: int) -> Tensor:
 
 
 def use_cache_of(model: Any, bits: int) -> None:
-    """Makes a model attend to rounded keys and values from here on, whether it keeps them or not."""
+    """Make ``model`` attend to keys and values rounded to ``bits``, with and without a KV cache."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask

@@ -1,8 +1,8 @@
-"""The model ``shrinkc`` of lm-evaluation-harness: what shrinkc measures, for the harness' tasks.
+"""The model type ``shrinkc`` for lm-evaluation-harness.
 
     lm_eval --model shrinkc --model_args path=out --tasks hellaswag
 
-Needs the extra ``lm-eval``; with a compiled directory no torch.
+Needs the extra ``lm-eval``.  Compiled directories need no torch.
 """
 
 from __future__ import annotations
@@ -28,19 +28,18 @@ from shrinkc.evaluation.scorer import Choices, Item, Scorer
 from shrinkc.evaluation.torch_scorer import BATCH, TorchScorer
 from shrinkc.model import FAMILIES
 
-CHUNK = 64  # questions after which the harness is told, which may keep it (--use_cache)
+CHUNK = 64  # questions between two reports to the harness, which may store results (--use_cache)
 HARNESS_DEVICE = "cuda:0"
 
-Request = tuple[tuple[str, str] | None, list[int], list[int]]  # texts, and ids of context and rest
+Request = tuple[tuple[str, str] | None, list[int], list[int]]  # texts, ids of context, ids of rest
 
 
 class ScorerLM(TemplateLM):  # type: ignore[misc]
-    """Any ``scorer`` as the harness' model.
+    """Adapter from a ``scorer`` to the harness' model interface.
 
-    ``prefix_token_id``: what an empty context stands for (None: the BOS, or else the end token).
-    ``max_gen_toks``: new tokens of a task that does not say.  ``update`` is told how many questions are done.
-    Text is generated greedily; UsageError for a task that wants it sampled, and for what no model of this
-    length can be asked.
+    ``prefix_token_id``: the token used as an empty context (None: BOS, or else the end token).
+    ``max_gen_toks``: limit of new tokens for tasks without one.  ``update`` receives the number of finished questions.
+    Text is generated greedily.  Raises UsageError for tasks that sample or need more positions than the model has.
     """
 
     def __init__(
@@ -67,19 +66,19 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """The first of the tokens that end a text."""
+        """Return the id of the first end token."""
         return self.scorer.end_ids[0] if self.scorer.end_ids else self.prefix_token_id
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without a context."""
+        """Return the id of the token used as an empty context."""
         assert self._prefix is not None
         return self._prefix
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Token ids; with special tokens unless a BOS is there already, or it is said."""
+        """Return token ids.  By default special tokens are added unless the text already begins with a BOS."""
         ids = self.scorer.encode(string, special=False)
         special = add_special_tokens
         if special is None:
@@ -93,7 +92,7 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """See LM.  UsageError for a beginning of the answer, and for a model without a template."""
+        """See LM.  Raises UsageError if the history does not end with a user's message, or without a template."""
         if not add_generation_prompt or chat_history[-1]["role"] != "user":
             raise UsageError(
                 "a chat that does not end with a user's message is not possible.",
@@ -106,9 +105,9 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Of each rest, given its context: what is too long for the model is cut on the left.
+        """Return (log-likelihood, is greedy) of each rest given its context, which is cut on the left to fit.
 
-        Requests in a row that share their context, as the choices of a question do, are asked together.
+        Consecutive requests with the same context, such as the choices of a question, are computed together.
         """
         found: list[tuple[float, bool]] = []
         cut = [(text, self._fitting(context, rest), rest) for text, context, rest in requests]
@@ -119,9 +118,7 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
             for same, endings in zip(part, predicted, strict=True):
                 for (text, *_), ending in zip(same, endings, strict=True):
                     found.append((-float(ending.losses.sum()), bool(ending.greedy.all())))
-                    if (
-                        text is not None
-                    ):  # parts of a rolling text are none of the harness' requests
+                    if text is not None:  # windows of loglikelihood_rolling are cached as a whole
                         self.cache_hook.add_partial("loglikelihood", text, found[-1])
         return found
 
@@ -134,7 +131,7 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
         return context[-(self.max_length + 1 - len(rest)) :]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """Of whole texts, each token once, in windows of the model's length."""
+        """Return log-likelihoods of whole texts; each token is scored once, in windows of the model's length."""
         windows = [
             [
                 (None, *make_disjoint_window(pair))
@@ -154,7 +151,7 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
         return found
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-        """Greedy text up to the first stop sequence, which is not part of it, or an end token."""
+        """Return greedy texts up to, and without, the first stop sequence or end token."""
         found: list[str] = []
         asked = [(request, *self._prompt(*request.args)) for request in requests]
         for part, update in self._chunks(asked, disable_tqdm):
@@ -172,7 +169,7 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
     def _prompt(
         self, text: str, settings: dict[str, Any]
     ) -> tuple[list[int], int, tuple[str, ...]]:
-        """Ids that leave room for the new tokens, how many these are at most, and what ends them."""
+        """Return the prompt's ids, cut on the left to leave room; the limit of new tokens; and the stop sequences."""
         settings = normalize_gen_kwargs(settings, self._max_gen_toks)
         most = settings["max_gen_toks"]
         if settings["do_sample"]:
@@ -192,7 +189,7 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
     def _chunks(
         self, questions: Sequence[Item], disable_tqdm: bool
     ) -> Iterator[tuple[Sequence[Item], Update]]:
-        """Some questions at a time, and whom to tell how many of them are done."""
+        """Yield up to CHUNK questions at a time, and a function that reports progress on them."""
         with tqdm(total=len(questions), desc="shrinkc", disable=disable_tqdm) as bar:
             for at in range(0, len(questions), CHUNK):
 
@@ -205,10 +202,10 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
 
 @register_model("shrinkc")
 class ShrinkcLM(ScorerLM):
-    """``path`` is a compiled directory, or any model that ``shrinkc eval`` measures in torch.
+    """Harness model of ``path``: a compiled directory, or a checkpoint that ``shrinkc eval`` measures in torch.
 
-    ``engine`` ("host" or "interpreter") is for compiled ones; ``dtype``, ``device``, ``batch_size`` and
-    ``threads`` for the others.
+    ``engine`` ("host" or "interpreter") applies to compiled directories; ``dtype``, ``device``, ``batch_size`` and
+    ``threads`` apply to checkpoints.
     """
 
     def __init__(
@@ -237,7 +234,7 @@ class ShrinkcLM(ScorerLM):
 
 
 def _device(name: str | None) -> str:
-    """The device to compute on: the harness says HARNESS_DEVICE where its user said nothing."""
+    """Return the device to compute on.  The harness passes HARNESS_DEVICE if the user gave none."""
     import torch
 
     if name is None or (name == HARNESS_DEVICE and not torch.cuda.is_available()):
@@ -247,4 +244,4 @@ def _device(name: str | None) -> str:
 
 
 def _ignore(done: int, total: int, note: str = "", /) -> None:
-    """The harness has a bar of its own."""
+    """Do nothing: the harness shows its own progress bar."""

@@ -14,8 +14,8 @@ from shrinkc.core.errors import BadData, UsageError
 from shrinkc.core.progress import Update
 from shrinkc.evaluation.scorer import Scorer
 
-# What two perplexities have to share so that they can be compared, of what a report says of them;
-# threads and device change the last digits alone.
+# Fields of a report that must be equal for two perplexities to be comparable.
+# Threads and device are not among them: they change only the last digits.
 COMPARED = (
     "protocol", "preparation", "special_tokens", "text_tokens", "window", "stride", "windows",
     "sha256", "dtype",
@@ -24,7 +24,7 @@ TEST_ROWS = 4358  # of WikiText-2's test split as the `datasets` library gives i
 
 _HEADING = re.compile(r" ((?:= )+)[^=]+(?: =)+ ")
 _ARTICLE = "= "
-# two lines of a formula in the test split that look like titles of articles
+# two lines of formulas in the test split that look like article titles
 _FORMULA = (
     " = 1 rad / s and a nominal impedance k = ",
     " = 1 henry and capacitance C = ",
@@ -33,9 +33,10 @@ _FORMULA = (
 
 @dataclass(frozen=True)
 class TextProtocol:
-    """``prepare`` makes the text that is tokenised from what a file holds, and says what it did.
+    """Protocol of a perplexity measurement.  ``window`` is in tokens.
 
-    ``special``: with the tokenizer's own special tokens (a BOS, at the very beginning only).
+    ``prepare`` maps a file's text to (text to tokenise, description for the report).
+    ``special``: add the tokenizer's special tokens (a BOS, only at the beginning of the text).
     """
 
     name: str
@@ -44,16 +45,16 @@ class TextProtocol:
     prepare: Callable[[str], tuple[str, str]]
 
 
-def as_it_is(text: str) -> tuple[str, str]:
-    """The file's text, lines ending in LF."""
+def unchanged(text: str) -> tuple[str, str]:
+    """Return the file's text unchanged, and the description."""
     return text, "the file's text, line ends as LF"
 
 
 def joined_rows(text: str) -> tuple[str, str]:
-    r"""The rows of the ``datasets`` library joined by two line feeds, as GPTQ and SparseGPT do.
+    r"""Join the rows of the ``datasets`` library with two line feeds, like GPTQ and SparseGPT.
 
-    A row is a line with its line feed, or empty for a line of blanks.  A file without any blank
-    line gets back those of the published test split, if that gives its number of rows.
+    A row is a line with its line feed, or empty for a blank line.  If a file has no blank lines, those of the
+    published test split are restored, provided that the number of rows is then TEST_ROWS.
     """
     lines = text.split("\n")
     if lines and not lines[-1]:
@@ -68,7 +69,7 @@ def joined_rows(text: str) -> tuple[str, str]:
 
 
 def _with_blank_lines(lines: Sequence[str]) -> list[str]:
-    """One blank line on each side of a heading, one more between two articles."""
+    """Return ``lines`` with a blank line on each side of a heading and one more between two articles."""
     out: list[str] = []
     for line in lines:
         heading = _HEADING.fullmatch(line)
@@ -83,7 +84,7 @@ def _with_blank_lines(lines: Sequence[str]) -> list[str]:
 TEXT_PROTOCOLS = {
     p.name: p
     for p in (
-        *(TextProtocol(f"wikitext{n}", n, False, as_it_is) for n in (64, 128, 256, 512)),
+        *(TextProtocol(f"wikitext{n}", n, False, unchanged) for n in (64, 128, 256, 512)),
         TextProtocol("wikitext2048", 2048, True, joined_rows),
     )
 }
@@ -93,9 +94,9 @@ DEFAULT_PROTOCOL = "wikitext512"
 
 
 def fitting(positions: int) -> str:
-    """The protocol of the longest windows, up to those of the usual one, that ``positions`` hold.
+    """Return the protocol with the longest windows, up to the default's, that fit in ``positions``.
 
-    Where none fits it is the shortest, which will be refused.
+    If none fits, returns the one with the shortest windows, which windows_of refuses.
     """
     names = [
         p.name
@@ -107,9 +108,9 @@ def fitting(positions: int) -> str:
 
 
 def cut_windows(ids: Sequence[int], length: int, count: int | None = None) -> list[list[int]]:
-    """The first ``count`` (None: all whole) windows of ``length`` ids, without overlap.
+    """Return the first ``count`` (None: all complete) windows of ``length`` ids, without overlap.
 
-    Raises BadData when there is not one, UsageError for more than there are.
+    Raises BadData if the text is shorter than a window, UsageError if it has fewer than ``count``.
     """
     have = len(ids) // length
     if not have:
@@ -129,7 +130,7 @@ def cut_windows(ids: Sequence[int], length: int, count: int | None = None) -> li
 def text_perplexity(
     scorer: Scorer, text: str, protocol: TextProtocol, count: int | None, update: Update
 ) -> dict[str, object]:
-    """Perplexity on ``count`` windows of ``text``, JSON-able, with the protocol.
+    """Return the perplexity on ``count`` windows of ``text`` and the protocol, JSON-able.
 
     The loss is the sum over all predicted tokens (window - 1 in each window, every window from
     position 0) divided by their number.
@@ -142,7 +143,7 @@ def text_perplexity(
 def windows_of(
     scorer: Scorer, text: str, protocol: TextProtocol, count: int | None
 ) -> tuple[list[list[int]], dict[str, object]]:
-    """What :func:`cut_text` gives; UsageError too where ``scorer`` has too few positions for it."""
+    """Return :func:`cut_text` for ``scorer``.  Also raises UsageError if a window exceeds its ``max_length``."""
     if protocol.window > scorer.max_length:
         raise UsageError(
             f"{protocol.name} needs {protocol.window} positions, {scorer.name} has "
@@ -156,9 +157,9 @@ def windows_of(
 def predicted_bytes(
     decode: Callable[[Sequence[int]], str], windows: Sequence[Sequence[int]]
 ) -> int:
-    """Bytes of UTF-8 that all tokens but the first of each window stand for.
+    """Return the number of UTF-8 bytes of all tokens except the first of each window.
 
-    A character that a border of a window splits counts as the three bytes of U+FFFD on either side.
+    A character split by a window border counts as the three bytes of U+FFFD on each side.
     """
     return sum(len(decode(w).encode()) - len(decode(w[:1]).encode()) for w in windows)
 
@@ -166,9 +167,9 @@ def predicted_bytes(
 def cut_text(
     encode: Callable[..., list[int]], text: str, protocol: TextProtocol, count: int | None
 ) -> tuple[list[list[int]], dict[str, object]]:
-    """The windows that are measured, and how they were made, JSON-able.
+    """Return the windows to measure, and a JSON-able record of the protocol.
 
-    ``encode(text, special=…)`` is a Scorer's.  Raises what :func:`cut_windows` does.
+    ``encode(text, special=…)`` is a Scorer's.  Raises the errors of :func:`cut_windows`.
     """
     prepared, how = protocol.prepare(text)
     ids = encode(prepared, special=protocol.special)
@@ -185,10 +186,10 @@ def cut_text(
 
 
 def summary(losses: Sequence[NDArray[np.float64]], size: int) -> dict[str, object]:
-    """Tokens, mean loss in nats, perplexity, bits per byte, and standard errors from the spread of windows.
+    """Return tokens, mean loss in nats, perplexity and bits per byte, with standard errors from the spread of windows.
 
-    ``size``: bytes that the predicted tokens stand for.  Bits per byte are the loss of the whole text
-    over its bytes, which is the same question for every tokenizer; a token's loss is not.
+    ``size``: UTF-8 bytes of the predicted tokens.  Bits per byte can be compared between tokenizers; the loss
+    per token cannot.
 
     se(perplexity) = perplexity * se(loss).
     """
@@ -203,15 +204,15 @@ def summary(losses: Sequence[NDArray[np.float64]], size: int) -> dict[str, objec
         "perplexity": perplexity,
         "perplexity_standard_error": None if error is None else perplexity * error,
         "predicted_bytes": size,
-        # tokens of a text that was not from this tokenizer's may stand for none at all
+        # tokens can have no bytes, for instance special tokens
         "bits_per_byte": bits / size if size else None,
     }
 
 
 def mean_of_windows(values: Sequence[NDArray[np.float64]]) -> tuple[float, float | None]:
-    """The mean of all values, and its standard error: None of one window.
+    """Return the mean of all values and its standard error (None if there is one window).
 
-    Tokens of a window are not independent, their means nearly are; windows are of equal length, so that
+    Tokens of a window are not independent, but the means of windows nearly are.  Windows have equal length, so
     se = std(means) / sqrt(windows).
     """
     mean = float(sum(part.sum() for part in values)) / sum(map(len, values))

@@ -1,4 +1,4 @@
-"""A whole evaluation: its plan and its report."""
+"""Plan and report of an evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shrinkc.core.errors import UsageError
 from shrinkc.core.fingerprint import FILE, Fingerprint
 from shrinkc.core.journal import Journal
 from shrinkc.core.progress import Reporter, Update
-from shrinkc.evaluation.divergence import against, differences, windows_of_both
+from shrinkc.evaluation.divergence import compare_models, differences, windows_of_both
 from shrinkc.evaluation.items import file_facts, read_text
 from shrinkc.evaluation.perplexity import (
     COMPARED,
@@ -37,12 +37,11 @@ Result = dict[str, object]
 
 @dataclass(frozen=True)
 class EvalPlan:
-    """What to measure: None or empty leaves a part out; a count of None means all.
+    """Settings of an evaluation.  A part that is None or empty is left out; a count of None means all.
 
-    ``protocol``: None is the usual one, or where the model has too few positions for its windows, one with
-    windows that fit.
-    ``items``: questions of each of ``tasks``, at equal distances over its data.
-    ``samples`` are prompts to go on from, or with ``chat`` messages of a user.
+    ``protocol``: None is the default, or a protocol with shorter windows if the model has too few positions.
+    ``items``: number of questions per task, evenly spaced over its data.
+    ``samples``: prompts to continue, or with ``chat`` messages of a user.
     """
 
     text: Path | None = None
@@ -65,14 +64,13 @@ def evaluate(
     journal: Journal | None = None,
     base: Scorer | None = None,
 ) -> Result:
-    """Measures all of ``plan``; JSON-able: ``model``, then one entry per part that was asked for.
+    """Measure all parts of ``plan`` and return a JSON-able report: ``model``, then one entry per part.
 
-    ``perplexity``, ``tasks`` (an entry per task or group, see TaskResult), ``samples``.  Every entry holds its
-    protocol, its file, what can change its number (see CONDITIONS), and wall seconds.  Data is read
-    before anything is computed.  With a ``journal`` of this very evaluation (see :func:`made_from`) what it
-    holds is not computed again, and what is computed goes into it at once; seconds are those of all
-    attempts.  With ``base`` ``perplexity`` has an entry ``base``: that model, and how far the predictions are from
-    its own, see :func:`~shrinkc.evaluation.divergence.differences`.  Raises BadData, UsageError, BadWeights.
+    Parts are ``perplexity``, ``tasks`` (an entry per task or group, see TaskResult) and ``samples``.  Every entry
+    holds its protocol, its data file, the CONDITIONS and wall-clock seconds.  All data is read before anything is
+    computed.  A ``journal`` with this evaluation's fingerprint (see :func:`made_from`) provides stored results and
+    receives new ones at once; seconds then cover all attempts.  With ``base``, ``perplexity`` has an entry ``base``:
+    see :func:`~shrinkc.evaluation.divergence.differences`.  Raises BadData, UsageError, BadWeights.
     """
     plan = fitted(plan, scorer, reporter, base)
     parts = _parts(plan, base)
@@ -102,8 +100,7 @@ def evaluate(
 def fitted(
     plan: EvalPlan, scorer: Scorer, reporter: Reporter, base: Scorer | None = None
 ) -> EvalPlan:
-    """``plan`` with its protocol, which both models' positions hold; ``reporter`` is told when that is not the
-    usual one."""
+    """Return ``plan`` with a protocol whose windows fit both models; ``reporter`` is told if it is not the default."""
     if plan.protocol is not None:
         return plan
     short = scorer if base is None or base.max_length > scorer.max_length else base
@@ -117,8 +114,9 @@ def fitted(
 
 
 def made_from(scorer: Scorer, plan: EvalPlan, base: Scorer | None = None) -> Fingerprint:
-    """What decides every number of an evaluation, but the model's files: how it computes, the
-    content of files, what of them is asked.  Raises BadData."""
+    """Return the fingerprint of an evaluation: CONDITIONS, hashes of data files, and settings; not the model's files.
+
+    Raises BadData."""
     found: Fingerprint = {f"model.{key}": value for key, value in scorer.describe().items()}
     if base is not None:
         found |= {f"base.{key}": value for key, value in base.describe().items()}
@@ -136,7 +134,7 @@ def made_from(scorer: Scorer, plan: EvalPlan, base: Scorer | None = None) -> Fin
 def _parts(
     plan: EvalPlan, base: Scorer | None
 ) -> list[tuple[str, str, Callable[[Scorer, Update], Result]]]:
-    """(key in the report, title, work) with all files read."""
+    """Read all data files and return (key in the report, title, work) of each part."""
     parts: list[tuple[str, str, Callable[[Scorer, Update], Result]]] = []
     if plan.text is not None:
         work = _perplexity(plan, plan.text, base)
@@ -163,7 +161,7 @@ def _perplexity(
 
     def with_base(base: Scorer, scorer: Scorer, update: Update) -> Result:
         windows, about = windows_of_both(scorer, base, text, protocol, plan.windows)
-        found = against(scorer, base, windows, update)
+        found = compare_models(scorer, base, windows, update)
         size = predicted_bytes(scorer.decode, windows)
         figures = summary([part.losses for part in found], size)
         base_figures = {"model": base.describe(), **differences(found)}
@@ -175,10 +173,9 @@ def _perplexity(
 def text_measured(
     plan: EvalPlan, encode: Callable[..., list[int]], dtype: str
 ) -> dict[str, object]:
-    """COMPARED of the perplexity that ``plan`` asks for, before it is measured.
+    """Return the fields COMPARED of the perplexity of ``plan``, before it is measured.
 
-    ``encode(text, special=…)`` and ``dtype`` are those of the Scorer that will do it.  Raises
-    BadData, UsageError.
+    ``encode(text, special=…)`` and ``dtype`` are the future Scorer's.  Raises BadData, UsageError.
     """
     assert plan.text is not None
     protocol, text = TEXT_PROTOCOLS[plan.protocol or DEFAULT_PROTOCOL], read_text(plan.text)

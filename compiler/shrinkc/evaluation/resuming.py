@@ -1,4 +1,4 @@
-"""Saves the scores of an evaluation batch by batch, so that it can continue after an interrupt."""
+"""Storage of an evaluation's scores, batch by batch, so that it can continue after an interrupt."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shrinkc.core.progress import Reporter
 
 
 class KeptBatches:
-    """The results of the batches of one ``part`` of an evaluation, in a journal.
+    """Stored batches of one ``part`` of an evaluation, in a journal.
 
-    The calls of a part are numbered, and so have to come in the same order every time.
-    ``seconds``: what the batches that were found took when they were computed.  A journal that cannot be
-    written any more ends no measurement; ``reporter`` is told.
+    The calls of a part are numbered, so they must come in the same order in every attempt.
+    ``seconds``: time that earlier attempts spent on the stored batches.  If the journal can no longer be
+    written, the measurement goes on and ``reporter`` is told.
     """
 
     def __init__(self, journal: Journal, part: str, reporter: Reporter) -> None:
@@ -25,7 +25,7 @@ class KeptBatches:
         self.seconds = 0.0
 
     def next_call(self) -> dict[int, list[Any]]:
-        """Begins the next call: the results of its batches that the journal holds, by number."""
+        """Begin the next call and return its stored results by batch number."""
         self._call += 1
         found = {
             record["batch"]: record
@@ -37,7 +37,7 @@ class KeptBatches:
         return {number: record["results"] for number, record in found.items()}
 
     def add(self, batch: int, results: list[Any]) -> None:
-        """Writes down what a batch of the call that is going on gave, as JSON."""
+        """Store the JSON-able ``results`` of a batch of the current call."""
         now = time.monotonic()
         seconds, self._since = round(now - self._since, 3), now
         record = {"part": self._part, "call": self._call, "batch": batch, "seconds": seconds}

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as rows: measure, value, standard error, subject."""
+"""Figures of an evaluation as rows: measure, value, standard error, subject."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Row = tuple[str, str, str, str]
 
 
 def figures(report: Mapping[str, Any]) -> list[Row]:
-    """Of everything that ``report`` (see :func:`shrinkc.evaluation.evaluate`) has but samples.
+    """Return a row per figure of ``report`` (see :func:`shrinkc.evaluation.evaluate`); samples have none.
 
-    Raises KeyError or TypeError for what is no such report.
+    Raises KeyError or TypeError if ``report`` has another form.
     """
     return [row for name in _ROWS if name in report for row in _ROWS[name](report[name])]
 
@@ -47,7 +47,7 @@ def _base_rows(base: Mapping[str, Any]) -> list[Row]:
 
 
 def task_values(report: Mapping[str, Any]) -> dict[str, float]:
-    """``task metric`` -> value, of everything that ``report`` has of tasks."""
+    """Return "task metric" -> value of all tasks in ``report``."""
     return {
         f"{name} {metric}": found["value"]
         for name, task in report.get("tasks", {}).items()

@@ -1,4 +1,4 @@
-"""The interface that measurements need of a causal language model."""
+"""Interface of a causal language model for measurements."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ Item = TypeVar("Item", bound=Sized)
 Out = TypeVar("Out")
 
 CONDITIONS = ("kind", "dtype", "kv_bits", "device", "threads", "engine")
-"""Keys of ``describe()`` that can change a number: they are stored with every result."""
+"""Keys of ``describe()`` that can change a result; they are stored with each."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Token ids of one question: ``endings`` are alternative continuations of ``context``, none of them empty."""
+    """Token ids of one question.  ``endings``: alternative continuations of ``context``, none of them empty."""
 
     context: list[int]
     endings: list[list[int]]
 
     def __len__(self) -> int:
-        """Tokens of all of it."""
+        """Return the number of tokens of context and endings."""
         return len(self.context) + sum(map(len, self.endings))
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """Of each token of an ending: ``losses`` float64 [n], the cross-entropy in nats, and ``greedy`` bool [n],
-    whether it is the likeliest (among equals the one of the lowest id)."""
+    """Predictions of the n tokens of an ending.
+
+    ``losses`` float64 [n]: cross-entropy in nats.  ``greedy`` bool [n]: it is the likeliest token (ties: lowest id)."""
 
     losses: NDArray[np.float64]
     greedy: NDArray[np.bool_]
@@ -44,11 +45,11 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Compared:
-    """Of each token of a sequence after the first, what two models make of it, [n].
+    """Predictions of two models for each of the n tokens of a sequence after the first.
 
-    ``losses`` and ``base_losses`` float64 are cross-entropies in nats of the model and of its base; ``divergence``
-    float64 is Kullback and Leibler's, in nats: the sum over all tokens of p log(p / q), p the base's
-    probability and q the model's; ``same`` bool, top-1 agreement: whether both have the same likeliest token.
+    ``losses`` and ``base_losses`` float64 [n]: cross-entropy in nats of the model and its base.  ``divergence``
+    float64 [n]: Kullback-Leibler divergence in nats, the sum over the vocabulary of p log(p / q), p the base's
+    probability and q the model's.  ``same`` bool [n]: both have the same likeliest token (top-1 agreement).
     """
 
     losses: NDArray[np.float64]
@@ -60,10 +61,9 @@ class Compared:
 class Scorer(ABC):
     """A causal language model: TorchScorer (float), CompiledScorer (the integer program).
 
-    ``vocab``: number of token ids; ``max_length``: positions the model has; ``batch``: how many items it
-    computes together; ``bos_id`` and ``end_ids``: tokens that a text begins and ends with.  ``kept``: what an
-    earlier attempt has scored already, and where it is written down; None: nothing is kept.
-    ``update(done, total)`` is called with items.
+    ``vocab``: number of token ids.  ``max_length``: number of positions.  ``batch``: items computed together.
+    ``bos_id`` and ``end_ids``: tokens that begin and end a text.  ``kept``: storage of scores, with those of
+    earlier attempts; None stores nothing.  ``update(done, total)`` is called with numbers of items.
     """
 
     name: str
@@ -76,43 +76,43 @@ class Scorer(ABC):
 
     @abstractmethod
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of ``text``; ``special``: with what the tokenizer itself puts around a text."""
+        """Return token ids of ``text``.  ``special``: add the tokenizer's special tokens."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ``ids`` without special tokens."""
+        """Return the text of ``ids`` without special tokens."""
 
     @abstractmethod
     def chat_text(self, message: str, before: Sequence[Message]) -> str:
-        """A user's message after those ``before`` it in the chat template, up to where the answer begins.
+        """Return ``message`` of a user, after the messages ``before``, in the chat template, up to the answer.
 
-        Raises UsageError when the model has no template.
+        Raises UsageError if the model has no template.
         """
 
     @abstractmethod
     def next_logits(self, sequence: Sequence[int], rows: int) -> Iterator[NDArray]:
-        """Of each token of ``sequence`` but the last the logits of the next, [at most rows, vocab] at a time."""
+        """Yield next-token logits, [at most rows, vocab] at a time, for each token of ``sequence`` except the last."""
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
-        """What was asked and how it computes: CONDITIONS where they apply, versions, sizes."""
+        """Return name, CONDITIONS that apply, versions and sizes, JSON-able."""
 
     @abstractmethod
     def _predict(self, questions: Sequence[Choices]) -> list[list[Predicted]]:
-        """Of each question's endings, one batch."""
+        """See :meth:`predicted`, for one batch."""
 
     @abstractmethod
     def _generate(
         self, prompts: Sequence[Sequence[int]], max_new: int, until: Sequence[str]
     ) -> list[list[int]]:
-        """See :meth:`generate`, one batch."""
+        """See :meth:`generate`, for one batch."""
 
     def encode_chat(self, message: str) -> list[int]:
-        """Ids of one user's message in the chat template, see :meth:`chat_text`."""
+        """Return the ids of a user's message in the chat template, see :meth:`chat_text`."""
         return self.encode(self.chat_text(message, ()), special=False)
 
     def predicted(self, questions: Sequence[Choices], update: Update) -> list[list[Predicted]]:
-        """How each question's endings are predicted, given the context."""
+        """Return a prediction per ending of each question, given its context."""
         return self.in_batches(
             questions, update, self._predict,
             lambda endings: [to_columns(found) for found in endings],
@@ -120,7 +120,7 @@ class Scorer(ABC):
         )  # fmt: skip
 
     def losses(self, sequences: Sequence[Sequence[int]], update: Update) -> list[NDArray]:
-        """Cross-entropy in nats, float64 [len - 1], of each sequence's tokens after the first."""
+        """Return the cross-entropy in nats, float64 [len - 1], of each sequence's tokens after the first."""
         questions = [Choices([first], [rest]) for first, *rest in sequences]
         return [found.losses for (found,) in self.predicted(questions, update)]
 
@@ -131,9 +131,9 @@ class Scorer(ABC):
         update: Update,
         until: Sequence[str] = (),
     ) -> list[list[int]]:
-        """At most ``max_new`` greedy tokens per prompt, up to the end token (not included).
+        """Return at most ``max_new`` greedy tokens per prompt, up to the end token (not included).
 
-        What comes after the first of the texts ``until`` need not be generated.
+        A Scorer may stop a prompt once one of the texts ``until`` has been generated.
         """
         return self.in_batches(
             prompts, update, lambda part: self._generate(part, max_new, until), list, list
@@ -147,10 +147,9 @@ class Scorer(ABC):
         to_json: Callable[[Out], Any],
         from_json: Callable[[Any], Out],
     ) -> list[Out]:
-        """``work`` on :func:`batches` of the items that are not kept; results in the items' order.
+        """Apply ``work`` to :func:`batches` of ``items``, except stored ones; return results in the items' order.
 
-        Batches are the same with and without a journal, since the last digits depend on what is computed
-        together.
+        Batches are equal with and without a journal, because the last digits depend on the batch.
         """
         parts = batches([len(item) for item in items], self.batch)
         found = {} if self.kept is None else self.kept.next_call()
@@ -170,21 +169,21 @@ class Scorer(ABC):
 
 
 def batches(lengths: Sequence[int], batch: int) -> list[list[int]]:
-    """Which items are computed together: those of similar length, the longest first."""
+    """Return the indices of each batch: items of similar length together, the longest first."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return [order[at : at + batch] for at in range(0, len(order), batch)]
 
 
 def to_columns(found: Predicted | Compared) -> dict[str, list[Any]]:
-    """JSON of what a model makes of a sequence."""
+    """Return the arrays of ``found`` as lists by field name."""
     return {name: column.tolist() for name, column in vars(found).items()}
 
 
 def from_columns(kind: Callable[..., Out], kept: dict[str, list[Any]]) -> Out:
-    """What :func:`to_columns` was given."""
+    """Undo :func:`to_columns`."""
     return kind(**{name: np.array(column) for name, column in kept.items()})
 
 
 def has_ended(text: str, until: Sequence[str]) -> bool:
-    """Whether one of the texts ``until`` has come."""
+    """Return whether ``text`` contains one of ``until``."""
     return any(stop in text for stop in until)

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness, by name or as a YAML file, on their own data sets or on a local file."""
+"""Tasks of lm-evaluation-harness, by name or from a YAML file, with their own data set or a local file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from shrinkc.core.errors import BadData, UsageError
 from shrinkc.core.fingerprint import FILE, Fingerprint
 from shrinkc.core.progress import Update
 from shrinkc.core.resources import resource
-from shrinkc.evaluation.items import decoded, file_facts, json_lines, read_bytes, spread
+from shrinkc.evaluation.items import decoded, evenly_spaced, file_facts, json_lines, read_bytes
 from shrinkc.evaluation.scorer import Scorer
 
-BOOTSTRAPS = 1000  # of standard errors that are no standard error of a mean
-FEWSHOT_SEED = 1234  # the harness' own
-_LOCAL = "local"  # what the split of a local file is called
-_BLOCK = 6  # lines of a HellaSwag task in llama.cpp's format
+BOOTSTRAPS = 1000  # resamplings, for standard errors of metrics that are not a mean
+FEWSHOT_SEED = 1234  # default of the harness
+_LOCAL = "local"  # name of the split with a local file's rows
+_BLOCK = 6  # lines per HellaSwag question in llama.cpp's format
 _FORMATS = (
     "JSON lines with the fields of the task's data set; of HellaSwag also llama.cpp's text (six lines per task: "
     "context, index of the right ending, four endings), of TriviaQA also FlashRAG's JSON lines "
@@ -34,9 +34,9 @@ _FORMATS = (
 
 @dataclass(frozen=True)
 class TaskChoice:
-    """``name``: a task or group of the harness, or the path of a YAML file in its format.
+    """Choice of a task.  ``name``: a task or group of the harness, or the path of a YAML file in its format.
 
-    ``data``: a local file that takes the place of the task's data set.
+    ``data``: a local file that replaces the task's data set.
     """
 
     name: str
@@ -44,7 +44,7 @@ class TaskChoice:
 
     @classmethod
     def parse(cls, text: str) -> TaskChoice:
-        """From ``NAME`` or ``NAME=FILE``; UsageError where one of them is empty."""
+        """Parse ``NAME`` or ``NAME=FILE``.  Raises UsageError if either is empty."""
         name, separator, data = text.partition("=")
         if not name or (separator and not data):
             raise UsageError(
@@ -57,23 +57,23 @@ class TaskChoice:
 
     @property
     def yaml(self) -> Path | None:
-        """The file of a task that is not the harness' own."""
+        """Return the path of the task's YAML file, or None for a task of the harness."""
         return Path(self.name) if self.name.endswith((".yaml", ".yml")) else None
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All local files that the choice names."""
+        """Return all local files that the choice names."""
         return tuple(file for file in (self.yaml, self.data) if file is not None)
 
     def moved(self, absolute: Callable[[str], str]) -> TaskChoice:
-        """The same with ``absolute(path)`` for each file's path."""
+        """Return a copy with ``absolute(path)`` in place of each path."""
         name = self.name if self.yaml is None else absolute(self.name)
         return replace(self, name=name, data=self.data and Path(absolute(str(self.data))))
 
 
 @dataclass(frozen=True)
 class Metric:
-    """``value`` as the task defines it; ``standard_error`` is None where the harness gives none."""
+    """Metric of a task, in the task's unit.  ``standard_error`` is None if the harness gives none."""
 
     value: float
     standard_error: float | None
@@ -81,7 +81,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Of one task, or of a group: ``shots`` examples stand before each of ``items`` questions."""
+    """Result of a task or group: ``items`` questions, each after ``shots`` examples."""
 
     items: int
     shots: int
@@ -90,9 +90,9 @@ class TaskResult:
 
 
 class Task:
-    """A task whose data is read.  Raises BadData, UsageError, ExtraMissing.
+    """Task with its data in memory.  Raises BadData, UsageError, ExtraMissing.
 
-    ``items``: how many questions are asked, at equal distances over the data; None: all.
+    ``items``: number of questions, evenly spaced over the data; None: all.
     """
 
     def __init__(self, choice: TaskChoice, items: int | None) -> None:
@@ -102,17 +102,17 @@ class Task:
         with _quiet():
             self._loaded = _load(choice)
             self._samples = {
-                name: spread(range(len(task.eval_docs)), items, f"the task {name}")
+                name: evenly_spaced(range(len(task.eval_docs)), items, f"the task {name}")
                 for name, task in self._loaded["tasks"].items()
             }
 
     def run(self, scorer: Scorer, update: Update) -> dict[str, TaskResult]:
-        """Result by name: the task's, or those of a group and of all its tasks."""
+        """Return results by name: of the task, or of the group and all its tasks."""
         import lm_eval
 
         from shrinkc.evaluation.lm_eval import ScorerLM
 
-        for task in self._loaded["tasks"].values():  # as the harness' own command does
+        for task in self._loaded["tasks"].values():  # like the command lm_eval
             if task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
             task.set_fewshot_seed(seed=FEWSHOT_SEED)
@@ -125,13 +125,13 @@ class Task:
 
 
 def harness_version() -> dict[str, str]:
-    """The version that decides prompts and metrics."""
+    """Return the version of the harness, which defines prompts and metrics."""
     need("lm_eval")
     return {"lm_eval": metadata.version("lm_eval")}
 
 
 def tasks_made_from(choices: Sequence[TaskChoice]) -> Fingerprint:
-    """What decides which questions are asked: names, the content of files, the harness.  Raises BadData."""
+    """Return the fingerprint of ``choices``: names, hashes of files, and the harness' version.  Raises BadData."""
     found: Fingerprint = {}
     if choices:
         found["tasks"] = [choice.name for choice in choices]
@@ -144,7 +144,7 @@ def tasks_made_from(choices: Sequence[TaskChoice]) -> Fingerprint:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither bars nor texts of the harness: shrinkc reports progress itself."""
+    """Silence the harness' progress bars and messages: shrinkc reports progress itself."""
     from tqdm import tqdm
 
     before = tqdm.__init__
@@ -177,7 +177,7 @@ def _load(choice: TaskChoice) -> Any:
         spec = _on_rows(manager, choice, read_rows(choice.data))
     try:
         return manager.load(spec)
-    except Exception as error:  # whatever the network, the hub, or a task of the user's says
+    except Exception as error:  # network, hub and user-defined tasks raise many types
         import datasets
 
         first = (str(error).strip() or type(error).__name__).split("\n")[0]
@@ -193,8 +193,9 @@ def _load(choice: TaskChoice) -> Any:
 
 
 def _manager(choice: TaskChoice) -> Any:
-    """The harness' index of tasks.  To read all of it takes seconds, so that a task is looked for in the
-    folders that are called like it first.  A task of shrinkc's own takes the place of the harness'."""
+    """Return the harness' task index.  Reading all of it takes seconds, so folders named like the task come first.
+
+    A task of shrinkc replaces the harness' task of that name."""
     from lm_eval import tasks
 
     own, (root, *_) = resource("lm_eval_tasks"), tasks.__path__
@@ -206,7 +207,7 @@ def _manager(choice: TaskChoice) -> Any:
 
 
 def _on_rows(manager: Any, choice: TaskChoice, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The task's configuration with ``rows`` as its only split."""
+    """Return the task's configuration with ``rows`` as its only split."""
     import datasets
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -225,7 +226,7 @@ def _on_rows(manager: Any, choice: TaskChoice, rows: list[dict[str, Any]]) -> di
 
 
 def _result(name: str, found: Mapping[str, Any]) -> TaskResult:
-    """The harness' keys are ``metric,filter`` and ``metric_stderr,filter``."""
+    """Convert the harness' result, whose keys are ``metric,filter`` and ``metric_stderr,filter``."""
     values = {
         key: value
         for key, value in found["results"][name].items()
@@ -252,9 +253,9 @@ def _result(name: str, found: Mapping[str, Any]) -> TaskResult:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file in one of the forms that are about, with the fields of the hub's data sets.
+    """Return the rows of a file in a supported format, with the fields of the hub's data sets.
 
-    BadData with the line that is wrong.
+    Raises BadData, which names the wrong line.
     """
     content = read_bytes(path)
     if path.suffix == ".bz2":
@@ -273,7 +274,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _with_answer(row: dict[str, Any]) -> dict[str, Any]:
-    """FlashRAG's row of a question as one of the hub's ``trivia_qa``; any other as it is."""
+    """Convert a row of FlashRAG to the fields of the hub's ``trivia_qa``; return other rows unchanged."""
     if "golden_answers" not in row:
         return row
     contexts = {"search_context": row.get("contexts", [])}
@@ -282,7 +283,7 @@ def _with_answer(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_llama_cpp(text: str, path: Path) -> Iterator[dict[str, Any]]:
-    """HellaSwag as llama.cpp has it.  Where ``ctx_b`` begins is lost, so that it is not capitalised."""
+    """Yield HellaSwag rows from llama.cpp's format, which does not mark ``ctx_b``: it is not capitalised."""
     lines = text.strip("\n").split("\n") if text.strip() else []
     for at in range(0, len(lines), _BLOCK):
         context, gold, *endings = lines[at : at + _BLOCK] if at + _BLOCK <= len(lines) else ("", "")
@@ -295,7 +296,7 @@ def _from_llama_cpp(text: str, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def with_context(dataset: Any) -> Any:
-    """TriviaQA's rows that have a context, with the shortest one of each as ``context``: the task triviaqa_open."""
+    """Return TriviaQA's rows with a context, each with its shortest as ``context``, for the task triviaqa_open."""
     return dataset.map(lambda row: {"context": _shortest(row)}).filter(lambda row: row["context"])
 
 

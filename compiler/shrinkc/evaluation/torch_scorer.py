@@ -1,4 +1,4 @@
-"""The float model in torch: losses, choices and greedy text, in batches."""
+"""Scorer of a float model in torch, in batches."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH = 8
-_LOGIT_BYTES = 64 << 20  # of float32 logits at a time: a large vocabulary takes much memory
+_LOGIT_BYTES = 64 << 20  # of float32 logits at a time, which limits memory
 
 
 class TorchScorer(Scorer):
-    """A Scorer of ``loaded``; ``batch`` sequences at a time, which changes no more than rounding.
-    ``kv_bits``: keys and values are rounded to so many, in the model that was given; None: they are not.
+    """Scorer of ``loaded``.  ``batch``: sequences computed together, which changes rounding only.
 
-    Sequences of a batch are of similar length and are padded where no token sees the padding.
+    ``kv_bits``: bits of keys and values (this changes the given model); None: not rounded.
+    Sequences of a batch have similar lengths.  No token attends to the padding.
     """
 
     def __init__(self, loaded: Loaded, *, batch: int = BATCH, kv_bits: int | None = None) -> None:
@@ -72,12 +72,12 @@ class TorchScorer(Scorer):
             ids = torch.tensor([list(sequence[:-1])], device=self._model.device)
             hidden = self._model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
         for at in range(0, len(hidden), rows):
-            with torch.no_grad():  # not while others have their turn
+            with torch.no_grad():  # not around the yield: it would affect the caller's code
                 logits = head(hidden[at : at + rows]).float().cpu().numpy()
             yield logits
 
     def _predict(self, questions: Sequence[Choices]) -> list[list[Predicted]]:
-        """See Scorer.  A context with several endings is computed once."""
+        """See Scorer.  A context shared by several endings is computed once."""
         if all(len(q.endings) == 1 for q in questions):
             return [[found] for found in _predicted(self._model, questions)]
         return [_endings_predicted(self._model, q) for q in questions]
@@ -85,7 +85,7 @@ class TorchScorer(Scorer):
     def _generate(
         self, prompts: Sequence[Sequence[int]], max_new: int, until: Sequence[str]
     ) -> list[list[int]]:
-        """See Scorer.  Prompts are padded on the left; rows that have ended leave the batch."""
+        """See Scorer.  Prompts are padded on the left; finished rows are removed from the batch."""
 
         def ended(ids: list[int]) -> bool:
             return bool(until) and has_ended(self.decode(ids), until)
@@ -111,7 +111,7 @@ class TorchScorer(Scorer):
 
 
 def _predicted(model: Any, questions: Sequence[Choices]) -> list[Predicted]:
-    """Of questions with one ending each.  Padding on the right needs no mask: attention is causal."""
+    """Predict one ending per question.  Padding on the right needs no mask, because attention is causal."""
     import torch
 
     sequences = [[*q.context, *q.endings[0]] for q in questions]
@@ -132,7 +132,7 @@ def _predicted(model: Any, questions: Sequence[Choices]) -> list[Predicted]:
 
 
 def _endings_predicted(model: Any, question: Choices) -> list[Predicted]:
-    """Of one question: the context's keys and values are computed once, and copied for every ending."""
+    """Predict all endings of one question.  The context's keys and values are computed once and copied per ending."""
     import torch
     from transformers import DynamicCache
 
@@ -158,7 +158,7 @@ def _endings_predicted(model: Any, question: Choices) -> list[Predicted]:
 
 
 def _cross_entropy(model: Any, hidden: Tensor, targets: Tensor) -> Predicted:
-    """Of ``targets`` int64 [n] after ``hidden`` [n, width], a slice at a time."""
+    """Return the prediction of ``targets`` int64 [n] from ``hidden`` [n, width], a slice at a time."""
     import torch
 
     head = model.get_output_embeddings()
@@ -185,7 +185,7 @@ def _generate(
     max_new: int,
     ended: Callable[[list[int]], bool],
 ) -> list[list[int]]:
-    """One batch, with a KV cache; ``ended`` tells from a row's new ids that it needs no more."""
+    """Generate one batch with a KV cache.  ``ended(new ids)`` returns whether a row is finished."""
     import torch
     from transformers import DynamicCache
 
@@ -231,7 +231,7 @@ def _generate(
 
 
 def end_ids(model: Any) -> set[int]:
-    """The tokens that end a text, by the model's generation settings or else its config."""
+    """Return the end tokens from the model's generation settings, or else its config."""
     return set(_flat(model.generation_config.eos_token_id)) or set(_flat(model.config.eos_token_id))
 
 
