@@ -1,4 +1,4 @@
-"""Chat templates: where they are found, and the text they give, against transformers'."""
+"""Chat templates: the files they are in, and their text compared with transformers'."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def relative_error(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def write(folder: Path, name: str, form: str) -> tuple[Path, Any]:
-    """A checkpoint and the transformers model of what it stands for."""
+    """Return a checkpoint and the equivalent transformers model."""
     family, config = CASES[name]
     model = write_family(folder / "hf", family, **config)
     if form == "gptq":
@@ -111,7 +111,7 @@ def test_logits_are_those_of_transformers(tmp_path: Path, name: str, form: str) 
 
 
 def test_the_tokenizer_of_a_qwen(tmp_path: Path) -> None:
-    """The same ids from both files; the program's own encoder says what it does not know."""
+    """Both files give equal ids; the program's encoder names unsupported parts."""
     model = write_family(tmp_path / "hf", "qwen2")
     (tmp_path / "hf" / "tokenizer_config.json").write_text('{"add_bos_token": false}')
     write_family_gguf(tmp_path / "m.gguf", "qwen2", model)
@@ -132,7 +132,7 @@ def fields(family: str, **changed: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_defaults_are_those_of_transformers(family: str) -> None:
-    """What a file leaves out is what transformers would put there."""
+    """A missing field has transformers' default."""
     transformers = pytest.importorskip("transformers")
 
     from helpers.tiny_families import CLASSES
@@ -260,7 +260,7 @@ def test_a_missing_bias(tmp_path: Path) -> None:
 
 
 def test_a_mistral_from_gguf_keeps_its_window(tmp_path: Path) -> None:
-    """llama.cpp calls it llama, and tells of the window."""
+    """llama.cpp writes the architecture llama and the sliding window."""
     model = write_family(tmp_path / "hf", "mistral")
     key = "llama.attention.sliding_window"
     write_family_gguf(tmp_path / "m.gguf", "mistral", model, metadata={key: 48})

@@ -424,6 +424,6 @@ def test_not_there(tmp_path: Path) -> None:
         load_model(tmp_path / "m.gguf")
 
 
-def test_rows_pair_up() -> None:
+def test_order_of_rows_of_q_and_k() -> None:
     rows = np.arange(12, dtype=np.float32)[:, None]
     assert rows[half_order(12, 6)][:, 0].tolist() == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]

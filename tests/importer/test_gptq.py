@@ -229,7 +229,7 @@ def test_another_adapter_takes_its_place(tmp_path: Path) -> None:
     assert side.a.shape == (5, 64)
 
 
-def test_an_adapter_beside_the_weights(tmp_path: Path) -> None:
+def test_an_adapter_next_to_the_weights(tmp_path: Path) -> None:
     written = tiny_gptq(tmp_path / "m")
     write_eora(tmp_path / "m", written, 2)
     assert load_model(tmp_path / "m").layers[0].adapters["q_proj"].a.shape == (2, 64)
@@ -260,7 +260,7 @@ def test_sidecar(tmp_path: Path, bits: int, group: int, tied: bool) -> None:
     assert found["model.embed_tokens"] == (bits, 64 if group == -1 else group, zero)
 
 
-def test_sidecar_of_another_table(tmp_path: Path) -> None:
+def test_sidecar_of_another_embedding(tmp_path: Path) -> None:
     tiny_gptq(tmp_path / "m", embedding_bits=8)
     tiny_gptq(tmp_path / "n", embedding_bits=8, seed=1)
     source = tmp_path / "n" / "embedding.safetensors"

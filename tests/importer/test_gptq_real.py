@@ -1,4 +1,4 @@
-"""What GPTQModel writes is read as GPTQModel itself reads it."""
+"""Checkpoints of GPTQModel: our importer and GPTQModel read the same weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""examples/convert_llama2c.py: what it writes computes and encodes as llama2.c does."""
+"""examples/convert_llama2c.py: its output computes and encodes like llama2.c."""
 
 from __future__ import annotations
 

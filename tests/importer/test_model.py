@@ -21,7 +21,7 @@ def weight(**changes: object) -> QuantizedWeight:
     return QuantizedWeight(**fields)  # type: ignore[arg-type]
 
 
-def test_groups_of_which_the_last_is_short() -> None:
+def test_a_short_last_group() -> None:
     np.testing.assert_array_equal(weight().dequantized(), [[0, 1, 2], [2.5, 8.5, 16]])
     assert weight().shape == (2, 3)
 

@@ -33,7 +33,7 @@ def test_words_for(count: int, bits: int, words: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [3, 8])
-def test_more_rows_than_are_done_at_a_time(bits: int) -> None:
+def test_more_rows_than_are_unpacked_at_a_time(bits: int) -> None:
     words = np.zeros((5000, 3), dtype=np.int32)
     words[:, 0] = np.arange(5000)
     values = unpack(words, bits, 9)

@@ -40,7 +40,7 @@ def stories(shared_data: Path) -> list[str]:
 
 
 def sentencepiece_encoder(shared_data: Path) -> Any:
-    """tok512.model, told to keep repeated spaces, as llama2.c does."""
+    """Return tok512.model with the setting to keep repeated spaces, like llama2.c."""
     sentencepiece = pytest.importorskip("sentencepiece")
     data = (shared_data / "stories260K" / "tok512.model").read_bytes()
     # Protocol buffers merge what is appended: normalizer_spec (3) {remove_extra_whitespaces

@@ -25,7 +25,7 @@ BL_ALL = 3 + 256 + 8
 def make(
     tmp_path: Path, spec: dict[str, Any], vocab: int, bos_id: int | None = 1, **settings: Any
 ) -> tuple[Tokenizer, Any]:
-    """Write ``spec`` and return our tokenizer beside the library's."""
+    """Write ``spec`` and return our tokenizer and the library's."""
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     if settings:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -315,7 +315,7 @@ def test_random_merges_are_refused(tmp_path: Path) -> None:
         make(tmp_path, spec, DEFAULT_VOCAB)
 
 
-def test_more_pieces_than_the_model_has_rows(tmp_path: Path) -> None:
+def test_more_pieces_than_the_vocabulary(tmp_path: Path) -> None:
     with pytest.raises(BadTokenizer, match=r"7 ids beyond the model's vocab_size 100.* 100 \("):
         make(tmp_path, sentencepiece_json(), 100)
 

@@ -1,4 +1,4 @@
-"""From files that users have to a FloatModel: checkpoints, adapters, tokenizers."""
+"""Readers of checkpoints, adapters and tokenizers.  Their result is a FloatModel."""
 
 from shrinkc.importer.chat_template import ChatTemplate as ChatTemplate
 from shrinkc.importer.chat_template import Message as Message

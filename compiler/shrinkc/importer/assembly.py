@@ -1,4 +1,4 @@
-"""Tensors under their names in a checkpoint, and the FloatModel made of them."""
+"""Checks of tensor names, shapes and types, and assembly of the FloatModel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing
 from shrinkc.model import EMBEDDING, FINAL_NORM, HEAD, LlamaConfig, family_of
 
-# buffers that old versions of transformers saved; they follow from the config
+# buffers saved by old versions of transformers; they can be computed from the config
 _IGNORED_SUFFIX = "rotary_emb.inv_freq"
 
 
@@ -30,7 +30,7 @@ def check_names_and_shapes(
     wanted: Mapping[str, tuple[int, ...]],
     hint: str = "config.json and the weight files have to come from the same model.",
 ) -> None:
-    """Raise ShapeMismatch with every tensor whose shape in the file is not as ``wanted``."""
+    """Raise ShapeMismatch, naming every tensor that is missing, unknown or not of its ``wanted`` shape."""
     missing = [name for name in wanted if name not in found]
     wrong = [name for name, shape in wanted.items() if found.get(name, shape) != shape]
     unexpected = [n for n in found if n not in wanted and not n.endswith(_IGNORED_SUFFIX)]
@@ -58,7 +58,7 @@ def check_float(
     names: Iterable[str],
     hint: str = "use the float version of the model, or quantise it with GPTQ.",
 ) -> None:
-    """Raise BadWeights with every tensor of ``names`` that is not of a float type."""
+    """Raise BadWeights, naming every tensor of ``names`` that is not of a float type."""
     faults = [
         f"{name} is {weights[name].dtype}"
         for name in names
@@ -79,9 +79,9 @@ def assemble(
     tokenizer: Tokenizer,
     biases: Mapping[str, np.ndarray],
 ) -> FloatModel:
-    """Put the pieces together; the maps have module names as keys.
+    """Return the FloatModel of the given parts; keys of the maps are module names.
 
-    Raises ShapeMismatch if the embedding is tied and there is a head that differs from it.
+    Raises ShapeMismatch if the embedding is tied and the file has a head that differs from it.
     """
     embedding, head = matrices[EMBEDDING], matrices.get(HEAD)
     if config.tie_embeddings and head is not None:
@@ -116,6 +116,6 @@ def assemble(
         final_norm=norms[FINAL_NORM],
         head=head,
         tokenizer=tokenizer,
-        # the name only: it ends up in generated files, which hold no absolute paths
+        # only the name: generated files must not contain absolute paths
         source=name_of(path),
     )

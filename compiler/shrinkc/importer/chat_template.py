@@ -1,4 +1,4 @@
-"""The chat template of a model: how a user's message becomes the text that the model goes on from."""
+"""Chat templates: they turn a user's message into the prompt of a model."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class ChatTemplate:
 
     @classmethod
     def from_dir(cls, path: Path) -> ChatTemplate | None:
-        """The template of a Hugging Face directory, or None; BadTokenizer when a file is damaged."""
+        """Return the template of a Hugging Face directory, or None.  Raises BadTokenizer if a file is damaged."""
         settings = _object(path / _SETTINGS)
         file = path / _FILE
         source = read_text(file, BadTokenizer) if file.is_file() else settings.get("chat_template")
-        if isinstance(source, list):  # several with names
+        if isinstance(source, list):  # several named templates
             named = [t for t in source if isinstance(t, dict) and t.get("name") == "default"]
             source = named[-1].get("template") if named else None
         if not isinstance(source, str):
@@ -56,7 +56,7 @@ class ChatTemplate:
 
     @classmethod
     def from_json(cls, path: Path) -> ChatTemplate:
-        """What :meth:`to_json` wrote; BadTokenizer when it is something else."""
+        """Read a file of :meth:`to_json`.  Raises BadTokenizer if it is something else."""
         content = parse_json_object(read_text(path, BadTokenizer), path, BadTokenizer)
         source, tokens = content.get("template"), content.get("tokens")
         if not isinstance(source, str) or not isinstance(tokens, dict):
@@ -64,15 +64,15 @@ class ChatTemplate:
         return cls(source, tokens)
 
     def to_json(self) -> str:
-        """As a file of a compiled directory."""
+        """Return the text of ``chat_template.json`` in a compiled directory."""
         content = {"template": self.source, "tokens": self.tokens}
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def render(self, message: str, before: Sequence[Message] = ()) -> str:
-        """A user's message up to where the answer begins, as transformers renders it.
+        """Return the prompt for a user's message, ending where the answer begins, like transformers.
 
-        ``before``: what was said until then.  BadTokenizer when the template needs something that it
-        does not get.  Templates come with models, so they run in Jinja's sandbox.
+        ``before``: earlier messages.  Raises BadTokenizer if the template needs a value that is not
+        provided.  Templates come with models, so they run in Jinja's sandbox.
         """
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True,
@@ -89,7 +89,9 @@ class ChatTemplate:
                 add_generation_prompt=True,
                 **self.tokens,
             )
-        except Exception as error:  # a template is a model's own program, and may raise anything
+        except (
+            Exception
+        ) as error:  # a template is a program of the model's author and may raise anything
             raise BadTokenizer(
                 f"the model's chat template cannot be used: {type(error).__name__}: {error}.",
                 "put the message in the model's form yourself, and give it with --prompt.",
@@ -101,12 +103,12 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 class _Generation(jinja2.ext.Extension):
-    """``{% generation %}`` marks answers for training; here only what is in it counts."""
+    """Jinja tag ``{% generation %}``, which marks answers for training.  It renders its body."""
 
     tags = {"generation"}  # noqa: RUF012  # declared so by Jinja
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        """The body in a scope of its own."""
+        """Return the body as a scope."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.Scope(body, lineno=line)
@@ -119,7 +121,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own writes HTML escapes; the arguments are those that transformers gives templates
+    # Jinja's built-in filter escapes HTML; transformers passes these arguments
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

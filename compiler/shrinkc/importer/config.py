@@ -1,4 +1,4 @@
-"""Parse and validate a ``config.json``: everything that is wrong, in one refusal."""
+"""Parsing and validation of ``config.json``.  One refusal lists all problems."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from shrinkc.importer.config_fields import HARMLESS, NEUTRAL, READ, ROPE_FIELDS
 from shrinkc.importer.jsonfile import read_json_object, shortened
 from shrinkc.model import FAMILIES, SUPPORTED, Family, Llama3RopeScaling, LlamaConfig
 
-# A size beyond this is a corrupt file; it also keeps every product below inside 64 bits.
+# A larger size means a corrupt file.  The limit also keeps products of sizes within 64 bits.
 _MAX_SIZE = 1 << 30
-_MAX_LAYERS = 1 << 10  # tables are made per layer
-_MAX_VOCAB = 1 << 24  # and per token
+_MAX_LAYERS = 1 << 10  # memory is allocated per layer
+_MAX_VOCAB = 1 << 24  # memory is allocated per token
 
-# Ranges outside of which a number is a corrupt file.  From the smallest normal number of 32-bit
-# arithmetic on; up to what the integer norm holds however small the embedding is
+# A number outside these ranges means a corrupt file.  Lower limit: the smallest normal float32.
+# Upper limit: the largest value that the integer norm can hold for any embedding
 # (quantize/bounds.py: norm_eps).
 _EPS_RANGE = (2.0**-126, 2.0**-7)
-# At the upper end the slowest pairs of a head no longer turn within any context.
+# At the upper limit the slowest pairs of a head do not rotate noticeably within any context.
 _THETA_RANGE = (1.0, 1e12)
-FACTOR_RANGE = (1.0, 1e6)  # how much slower the scaled frequencies are
-_BAND_RANGE = (1e-3, 1e6)  # the scaling's limits, in turns of a pair within the original context
+FACTOR_RANGE = (1.0, 1e6)  # divisor of the scaled frequencies
+_BAND_RANGE = (
+    1e-3,
+    1e6,
+)  # low_freq_factor and high_freq_factor: rotations of a pair in the original context
 
-# transformers' defaults of all families, for files that leave a field out.
+# transformers' default in all families
 _DEFAULT_EPS = 1e-6
 _DEFAULT_THETA = 10000.0
 
 
 @dataclass
 class Problems:
-    """What is wrong so far; ``unsupported`` decides the error class if both have entries."""
+    """Problems found so far.  If both lists have entries, UnsupportedModel is raised."""
 
     unsupported: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
@@ -83,7 +86,7 @@ def parse_config(
     generation = generation or {}
     family = _family(raw, source, problems)
     _check_other_fields(raw, family, problems)
-    # what a file leaves out, not what it says is null
+    # fills in a missing field, but keeps an explicit null
     start = {"bos_token_id": generation["bos_token_id"]} if "bos_token_id" in generation else {}
     raw = {**family.defaults, **start, **raw}
 
@@ -136,9 +139,9 @@ def parse_config(
 
 
 def _family(raw: Mapping[str, Any], source: str, problems: Problems) -> Family:
-    """The family that architectures and model_type name; LLaMA after noting that both are missing.
+    """Return the family that architectures and model_type name; LLaMA after noting that both are missing.
 
-    UnsupportedModel at once for another architecture: its other fields would be judged by wrong rules.
+    Raises UnsupportedModel for another architecture at once: its other fields have other meanings.
     """
     architectures = raw.get("architectures")
     model_type = raw.get("model_type")
@@ -162,13 +165,13 @@ def _family(raw: Mapping[str, Any], source: str, problems: Problems) -> Family:
 
 
 def neutral_fields(family: Family) -> dict[str, tuple[tuple[Any, ...], str]]:
-    """Field -> (values that change nothing in this family, what any other would mean)."""
+    """Return field -> (values without effect in this family, meaning of any other value)."""
     rules = {**NEUTRAL, **family.neutral}
     return {name: rule for name, rule in rules.items() if name not in _ignored(family)}
 
 
 def _ignored(family: Family) -> set[str | None]:
-    """Fields that are read, or never need to be."""
+    """Return the fields that are read or have no effect."""
     windowed = "sliding_window" if family.windowed else None
     return {*READ, family.bias_field, windowed, *HARMLESS, *family.harmless}
 
@@ -195,7 +198,7 @@ def _check_other_fields(raw: Mapping[str, Any], family: Family, problems: Proble
 
 
 def _biased(raw: Mapping[str, Any], family: Family, problems: Problems) -> tuple[str, ...]:
-    """The modules that add a bias."""
+    """Return the names of modules with a bias."""
     if family.bias_field is None:
         return family.biased
     value = raw.get(family.bias_field)
@@ -205,7 +208,7 @@ def _biased(raw: Mapping[str, Any], family: Family, problems: Problems) -> tuple
 
 
 def _size(raw: Mapping[str, Any], name: str, problems: Problems, most: int = _MAX_SIZE) -> int:
-    """An integer from 1 to ``most``, or 0 after noting the problem."""
+    """Return an integer from 1 to ``most``, or 0 after noting the problem."""
     value = raw.get(name)
     if value is None:
         problems.bad.append(f"{name} is missing; a positive integer is needed")
@@ -239,10 +242,10 @@ def _head_dim(raw: Mapping[str, Any], hidden: int, heads: int, problems: Problem
 
 
 def _rope(raw: Mapping[str, Any], problems: Problems) -> tuple[float, Llama3RopeScaling | None]:
-    """RoPE base and scaling from the top level, ``rope_scaling`` and ``rope_parameters``.
+    """Return RoPE base and scaling from the top level, ``rope_scaling`` and ``rope_parameters``.
 
     transformers 4 writes ``rope_theta`` and ``rope_scaling``, transformers 5 one dict
-    ``rope_parameters``; a file may hold both, and then they have to agree.
+    ``rope_parameters``.  If a file has both, they must agree.
     """
     thetas: dict[str, float] = {}
     if raw.get("rope_theta") is not None:
@@ -346,7 +349,7 @@ def _number(
     problems: Problems,
     prefix: str = "",
 ) -> float:
-    """A number within ``allowed``, or its lower end after noting the problem."""
+    """Return a number within ``allowed``, or its lower limit after noting the problem."""
     low, high = allowed
     value = raw.get(name)
     if value is None and default is not None:
@@ -355,7 +358,7 @@ def _number(
         problems.bad.append(f"{prefix}{name} is missing; a number is needed")
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
         problems.bad.append(f"{prefix}{name} = {shortened(value)}; a number is needed")
-    elif not low <= value <= high:  # nor is NaN
+    elif not low <= value <= high:  # also true for NaN
         problems.bad.append(
             f"{prefix}{name} = {shortened(value)}; {low:.9g} to {high:.9g} is allowed"
         )
@@ -365,5 +368,5 @@ def _number(
 
 
 def _is_int(value: Any) -> bool:
-    # bool is a subclass of int, and `true` is not a size
+    # bool is a subclass of int
     return isinstance(value, int) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
-"""Which fields of a ``config.json`` of any family are read, ignored, or must have a neutral value.
+"""Fields of ``config.json`` that are read, ignored, or must have a neutral value, in all families.
 
-A field that is on none of these lists is refused: it may change the mathematics, and a
-wrong text from a microcontroller is far harder to notice than a refusal here.
+Any other field is refused, because it may affect results: wrong text from a microcontroller is
+far harder to notice than a refusal.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ READ = frozenset(
     }
 )
 
-# Fields that transformers writes and that do not change what a forward pass computes:
+# Fields written by transformers that do not affect a forward pass:
 # bookkeeping, training, defaults of the generation loop, and labels of other tasks.
 # fmt: off
 HARMLESS = frozenset({
@@ -56,7 +56,7 @@ HARMLESS = frozenset({
 _OFF: tuple[Any, ...] = (False, None)
 _ONE: tuple[Any, ...] = (1, None)
 
-# field -> (values that change nothing, what any other value would mean)
+# field -> (values without effect, meaning of any other value)
 NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "attention_bias": (_OFF, "biases on the attention projections are not supported"),
     "mlp_bias": (_OFF, "biases on the MLP projections are not supported"),
@@ -82,7 +82,7 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "is_llama_config": ((True, None), "the file says that this is not a LLaMA model"),
 }
 
-# Fields of `rope_scaling` / `rope_parameters` for each supported type, beside the type itself.
+# Fields of `rope_scaling` / `rope_parameters` for each supported type, in addition to the type.
 _ROPE = frozenset({"rope_theta", "partial_rotary_factor", "factor"})
 _BAND = frozenset({"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"})
 ROPE_FIELDS = {"default": _ROPE, "llama3": _ROPE | _BAND}

@@ -1,9 +1,9 @@
-"""The bytes that each token adds to the text when it is streamed out token by token.
+"""Table of the bytes that each token adds to the text.
 
 The ``decoder`` of a ``tokenizer.json`` is a chain of steps over a list of token strings.
-For the tokenizers of LLaMA models every step works on one token at a time, except that at
-most one leading space of the whole text is dropped.  So the chain is equal to a table of
-bytes per token plus one flag, which is what a microcontroller needs.
+For tokenizers of LLaMA models every step works on one token at a time, except that at
+most one leading space of the whole text is dropped.  So a table of bytes per token and one
+flag are equivalent to the chain, and simple enough for a microcontroller.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SUPPORTED = "ByteLevel, Replace, ByteFallback, Fuse, Strip (leading space), Meta
 
 @dataclass(frozen=True)
 class Decoder:
-    """``piece_bytes`` maps the string of a token to its bytes.
+    """Decoder of single tokens.  ``piece_bytes`` maps the string of a token to its bytes.
 
-    ``strip_leading_space``: the text loses one leading space, if it has one.
+    ``strip_leading_space``: drop one leading space of the whole text, if there is one.
     """
 
     piece_bytes: Callable[[str], bytes]
@@ -67,7 +67,7 @@ def build_decoder(spec: Mapping[str, Any] | None) -> Decoder:
 
 
 def flatten(spec: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]]:
-    """The parts of a section of ``tokenizer.json``; those of a Sequence are in its field ``inner``."""
+    """Return the parts of a section of ``tokenizer.json``.  ``inner``: the field with a Sequence's parts."""
     if spec is None:
         return []
     if spec.get("type") != "Sequence":
@@ -94,7 +94,7 @@ def _replace(step: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _metaspace_prepends(step: Mapping[str, Any]) -> bool:
-    # files from before tokenizers 0.15 say add_prefix_space instead of prepend_scheme
+    # tokenizers before 0.15 wrote add_prefix_space instead of prepend_scheme
     scheme = step.get("prepend_scheme")
     if scheme is None:
         return bool(step.get("add_prefix_space", True))
@@ -127,12 +127,12 @@ def _byte_level(piece: str) -> bytes:
     try:
         return bytes(UNICODE_TO_BYTE[char] for char in piece)
     except KeyError:
-        # as the tokenizers library does: a token outside the alphabet stands for itself
+        # like the tokenizers library: a token with characters outside the alphabet is plain text
         return _utf8(piece)
 
 
 def _unicode_to_byte() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 bytes are themselves, the others follow from U+0100."""
+    """Return GPT-2's alphabet: printable Latin-1 bytes map to themselves, the others to U+0100 and up."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     table = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if byte not in printable)

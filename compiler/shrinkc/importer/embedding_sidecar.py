@@ -1,12 +1,13 @@
-"""A quantised embedding beside a GPTQ checkpoint, whose own format is for Linear modules.
+"""Files with the quantised embedding (or head) of a GPTQ checkpoint, whose format covers Linear modules only.
 
-``embedding.safetensors`` holds ``q`` uint8 [vocab, hidden · bits / 8] (without gaps from the lowest bit on, so at
-4 bit the first input of two is in the low nibble), ``scale`` and ``offset`` float16 [vocab, groups]:
-``weight = scale * q + offset``.  Its metadata give format, version, bits and group, and say
-where zero is: ``symmetric`` whether the offsets are ``-2**(bits - 1) * scale``, ``points`` whether they are
-``-scale`` times whole zero points, which are then what is meant, and the offsets these rounded to float16.
-Where that rounds any, the version is 2.
-``model.safetensors`` holds the same table as floats, for readers that do not know this file.
+``embedding.safetensors`` holds ``q`` uint8 [vocab, hidden · bits / 8] (packed from the lowest bit on: at 4 bit the
+first of two inputs is in the low nibble), ``scale`` and ``offset`` float16 [vocab, groups]:
+``weight = scale * q + offset``.  Its metadata hold format, version, bits, group and two flags.  ``symmetric``: all
+offsets are ``-2**(bits - 1) * scale``.  ``points``: offsets are ``-scale`` times integer zero points; then the
+zero points are exact, and the stored offsets are their products rounded to float16.  The version is 2 if that
+rounding changed any offset.
+
+``model.safetensors`` holds the embedding as floats too, for readers that do not know this file.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ from shrinkc.importer.safetensors_file import SafetensorsFile
 from shrinkc.model import EMBEDDING, HEAD
 
 SIDECAR = "embedding.safetensors"
-HEAD_SIDECAR = "head.safetensors"  # of a head that is not tied
+HEAD_SIDECAR = "head.safetensors"  # for an untied head
 EMBEDDING_FILES = {EMBEDDING: SIDECAR, HEAD: HEAD_SIDECAR}
 _FORMAT, _VERSIONS = "shrinkc-embedding", ("1", "2")
-# the largest relative error of rounding to a type (half a unit in the last place)
+# largest relative rounding error of a type: half a unit in the last place
 _ROUNDING = {"F16": 2.0**-11, "F32": 2.0**-11, "BF16": 2.0**-8}
 _SMALLEST_HALF = 2.0**-24
 
 
 def write_embedding(path: Path, weight: QuantizedWeight) -> None:
-    """Write ``weight`` [vocab, hidden] to the file ``path``, which appears whole.
+    """Write ``weight`` [vocab, hidden] to the file ``path``, completely or not at all.
 
-    Raises ValueError unless it has whole bytes per row, inputs in order, scales that
-    float16 can hold exactly, and offsets of which that is so, or which whole zero points make; OutputError.
+    Raises OutputError.  Raises ValueError unless rows are whole bytes, inputs are in order, scales are exact
+    in float16, and offsets are exact in float16 or products of integer zero points.
     """
     hidden = weight.shape[1]
-    with np.errstate(over="ignore"):  # infinity differs from the value, which is refused
+    with np.errstate(over="ignore"):  # an overflow to infinity is refused as inexact
         scale, offset = weight.scale.astype("<f2"), weight.offset.astype("<f2")
     if hidden * weight.bits % 8 or weight.order is not None:
         raise ValueError(f"{weight.bits} bit, {hidden} inputs, order {weight.order}")
@@ -58,7 +59,7 @@ def write_embedding(path: Path, weight: QuantizedWeight) -> None:
         "symmetric": "true" if symmetric else "false",
         "points": "true" if points else "false",
     }
-    # by hand, since the library writes metadata in an order that differs from run to run
+    # not with the library: its order of metadata differs from run to run
     header: dict[str, object] = {"__metadata__": metadata}
     position = 0
     for name, dtype, array in (("offset", "F16", offset), ("q", "U8", q), ("scale", "F16", scale)):
@@ -74,7 +75,7 @@ def write_embedding(path: Path, weight: QuantizedWeight) -> None:
 
 
 def read_embedding(path: Path) -> QuantizedWeight:
-    """Read a file of :func:`write_embedding`.
+    """Read a file written by :func:`write_embedding`.
 
     Raises BadWeights if the file is damaged, of another version, or its parts do not fit.
     """
@@ -93,9 +94,9 @@ def read_embedding(path: Path) -> QuantizedWeight:
 
 
 def embedding_format(path: Path, shape: tuple[int, int]) -> tuple[int, int, Zero]:
-    """Return (bits, inputs per scale, where zero is) from the header.
+    """Return (bits, inputs per scale, kind of zero point) from the header.
 
-    Raises BadWeights, or ShapeMismatch unless the table is ``shape`` (vocab, hidden).
+    Raises BadWeights, or ShapeMismatch unless the embedding has ``shape`` (vocab, hidden).
     """
     file, bits, group = _open(path)
     vocab, width = file.tensors["q"].shape
@@ -108,7 +109,7 @@ def embedding_format(path: Path, shape: tuple[int, int]) -> tuple[int, int, Zero
 def check_agreement(
     path: Path, table: QuantizedWeight, floats: NDArray[np.float32], dtype: str
 ) -> None:
-    """Raise ShapeMismatch unless ``floats``, stored as ``dtype``, are ``table`` rounded."""
+    """Raise ShapeMismatch unless ``floats`` are ``table`` rounded to ``dtype``."""
     _check_shape(path, table.shape, floats.shape)
     exact = table.dequantized()
     allowed = np.abs(exact) * np.float32(_ROUNDING[dtype]) + np.float32(_SMALLEST_HALF)
@@ -131,7 +132,7 @@ def _check_shape(path: Path, found: tuple[int, ...], wanted: tuple[int, ...]) ->
 
 
 def _open(path: Path) -> tuple[SafetensorsFile, int, int]:
-    """The file, its bits and its group, after a look at everything in the header."""
+    """Check the whole header and return the file, its bits and its group."""
     file = SafetensorsFile(path)
     stated = file.metadata
     if stated.get("format") != _FORMAT or stated.get("version") not in _VERSIONS:

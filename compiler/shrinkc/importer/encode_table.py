@@ -1,9 +1,9 @@
-"""How a text becomes ids, as tables that a C program can follow without the library.
+"""Tables with which a C program encodes text without the tokenizers library.
 
 A ``tokenizer.json`` is a pipeline: added tokens are found, the rest is normalised and cut into
-pieces, and a piece's characters (or bytes) are merged in the order of ranked pairs.  The parts that
-the tokenizers of LLaMA models are made of become steps (``sc_encode.h`` says what each does); any
-other part is named in ``refusal``, since ids that are nearly right would be worse than none.
+pieces, and the characters (or bytes) of a piece are merged in the order of ranked pairs.  Parts used by
+tokenizers of LLaMA models become steps (see ``sc_encode.h``).  Any other part is named in ``refusal``,
+because almost correct ids would be worse than none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BYTES = 256
 
 @dataclass(frozen=True)
 class Step:
-    """One step; ``kind`` is its name in sc_encode.h without ``SC_``, ``a`` and ``b`` its texts."""
+    """Step of the pipeline.  ``kind``: its name in sc_encode.h without ``SC_``.  ``a`` and ``b``: its texts."""
 
     kind: str
     a: bytes = b""
@@ -30,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Added:
-    """A text that is a token; ``late``: it is looked for in the normalised text."""
+    """Added token: a text with its own id.  ``late``: it is searched for in the normalised text."""
 
     text: bytes
     id: int
@@ -39,14 +39,13 @@ class Added:
 
 @dataclass(frozen=True)
 class EncodeTable:
-    """``refusal`` names what is not known and is empty otherwise; then the rest is complete.
+    """Tables of a pipeline.  ``refusal`` names an unsupported part; if it is empty, the tables are complete.
 
-    ``empty``: the ids of a text without tokens.  ``before``: the ids in front of any other's, and
-    ``first`` the one that is put before them all unless it is there.  ``unknown``: the id of units
-    that have none, one for neighbours with ``fuse``.  ``units``: code point (or byte, after a step
-    ``BYTES``) to id.  ``fallbacks``: the ids of bytes, for other characters.  ``merges``: pairs of
-    ids in order of rank, with the rank and the id that they become.  ``words``: pieces that are
-    tokens as a whole.
+    ``empty``: ids of an empty text.  ``before``: ids in front of the ids of any other text.  ``first``: an id put
+    before all of these unless it is there already.  ``unknown``: id of units without one; ``fuse``: consecutive
+    unknown units share it.  ``units``: code point (or byte, after a step ``BYTES``) to id.  ``fallbacks``: ids of
+    bytes, for other characters.  ``merges``: pairs of ids with their rank and the merged id, in order of rank.
+    ``words``: pieces that are whole tokens.
     """
 
     empty: tuple[int, ...]
@@ -64,7 +63,7 @@ class EncodeTable:
 
 
 class _UnknownPartError(Exception):
-    """A part of a pipeline without a step."""
+    """Raised for a part of a pipeline that no step implements."""
 
 
 def build_encode_table(
@@ -74,10 +73,10 @@ def build_encode_table(
     empty: Sequence[int],
     first: int | None,
 ) -> EncodeTable:
-    """Translate a ``tokenizer.json`` that the library has accepted, which takes lists for some records.
+    """Translate a ``tokenizer.json`` that the library has accepted (it accepts lists for some records).
 
-    ``id_of`` gives an added token's id, ``empty`` the ids of an empty prompt, ``first`` that of
-    BOS, or None where prompts start without.
+    ``id_of`` maps an added token to its id.  ``empty``: ids of an empty prompt.  ``first``: id of BOS,
+    or None if prompts start without it.
     """
     try:
         normalizing = _normalizer(spec.get("normalizer"))
@@ -115,7 +114,7 @@ def _replace(old: str, new: str) -> Step:
 
 
 def _pre_tokenizer(spec: Mapping[str, Any] | None, normalized: bool) -> list[Step]:
-    """The cuts, and last what a piece is made of."""
+    """Return the steps that cut the text, and last the step that splits a piece into units."""
     steps: list[Step] = []
     for part in flatten(spec, "pretokenizers"):
         kind = part.get("type")
@@ -151,7 +150,7 @@ def _split(part: Mapping[str, Any]) -> Step:
 def _metaspace(part: Mapping[str, Any], normalized: bool) -> list[Step]:
     space = str(part["replacement"])
     scheme = part.get("prepend_scheme") or "always"
-    if part.get("add_prefix_space") is False:  # files from before tokenizers 0.15
+    if part.get("add_prefix_space") is False:  # written by tokenizers before 0.15
         scheme = "never"
     steps = [_replace(" ", space)]
     if scheme == "always":
@@ -166,12 +165,12 @@ def _metaspace(part: Mapping[str, Any], normalized: bool) -> list[Step]:
 
 
 def _before(spec: Mapping[str, Any] | None) -> tuple[int, ...]:
-    """The ids that a post-processor puts first; what it puts last a prompt does without."""
+    """Return the ids that a post-processor prepends.  Appended ids are ignored, since a prompt continues."""
     before: list[int] = []
     templates = 0
     for part in flatten(spec, "processors"):
         kind = part.get("type")
-        if kind == "ByteLevel":  # changes offsets alone
+        if kind == "ByteLevel":  # changes only offsets
             continue
         if kind != "TemplateProcessing":
             raise _UnknownPartError(f"post-processor {kind}")

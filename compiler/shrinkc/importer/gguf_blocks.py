@@ -1,8 +1,8 @@
-"""The block formats of GGUF tensors: scales of 16 bits, 32 integers each.
+"""Block formats of GGUF tensors: blocks of 32 integers with 16-bit scales.
 
 ``Q8_0``: scale d, 32 int8.  ``Q4_0``: d, 16 bytes, byte j with value j in its low and value 16 + j
-in its high nibble, weight ``d (q - 8)``.  ``Q4_1``: d and minimum m, the same bytes, weight
-``d q + m``  (``ggml-quants.c``).  A QuantizedWeight has the same weights exactly.
+in its high nibble, weight ``d (q - 8)``.  ``Q4_1``: d, minimum m, nibbles as in Q4_0, weight
+``d q + m``  (``ggml-quants.c``).  A QuantizedWeight represents these weights exactly.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ INTEGER_FORMATS = {
     "Q4_0": (4, GROUP, Zero.POINT),
     "Q4_1": (4, GROUP, Zero.ANY),
 }
-"""Type -> (bits, inputs per scale, where zero is).
+"""Type -> (bits, inputs per scale, kind of zero point).
 
-Q4_0 writes negative scales where the extreme of a block is positive; with scales above 0, the
-zero points of those blocks are 7 instead of 8.
+Q4_0 has negative scales in blocks whose largest magnitude is positive.  The importer makes scales positive,
+so the zero points of those blocks are 7 instead of 8.
 """
 KINDS = (*FLOAT_DTYPES, *INTEGER_FORMATS)
-"""The tensor types that are read.  A new one needs its line here and its integers in ``_quantized``."""
+"""Supported tensor types.  A new one needs a line here and its unpacking in ``_quantized``."""
 
 
 def read_tensor(
@@ -40,7 +40,7 @@ def read_tensor(
     """Return a tensor as float32 of its shape, or as QuantizedWeight if it holds integers.
 
     ``blocks``: its data, uint8 [rows, blocks per row, bytes per block].
-    What is wrong with its values is added to ``faults``; the result is then not to be used.
+    Invalid values are described in ``faults``; do not use the result then.
     """
     if tensor.kind in INTEGER_FORMATS:
         return _quantized(name, tensor.kind, blocks, faults)
@@ -79,7 +79,7 @@ def _quantized(
     # all weights of such a block are equal: 0, or the minimum
     scale[empty] = 1
     q[empty] = 0 if minimum is not None else (1 << (bits - 1))
-    with np.errstate(invalid="ignore"):  # of scales that are among the faults
+    with np.errstate(invalid="ignore"):  # scales that are NaN are in ``faults``
         offset = -(scale * zero) if minimum is None else minimum
     q = q.reshape(len(q), -1)
     return QuantizedWeight(bits, GROUP, q, scale, offset)

@@ -1,7 +1,7 @@
-"""Open a GGUF file: metadata, and tensors in place, checked against each other and the file.
+"""GGUF files: validated metadata and memory-mapped tensors.
 
-The ``gguf`` package reads the tables (:mod:`shrinkc.importer.gguf_reader`); what it accepts and no
-model may have is refused here.
+The ``gguf`` package reads the tables (:mod:`shrinkc.importer.gguf_reader`).  This module refuses invalid
+files that the package accepts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class GgufFile:
     """One validated, memory-mapped file: ``metadata`` by key, ``tensors`` by name.
 
     Raises ModelNotFound (cannot be opened), BadWeights (truncated, or not consistent with itself),
-    or UnsupportedModel (version, byte order, or tensor types, all of which are named).
+    or UnsupportedModel (version, byte order, or tensor types; all are named).
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,7 +78,7 @@ class GgufFile:
         try:
             tables = GgufTables(self.path)
             for key, field in tables.fields.items():
-                if not key.startswith("GGUF."):  # the package's own
+                if not key.startswith("GGUF."):  # keys added by the package
                     self.metadata[key] = field.contents()
         except OSError:
             raise
@@ -86,12 +86,12 @@ class GgufFile:
             self._truncated(str(exc))
         except UnicodeDecodeError as exc:
             self._refuse(f"{key}: not UTF-8 ({exc})")
-        except Exception as exc:  # the package raises what Python does with a wrong value
+        except Exception as exc:  # the package does not check values, so any exception is possible
             self._refuse(str(exc.args[0]) if exc.args else type(exc).__name__)
         return tables
 
     def _checked(self, tables: GgufTables) -> dict[str, GgufTensor]:
-        """The tensor table by name, if every tensor is supported and has a place of its own."""
+        """Return the tensor table by name, after checking that types are supported and data does not overlap."""
         counts = Counter(name for name, _ in tables.table)
         repeated = sorted(name for name, count in counts.items() if count > 1)
         if repeated:
@@ -104,7 +104,7 @@ class GgufFile:
                 faults.append(f"{name} has {len(shape)} dimensions")
             elif 0 in shape or shape[-1] % values:
                 faults.append(f"{name} is {list(shape)}, in blocks of {values}")
-            elif tensor.begin % tables.alignment:  # the data's start is a multiple of it
+            elif tensor.begin % tables.alignment:  # the data section is aligned too
                 offset = tensor.begin - tables.start
                 faults.append(f"{name} begins at {offset}, no multiple of {tables.alignment}")
         previous_end, previous = tables.start, ""
@@ -133,7 +133,7 @@ class GgufFile:
             raise UnsupportedModel(
                 f"{self.path}: {sum(map(len, unsupported.values()))} of {len(table)} tensors are of "
                 f"types that are not supported ({', '.join(KINDS)} are): {'; '.join(kinds)}.",
-                # Q4_1 alone leaves embedding and head in Q6_K
+                # a plain Q4_1 quantisation leaves embedding and head in Q6_K
                 hint="requantise the model with llama.cpp: llama-quantize --token-embedding-type q8_0 "
                 "--output-tensor-type q8_0 IN OUT Q4_1, or to Q8_0.",
             )

@@ -1,4 +1,4 @@
-"""Import a model from a GGUF file of llama.cpp."""
+"""Import of models from GGUF files of llama.cpp."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _ROPE_FACTORS = "rope_freqs.weight"
 # module outside of the layers -> tensor without ".weight" (llama.cpp, ``gguf-py/gguf/constants.py``)
 _NAMES = {EMBEDDING: "token_embd", HEAD: "output", FINAL_NORM: "output_norm"}
 
-# metadata -> field of config.json; a key that begins with a dot follows the architecture's name
+# metadata -> field of config.json; a key that begins with a dot has the architecture's name before it
 _FIELDS = {
     ".context_length": "max_position_embeddings",
     ".embedding_length": "hidden_size",
@@ -61,7 +61,7 @@ _OPTIONAL_FIELDS = {
     ".rope.freq_base": "rope_theta",
     ".attention.sliding_window": "sliding_window",
 }
-# metadata -> (values that change nothing, what any other value would mean)
+# metadata -> (values without effect, meaning of any other value)
 NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     ".rope.scaling.type": (("none",), "this RoPE scaling is not supported"),
     ".rope.scaling.factor": ((1.0,), "linear RoPE scaling is not supported"),
@@ -75,7 +75,7 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
 _CHECKED = (".rope.dimension_count", ".attention.value_length")
 _HARMLESS = (".rope.scaling.original_context_length", ".rope.scaling.finetuned")
 _HINT = f"shrinkc compiles models of these families: {SUPPORTED}."
-# What Meta's models with scaled RoPE have; a file has only the factors that follow from it.
+# Values of Meta's models with scaled RoPE; a GGUF file has only the resulting factors.
 _LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
 
 
@@ -85,11 +85,10 @@ def load_gguf(
     tokenizer: Tokenizer,
     progress: Progress | None = None,
 ) -> FloatModel:
-    """Read an opened GGUF file; tensors of integers become QuantizedWeights.
+    """Read an opened GGUF file.  Quantised tensors become QuantizedWeights.
 
-    llama.cpp stores the rows of q and k of some architectures in another order; here they are as
-    in ``config.json`` models.  ``config`` and ``tokenizer`` are the file's own.  Raises BadWeights
-    or ShapeMismatch.
+    llama.cpp permutes the rows of q and k of some architectures; they are restored to the order of Hugging Face.
+    ``config`` and ``tokenizer`` are those of ``file``.  Raises BadWeights or ShapeMismatch.
     """
     modules = _checked_modules(file, config)
     advance = meter(progress, sum(file.tensors[name].nbytes for name in modules.values()))
@@ -110,14 +109,14 @@ def load_gguf(
 
 
 def gguf_formats(file: GgufFile, config: LlamaConfig) -> Formats:
-    """Return module -> (bits, inputs per scale, where zero is) of what is stored as integers."""
+    """Return module -> (bits, inputs per scale, kind of zero point) of quantised matrices."""
     modules = _checked_modules(file, config)
     kinds = {module: file.tensors[modules[module]].kind for module in matrix_shapes(config)}
     return {m: INTEGER_FORMATS[kind] for m, kind in kinds.items() if kind in INTEGER_FORMATS}
 
 
 def gguf_config(file: GgufFile) -> LlamaConfig:
-    """The LlamaConfig of a GGUF file.  Raises UnsupportedModel, BadConfig or BadWeights."""
+    """Return the LlamaConfig of a GGUF file.  Raises UnsupportedModel, BadConfig or BadWeights."""
     family = _family(file)
     metadata = _own_keys(file, family)
     missing = [key for key in _FIELDS if key not in metadata]
@@ -130,7 +129,7 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
     bos, eos = special_ids(file)
     tokens = metadata.get("tokenizer.ggml.tokens")
     raw.setdefault("vocab_size", len(tokens) if isinstance(tokens, list) else None)
-    raw.setdefault("num_key_value_heads", None)  # as many as there are heads
+    raw.setdefault("num_key_value_heads", None)  # None: equal to the number of heads
     raw.setdefault("head_dim", None)
     raw.update(
         architectures=[family.architecture],
@@ -158,8 +157,8 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
 
 
 def _family(file: GgufFile) -> Family:
-    """The family that ``general.architecture`` names; of those that share one, the one with a
-    sliding window if the file tells of one."""
+    """Return the family of ``general.architecture``.  If several share the name, a sliding window in the file
+    selects the family that has one."""
     architecture = file.metadata.get("general.architecture")
     found = [family for family in FAMILIES.values() if family.gguf == architecture]
     if not found:
@@ -173,14 +172,14 @@ def _family(file: GgufFile) -> Family:
 
 
 def _has_biases(file: GgufFile, family: Family) -> bool:
-    """Whether the first layer has all of them: what lacks some is not that model."""
+    """Return whether the first layer has all biases of the family."""
     return all(
         f"blk.0.{m.gguf}.bias" in file.tensors for m in family.modules if m.name in family.biased
     )
 
 
 def _own_keys(file: GgufFile, family: Family) -> dict[str, Any]:
-    """The file's metadata; keys that begin with the architecture's name without it."""
+    """Return the file's metadata; the architecture's name is removed from the beginning of keys."""
     return {
         key.removeprefix(family.gguf) if key.startswith(f"{family.gguf}.") else key: value
         for key, value in file.metadata.items()
@@ -203,7 +202,7 @@ def _check_unsupported(file: GgufFile, family: Family, metadata: Mapping[str, An
 
 
 def _rope_scaling(file: GgufFile, config: LlamaConfig) -> Llama3RopeScaling:
-    """The scaling whose factors are those of the file: the largest is ``factor`` itself."""
+    """Return the RoPE scaling that has the file's factors.  The largest factor is ``factor``."""
     faults: list[str] = []
     tensor, blocks = file.tensors[_ROPE_FACTORS], file.block_bytes(_ROPE_FACTORS)
     factors = dense(read_tensor(_ROPE_FACTORS, tensor, blocks, faults)).reshape(-1)
@@ -230,7 +229,7 @@ def _rope_scaling(file: GgufFile, config: LlamaConfig) -> Llama3RopeScaling:
 
 
 def _checked_modules(file: GgufFile, config: LlamaConfig) -> dict[str, str]:
-    """Module -> tensor, all there and of the right shape; "<module>.bias" is that of a bias."""
+    """Return module -> tensor name, after checking names and shapes; "<module>.bias" is the key of a bias."""
     shapes: dict[str, tuple[int, ...]] = {**matrix_shapes(config), **norm_shapes(config)}
     shapes.update({f"{module}.bias": shape for module, shape in bias_shapes(config).items()})
     modules = {module: _tensor_name(config, module) for module in shapes}

@@ -1,8 +1,8 @@
-"""Read the tables of a GGUF file with the ``gguf`` package of llama.cpp.
+"""Reading of a GGUF file's tables with the ``gguf`` package of llama.cpp.
 
-This module is imported when a GGUF file is opened, because the package is.  The package trusts the
-file: a wrong count makes it loop for ever.  Here nothing is read past the end of the file.  An array
-of metadata is read at once, not value by value: LLaMA 3's vocabulary takes 0.4 s instead of 13 s.
+This module, and with it the package, is imported only when a GGUF file is opened.  The package trusts the
+file: a wrong count makes it loop for ever.  Here nothing is read past the end of the file.  Arrays of
+metadata are read as a whole, not value by value: LLaMA 3's vocabulary takes 0.4 s instead of 13 s.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from numpy.typing import DTypeLike, NDArray
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """Where the tensor table says that a tensor lies: ``begin`` and ``end`` are bytes of the file.
+    """Entry of the tensor table.  ``begin`` and ``end``: byte offsets in the file.
 
-    ``kind``: the type's name, "type 99" where the package knows none.  ``shape``: outermost first.
+    ``kind``: name of the type, or "type 99" if the package does not know it.  ``shape``: outermost first.
     ``block``: values and bytes per block.
     """
 
@@ -41,10 +41,10 @@ class GgufTensor:
 
 
 class GgufTables(GGUFReader):
-    """``fields``: the metadata.  ``table``: names and tensors, not checked.  ``start``: of the data.
+    """Tables of a GGUF file, not checked.  ``fields``: metadata.  ``table``: names, tensors.  ``start``: of the data.
 
-    Raises EOFError where the tables do not end within the file, and whatever the package raises
-    where they are wrong.
+    Raises EOFError if the tables exceed the file.  Other wrong values can raise any exception of the
+    package.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,12 +70,12 @@ class GgufTables(GGUFReader):
         if raw_type != GGUFValueType.ARRAY:
             return super()._get_field_parts(
                 orig_offs, int(raw_type)
-            )  # a plain int reads well in errors
+            )  # a plain int is readable in error messages
         head = [self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)]
         kind, count, end = GGUFValueType(int(head[0][0])), int(head[1][0]), orig_offs + 12
         values: list[Any] = []
         if kind == GGUFValueType.STRING:
-            whole = self.data.data  # slices of an array are slow
+            whole = self.data.data  # slices of a memoryview are faster than of an array
             for _ in range(count):
                 begin = end + 8
                 end = begin + int.from_bytes(whole[end:begin], "little")
@@ -90,7 +90,7 @@ class GgufTables(GGUFReader):
         return end - orig_offs, [*head, *values], places, [GGUFValueType.ARRAY, kind]
 
     def _build_tensors(self, start_offs: int, fields: list[ReaderField]) -> None:
-        """The package would map tensors here, wherever they claim to lie."""
+        """Store the table.  The package would map tensors here without checking their offsets."""
         self.start = int(start_offs)
         for field in fields:
             *_, sizes, (number,), (offset,) = field.parts

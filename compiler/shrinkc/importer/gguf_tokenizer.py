@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, with the library that reads a ``tokenizer.json``."""
+"""Tokenizers of GGUF files, built with the tokenizers library."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _split(pattern: str) -> PreTokenizer:
 
 _GPT2, _LLAMA3, _QWEN2 = map(_split, (GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS))
 _DIGITS = pre_tokenizers.Digits(individual_digits=True)
-# pre type -> (pre-tokenizers, whether words of the vocabulary are taken whole and BOS is usual)
+# pre type -> (pre-tokenizers, whether words of the vocabulary skip merging and BOS is the default)
 _PRE_TYPES: dict[str, tuple[list[PreTokenizer], bool]] = {
     **dict.fromkeys(("gpt-2",), ([_GPT2], False)),
     **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell"), ([_DIGITS, _GPT2], False)),
@@ -43,7 +43,7 @@ _PRE_TYPES: dict[str, tuple[list[PreTokenizer], bool]] = {
 
 
 def special_ids(file: GgufFile) -> tuple[int | None, list[int]]:
-    """Return the id of BOS and those that end a text; a SentencePiece model has 1 and 2."""
+    """Return the id of BOS and the ids that end a text; defaults of a SentencePiece model are 1 and 2."""
     spm = file.metadata.get(_PREFIX + "model") == "llama"
     bos = file.metadata.get(_PREFIX + "bos_token_id", 1 if spm else None)
     eos = [
@@ -54,11 +54,11 @@ def special_ids(file: GgufFile) -> tuple[int | None, list[int]]:
 
 
 def load_tokenizer(file: GgufFile, vocab_size: int) -> Tokenizer:
-    """Build the tokenizer of ``file``; raises BadTokenizer."""
+    """Return the tokenizer of ``file``.  Raises BadTokenizer."""
     model = file.metadata.get(_PREFIX + "model")
     tokens, types = _tokens(file, vocab_size)
     added = [
-        # the text of a user-defined token is text, that of the others is not
+        # decoding prints a user-defined token and skips the other added tokens
         AddedToken(text, special=kind != _USER_DEFINED, normalized=False)
         for text, kind in zip(tokens, types, strict=True)
         if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)

@@ -1,11 +1,11 @@
-"""Import a checkpoint that GPTQModel (or AutoGPTQ) wrote, with its integers as they are.
+"""Import of GPTQModel (or AutoGPTQ) checkpoints.  The integers are not changed.
 
 A quantised Linear [out, in] is stored as (GPTQModel, ``qlinear/__init__.py``, ``pack_original``
 and ``dequantize_weight``)
 
-* ``qweight`` int32 [in · bits / 32, out]: a column is a stream of values, lowest bits first;
-  3-bit values go on across the words, 32 of them in 3
-* ``qzeros`` int32 [groups, out · bits / 32], packed in the same way along ``out``; format
+* ``qweight`` int32 [in · bits / 32, out]: a column is a bit stream of values, lowest bits first;
+  3-bit values cross word borders, 32 of them in 3 words
+* ``qzeros`` int32 [groups, out · bits / 32], packed like ``qweight`` but along ``out``; format
   "gptq" stores ``zero - 1``, subtracted from whole words, "gptq_v2" stores ``zero``
 * ``scales`` [groups, out], of a float type
 * ``g_idx`` int32 [in]: the group of every input, out of order after act-order
@@ -51,16 +51,16 @@ ADAPTER_FOLDER = "eora"
 ADAPTER = "adapter_config.json"
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 _INTEGER_PARTS = ("qweight", "qzeros", "g_idx")
-# times the largest integer it is still a 32-bit float
+# times the largest integer, a scale is still finite in float32
 _SCALE_MAX = 1e36
-# a one in every field of a word
+# bits -> a word with 1 in every field
 _ONES = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
 
 
 def load_gptq(
     checkpoint: GptqFiles, tokenizer: Tokenizer, progress: Progress | None = None
 ) -> FloatModel:
-    """Read an opened GPTQModel directory: quantised matrices become QuantizedWeights.
+    """Read an opened GPTQModel directory.  Quantised matrices become QuantizedWeights.
 
     Raises BadWeights or ShapeMismatch.
     """
@@ -84,10 +84,10 @@ def load_gptq(
 
 
 def read_gptq(directory: Path) -> dict[str, QuantizedWeight]:
-    """Return the quantised matrices, by names like "model.layers.0.mlp.up_proj".
+    """Return the quantised matrices by name, such as "model.layers.0.mlp.up_proj".
 
-    A sidecar's embedding is "model.embed_tokens", its head "lm_head".  Checks names, shapes and types of the whole
-    checkpoint, but needs no tokenizer.  Errors as of :func:`load_gptq`.
+    The embedding of a sidecar file is "model.embed_tokens", its head "lm_head".  Checks names, shapes and types of
+    the whole checkpoint, but needs no tokenizer.  Raises the errors of :func:`load_gptq`.
     """
     directory = Path(directory)
     check_directory(directory)
@@ -105,7 +105,7 @@ def read_gptq(directory: Path) -> dict[str, QuantizedWeight]:
 
 
 def gptq_formats(checkpoint: GptqFiles) -> Formats:
-    """Return module -> (bits, inputs per scale, where zero is), from configuration and headers."""
+    """Return module -> (bits, inputs per scale, kind of zero point), from configuration and headers."""
     formats = {
         name: (fmt.bits, fmt.group(checkpoint.shapes[name][1]), fmt.zero)
         for name, fmt in checkpoint.quantized.items()
@@ -116,7 +116,7 @@ def gptq_formats(checkpoint: GptqFiles) -> Formats:
 
 
 def gptq_formats_by_rules(gptq: GptqConfig, config: LlamaConfig) -> Formats:
-    """Return what :func:`gptq_formats` would, without weights: all matrices of the layers that no
+    """Return :func:`gptq_formats` of a checkpoint without weights: all matrices of the layers that no
     rule excludes."""
     return {
         name: (fmt.bits, fmt.group(shape[1]), fmt.zero)
@@ -126,7 +126,7 @@ def gptq_formats_by_rules(gptq: GptqConfig, config: LlamaConfig) -> Formats:
 
 
 def permuted_by_rules(gptq: GptqConfig, config: LlamaConfig) -> frozenset[str]:
-    """Return the most that :meth:`GptqFiles.permuted` may say, without weights."""
+    """Return all modules that :meth:`GptqFiles.permuted` could return, without reading weights."""
     formats = gptq_formats_by_rules(gptq, config) if gptq.desc_act else {}
     shapes = matrix_shapes(config)
     return frozenset(name for name, (_, group, _) in formats.items() if group < shapes[name][1])
@@ -135,7 +135,7 @@ def permuted_by_rules(gptq: GptqConfig, config: LlamaConfig) -> frozenset[str]:
 def gptq_llama_config(
     directory: Path, raw: Mapping[str, Any], generation: Mapping[str, Any]
 ) -> LlamaConfig:
-    """The LlamaConfig of what ``read_config(directory)`` gave; errors as of ``parse_config``."""
+    """Return the LlamaConfig of ``read_config(directory)``.  Raises the errors of ``parse_config``."""
     fields = {name: value for name, value in raw.items() if name != "quantization_config"}
     return parse_config(fields, generation, source=str(directory / "config.json"))
 
@@ -143,8 +143,8 @@ def gptq_llama_config(
 def find_adapter(directory: Path) -> Path | None:
     """Return the directory of the adapter that belongs to a quantised checkpoint, or None.
 
-    It lies in the folder ``eora`` or beside the weights; BadConfig, which names both, if there
-    are both.
+    It is in the folder ``eora`` or next to the weights.  Raises BadConfig, which names both, if there
+    are two.
     """
     places = [directory / ADAPTER_FOLDER, directory]
     found = [place for place in places if (place / ADAPTER).is_file()]
@@ -160,7 +160,7 @@ def find_adapter(directory: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class GptqFiles:
-    """An opened directory whose names, shapes and types are as its configuration says."""
+    """Opened directory; names, shapes and types of its tensors agree with the configuration."""
 
     path: Path
     config: LlamaConfig
@@ -173,7 +173,7 @@ class GptqFiles:
 
     @classmethod
     def open(cls, path: Path, config: LlamaConfig, gptq: GptqConfig) -> GptqFiles:
-        """Checks the weights' headers of the directory ``path`` against its configurations."""
+        """Open the directory ``path`` and check the headers of its weights against the configurations."""
         weights = open_weights(path)
         shapes = matrix_shapes(config)
         quantized = _quantized(path, gptq, weights, shapes)
@@ -184,7 +184,7 @@ class GptqFiles:
         float_names = list(wanted)
         for name, fmt in quantized.items():
             wanted.update(_stored_shapes(name, fmt, shapes[name]))
-            if f"{name}.bias" in weights:  # AutoGPTQ stores zeros for what has no bias
+            if f"{name}.bias" in weights:  # AutoGPTQ stores zeros for a missing bias
                 wanted[f"{name}.bias"] = shapes[name][:1]
         check_names_and_shapes(path, {n: t.shape for n, t in weights.items()}, wanted)
         check_float(path, weights, float_names)
@@ -206,9 +206,9 @@ class GptqFiles:
         return sum(self.weights[f"{module}.{part}"].nbytes for part in parts)
 
     def permuted(self) -> frozenset[str]:
-        """Return the quantised modules whose columns are stored in another order than their inputs.
+        """Return the quantised modules whose columns are not stored in the order of inputs.
 
-        Reads g_idx alone; one that is damaged is for ``read_quantized`` to refuse.
+        Reads only g_idx; ``read_quantized`` refuses a damaged one.
         """
         return frozenset(
             name
@@ -225,7 +225,7 @@ class GptqFiles:
     def read_quantized(
         self, advance: Callable[[int], None], faults: list[str]
     ) -> dict[str, QuantizedWeight]:
-        """Return the quantised matrices; what is wrong with their values goes to ``faults``."""
+        """Return the quantised matrices; invalid values are described in ``faults``."""
         found = {}
         biases = []
         own = bias_shapes(self.config)
@@ -253,7 +253,7 @@ class GptqFiles:
 def _quantized(
     path: Path, gptq: GptqConfig, weights: dict[str, Tensor], shapes: dict[str, tuple[int, int]]
 ) -> dict[str, ModuleFormat]:
-    """The modules that are stored as integers, with the format that the configuration gives."""
+    """Return the modules that are stored as integers, with their format in the configuration."""
     found: dict[str, ModuleFormat] = {}
     excluded = []
     for name in shapes:
@@ -262,7 +262,9 @@ def _quantized(
         fmt = gptq.format_of(name)
         if fmt is None:
             excluded.append(name)
-        elif name != EMBEDDING:  # grouped along the vocabulary, if at all: reported as unexpected
+        elif (
+            name != EMBEDDING
+        ):  # a quantised embedding has groups along the vocabulary: refused as unexpected
             found[name] = fmt
     if excluded:
         raise ShapeMismatch(
@@ -336,10 +338,10 @@ def _read_module(
 
 
 def _zeros(words: NDArray[np.integer], bits: int, outputs: int, shift: int) -> NDArray[np.uint8]:
-    """Zero points [groups, outputs]; ``shift`` 1 undoes the subtraction of format gptq.
+    """Return zero points [groups, outputs]; ``shift`` 1 undoes the subtraction of format gptq.
 
-    It was done on whole words, so that a field that borrowed from the next one gets back what
-    it took; only where fields straddle words, each was wrapped by itself.
+    The subtraction was done on whole words, so adding 1 to whole words restores borrowed bits.  Only
+    3-bit fields, which can cross words, were wrapped one by one.
     """
     if shift and bits in _ONES:
         words = words.view(np.uint32) + np.uint32(_ONES[bits])
@@ -351,9 +353,9 @@ def _zeros(words: NDArray[np.integer], bits: int, outputs: int, shift: int) -> N
 def _order(
     name: str, group_of: NDArray[np.integer], group: int, faults: list[str]
 ) -> NDArray[np.int64] | None:
-    """The inputs sorted by group; None if they are in that order, or after noting a fault."""
+    """Return the inputs sorted by group; None if they are in that order already, or after noting a fault."""
     inputs = len(group_of)
-    # where the inputs of a group end up next to each other, column j is in group j // group
+    # after sorting, column j must be in group j // group
     expected = np.arange(inputs) // group
     order = np.argsort(group_of, kind="stable")
     differing = group_of[order] != expected
@@ -370,7 +372,7 @@ def _order(
 def _replace_zero_scales(
     q: NDArray[np.uint8], scale: NDArray[np.float32], zero: NDArray[np.uint8], group: int
 ) -> None:
-    """A scale of 0 (too small for fp16) makes weights of 0: so does q = zero, at any scale."""
+    """Replace scales of 0 (underflow in fp16) by 1 and their q by the zero point: the weights remain 0."""
     for row, g in np.argwhere(scale == 0):
         q[row, g * group : (g + 1) * group] = zero[row, g]
         scale[row, g] = 1

@@ -1,4 +1,4 @@
-"""What a checkpoint says about its GPTQ quantisation, and for which modules it holds."""
+"""GPTQ configuration of a checkpoint, and the modules to which it applies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUANTIZE_CONFIG = "quantize_config.json"
 PER_CHANNEL = -1
 
 _READ = frozenset({"bits", "group_size", "sym", "desc_act", "dynamic"})
-# bookkeeping, settings of the quantiser, and hints for kernels: the tensors are the same
+# bookkeeping, settings of the quantiser, and hints for kernels: no effect on the tensors
 # fmt: off
 _HARMLESS = frozenset({
     "act_group_aware", "adapter", "backend", "batch_size", "block_name_to_quantize",
@@ -47,7 +47,7 @@ _HINT = (
 
 @dataclass(frozen=True)
 class ModuleFormat:
-    """How one matrix is stored.  ``group_size`` -1: one scale per output channel."""
+    """Storage format of a matrix.  ``group_size`` -1: per-channel (one scale per output channel)."""
 
     bits: int
     group_size: int
@@ -64,9 +64,9 @@ class ModuleFormat:
 
 @dataclass(frozen=True)
 class GptqConfig:
-    """``zero_shift`` is what has to be added to a stored zero point: 1 in format gptq, 0 in v2.
+    """Quantisation settings.  ``zero_shift`` is added to a stored zero point: 1 in format gptq, 0 in gptq_v2.
 
-    ``desc_act``: inputs may have been quantised in another order (act-order); g_idx has it.
+    ``desc_act``: inputs may be quantised in another order (act-order), stored in g_idx.
     """
 
     default: ModuleFormat
@@ -75,9 +75,9 @@ class GptqConfig:
     desc_act: bool = False
 
     def format_of(self, module: str) -> ModuleFormat | None:
-        """Return how ``module`` is stored, None if a rule excludes it from quantisation.
+        """Return the format of ``module``; None if a rule excludes it from quantisation.
 
-        The first rule that matches from the start of the name decides, exclusions before others.
+        The first rule whose pattern matches from the start of the name decides; exclusions come first.
         """
         for included, pattern, overrides in self.rules:
             if re.match(pattern, module):
@@ -86,7 +86,7 @@ class GptqConfig:
 
 
 def is_quantized(directory: Path) -> bool:
-    """Whether the files of ``directory`` say that its weights are quantised; BadConfig."""
+    """Return whether the weights of ``directory`` are quantised, by its configuration.  Raises BadConfig."""
     if (directory / QUANTIZE_CONFIG).is_file():
         return True
     return (directory / "config.json").is_file() and (
@@ -95,7 +95,7 @@ def is_quantized(directory: Path) -> bool:
 
 
 def load_gptq_config(directory: Path) -> GptqConfig:
-    """Read the configuration of a quantised directory; errors as of :func:`gptq_config_of`."""
+    """Read the configuration of a quantised directory.  Raises the errors of :func:`gptq_config_of`."""
     config = gptq_config_of(directory, read_config(directory)[0])
     if config is None:
         raise BadConfig(f"{directory} has neither a quantization_config nor {QUANTIZE_CONFIG}.")
@@ -103,10 +103,10 @@ def load_gptq_config(directory: Path) -> GptqConfig:
 
 
 def gptq_config_of(directory: Path, raw: Mapping[str, Any]) -> GptqConfig | None:
-    """What ``quantization_config`` of ``raw`` (config.json) and/or ``quantize_config.json`` say.
+    """Return the settings in ``quantization_config`` of ``raw`` (config.json) and ``quantize_config.json``.
 
-    None where there is neither.  Raises UnsupportedModel (another method or format; all reasons
-    are given) or BadConfig.
+    None if both are missing.  Raises BadConfig or UnsupportedModel (another method or format; all reasons
+    are given).
     """
     found: list[tuple[Path, Any]] = []
     section = raw.get("quantization_config")
@@ -125,7 +125,7 @@ def gptq_config_of(directory: Path, raw: Mapping[str, Any]) -> GptqConfig | None
 
 
 def parse_gptq_config(raw: Any, source: str) -> GptqConfig:
-    """Turn the fields ``raw`` into a GptqConfig; raises UnsupportedModel or BadConfig."""
+    """Return the GptqConfig of the fields ``raw``.  Raises UnsupportedModel or BadConfig."""
     if not isinstance(raw, dict):
         raise BadConfig(f"{source} is not an object.")
     problems = Problems()
@@ -137,14 +137,14 @@ def parse_gptq_config(raw: Any, source: str) -> GptqConfig:
                 problems.unsupported.append(f"{name} = {value!r} (supported: {supported})")
         elif name not in _READ and name not in _HARMLESS:
             problems.unsupported.append(f"{name} = {value!r}: unknown field")
-    # the alias and the newer name may both be there; then they say the same
+    # the old and the new name of this field may both be present; then they must agree
     layouts = {
         str(raw[name]) for name in ("checkpoint_format", "format") if raw.get(name) is not None
     }
     if len(layouts) > 1:
         problems.bad.append(f"checkpoint_format and format disagree: {sorted(layouts)}")
     fields = {name: raw[name] for name in ("bits", "group_size", "sym") if name in raw}
-    fields.setdefault("sym", True)  # as GPTQModel does
+    fields.setdefault("sym", True)  # GPTQModel's default
     _check_fields(fields, "", problems)
     for name in ("bits", "group_size"):
         if name not in raw:
@@ -165,7 +165,7 @@ def parse_gptq_config(raw: Any, source: str) -> GptqConfig:
 
 
 def _rules(dynamic: Any, problems: Problems) -> tuple[tuple[bool, str, Mapping[str, Any]], ...]:
-    """GPTQModel's per-module rules: "-:pattern" excludes, "+:pattern" or "pattern" overrides."""
+    """Return GPTQModel's per-module rules: "-:pattern" excludes, "+:pattern" or "pattern" overrides."""
     if dynamic is None:
         return ()
     if not isinstance(dynamic, dict):

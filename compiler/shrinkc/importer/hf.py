@@ -1,4 +1,4 @@
-"""Import the weights of a Hugging Face checkpoint, with a LoRA if there is one."""
+"""Import of Hugging Face checkpoints, with an optional LoRA."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_hf(
     opened: tuple[dict[str, Tensor], list[str]],
     progress: Progress | None = None,
 ) -> FloatModel:
-    """Read the values of what :func:`open_hf` opened.  Raises BadWeights or ShapeMismatch."""
+    """Read the values of tensors opened by :func:`open_hf`.  Raises BadWeights or ShapeMismatch."""
     weights, matrices = opened
     norms, biases = norm_shapes(config), bias_shapes(config)
 
@@ -50,7 +50,7 @@ def open_hf(path: Path, config: LlamaConfig) -> tuple[dict[str, Tensor], list[st
     weights = open_weights(path)
     matrices = matrix_shapes(config)
     if config.tie_embeddings and f"{HEAD}.weight" in weights:
-        # some tools save the tied head as well; assemble checks that it says the same
+        # some tools also save a tied head; assemble checks that it equals the embedding
         matrices[HEAD] = matrices[EMBEDDING]
     wanted: dict[str, tuple[int, ...]] = {f"{n}.weight": s for n, s in matrices.items()}
     wanted.update({f"{name}.weight": shape for name, shape in norm_shapes(config).items()})
@@ -61,7 +61,7 @@ def open_hf(path: Path, config: LlamaConfig) -> tuple[dict[str, Tensor], list[st
 
 
 def check_directory(path: Path) -> None:
-    """Raise ModelNotFound, with what to do, unless ``path`` is a directory."""
+    """Raise ModelNotFound with a hint unless ``path`` is a directory."""
     if path.is_dir():
         return
     if not path.exists():
@@ -77,7 +77,7 @@ def check_directory(path: Path) -> None:
 
 
 def meter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Return a function that takes what has been done since its last call."""
+    """Return a function to call with the number of bytes read since its last call."""
     done = 0
 
     def advance(more: int) -> None:
@@ -109,7 +109,7 @@ def read_floats(
 
 
 def refuse_faults(path: Path, faults: list[str]) -> None:
-    """Raise BadWeights if there are ``faults`` in the values of tensors."""
+    """Raise BadWeights if ``faults`` is not empty."""
     if faults:
         raise BadWeights(
             f"{path}: {listing(faults)}.", hint="the checkpoint is damaged or training diverged."

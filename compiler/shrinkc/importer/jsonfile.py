@@ -1,4 +1,4 @@
-"""Read one JSON object from a file, with a refusal that names the file and the place."""
+"""Reading of JSON files, with errors that name the file and the position."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_json_object(path: Path, error: type[ShrinkcError]) -> dict[str, Any]:
 
 
 def read_text(path: Path, error: type[ShrinkcError]) -> str:
-    """Return the UTF-8 text of ``path``; raises ``error`` naming the file if that fails."""
+    """Return the UTF-8 text of ``path``.  Raises ``error``, which names the file."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as exc:
@@ -31,13 +31,13 @@ def read_text(path: Path, error: type[ShrinkcError]) -> str:
 
 
 def shortened(value: object, limit: int = 80) -> str:
-    """How a message shows a value of a file."""
+    """Return ``value`` for a message, in at most ``limit`` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def parse_json_object(text: str, path: Path, error: type[ShrinkcError]) -> dict[str, Any]:
-    """Parse ``text``, which came from ``path``; raises ``error`` unless it is a JSON object."""
+    """Parse ``text``, the content of ``path``.  Raises ``error`` unless it is a JSON object."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as exc:
@@ -47,9 +47,9 @@ def parse_json_object(text: str, path: Path, error: type[ShrinkcError]) -> dict[
         ) from exc
     except RecursionError as exc:
         raise error(f"{path} is not usable: JSON nested too deeply.") from exc
-    except ValueError as exc:  # an integer of thousands of digits
+    except ValueError as exc:  # also raised for integers with thousands of digits
         raise error(f"{path} is not usable: {exc}.") from exc
-    if _SURROGATE.search(text):  # pairs of them are characters, one alone is none
+    if _SURROGATE.search(text):  # an unpaired surrogate is not a character
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as exc:

@@ -1,4 +1,4 @@
-"""One way in for every kind of checkpoint: Hugging Face, GPTQModel and GGUF."""
+"""Opening of all kinds of checkpoints: Hugging Face, GPTQModel and GGUF."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Checkpoint:
         adapter: Directory of the low-rank adapter that is loaded too.
         adapter_given: Whether that adapter was asked for, not found in a GPTQModel directory.
         ranks: (layer, module such as ``"q_proj"``) -> rank of its adapter.
-        notes: What is missing or assumed.
+        notes: Missing parts and assumptions.
         hub: The id of a model that was fetched from the hub.
         permuted: Modules whose inputs are stored in another order; without weights, those that may be.
     """
@@ -108,9 +108,9 @@ class Checkpoint:
 def open_checkpoint(path: Path, adapter: Path | None = None, *, whole: bool = False) -> Checkpoint:
     """Read configuration, tokenizer and headers, and check everything that needs no values.
 
-    Unless it has to be ``whole``, a ``config.json`` alone will do, or a directory without weights;
-    the tokenizer may then be missing too.  ``adapter`` takes the place of one that comes with a
-    GPTQModel directory.  Raises ModelNotFound, BadConfig (also for a directory with two adapters),
+    Unless ``whole`` is set, a ``config.json`` or a directory without weights is enough, and the tokenizer may be
+    missing.  ``adapter`` replaces the adapter of a GPTQModel directory.  Raises ModelNotFound, BadConfig (also for
+    a directory with two adapters),
     UnsupportedModel, BadTokenizer, BadWeights or ShapeMismatch; each names every problem of its kind.
     """
     path = Path(path)
@@ -123,15 +123,15 @@ def load_model(
 ) -> FloatModel:
     """Read a Hugging Face or GPTQModel directory or a ``.gguf`` file, and a LoRA if given.
 
-    Matrices that the checkpoint stores as integers become QuantizedWeights.  ``adapter`` takes
-    the place of one that comes with a GPTQModel directory.  ``progress`` is called with bytes
-    done and in total.  Errors as of :func:`open_checkpoint`.
+    Quantised matrices become QuantizedWeights.  ``adapter`` replaces the adapter of a GPTQModel
+    directory.  ``progress`` is called with bytes read and total bytes.  Raises the errors of
+    :func:`open_checkpoint`.
     """
     return open_checkpoint(path, adapter, whole=True).load(progress)
 
 
 def load_config(path: Path) -> LlamaConfig:
-    """Return what :func:`load_model` puts in ``FloatModel.config``, without reading weights.
+    """Return the ``FloatModel.config`` of :func:`load_model`, without reading weights.
 
     Raises ModelNotFound, BadConfig, UnsupportedModel, or BadWeights (a damaged GGUF file).
     """
@@ -140,7 +140,7 @@ def load_config(path: Path) -> LlamaConfig:
 
 @dataclass(frozen=True)
 class _Source:
-    """The configuration of ``path``: of GPTQ, of a GGUF ``file``, or of neither."""
+    """Configuration of ``path``.  ``gptq`` is set for a GPTQ directory, ``file`` for a GGUF file."""
 
     path: Path
     config: LlamaConfig
@@ -154,13 +154,15 @@ class _Source:
             return cls(path, gguf_config(file), file=file)
         check_directory(path)
         raw, generation = read_config(path)
-        gptq = gptq_config_of(path, raw)  # refuses another method before anything else
+        gptq = gptq_config_of(
+            path, raw
+        )  # first, so that another method is refused before other problems
         return cls(path, gptq_llama_config(path, raw, generation), gptq)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Whatever the file system refuses meanwhile is a model that cannot be read."""
+    """Raise ModelNotFound for an OSError within the context."""
     try:
         yield
     except OSError as error:
@@ -190,21 +192,21 @@ def _open(path: Path, adapter: Path | None, whole: bool) -> Checkpoint:
 
 
 class _Integers(NamedTuple):
-    """What a checkpoint holds of integers, as of :class:`Checkpoint`."""
+    """Fields of :class:`Checkpoint` about quantised matrices."""
 
     formats: Formats
     permuted: frozenset[str] = frozenset()
 
     @classmethod
     def by_rules(cls, gptq: GptqConfig, config: LlamaConfig) -> _Integers:
-        """Without weights."""
+        """Return the fields of a checkpoint without weights."""
         return cls(gptq_formats_by_rules(gptq, config), permuted_by_rules(gptq, config))
 
 
 def _contents(
     source: _Source, whole: bool
 ) -> tuple[_Integers, Tokenizer | None, _Load | None, list[str]]:
-    """Integers, tokenizer, what reads the weights, and notes."""
+    """Return quantised matrices, tokenizer, the function that reads the weights, and notes."""
     path, config, load = source.path, source.config, None
     if source.file is not None:
         found = _Integers(gguf_formats(source.file, config))
@@ -229,7 +231,7 @@ def _contents(
 
 
 def _bare(path: Path) -> tuple[str, LlamaConfig, _Integers, list[str]]:
-    """Name, configuration, integers and notes of a configuration file, whatever lies beside it."""
+    """Return name, configuration, quantised matrices and notes of a configuration file alone."""
     raw = read_json_object(path, BadConfig)
     section = raw.pop("quantization_config", None)
     config = parse_config(raw, source=str(path))

@@ -1,4 +1,4 @@
-"""Read a LoRA adapter of PEFT, or an EoRA of GPTQModel, and hang its matrices next to the weights of a FloatModel."""
+"""Import of low-rank adapters (LoRA of PEFT, EoRA of GPTQModel) into a FloatModel."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from shrinkc.model import FIELDS, LlamaConfig, layer_shapes, module_name
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 
-# beyond these the file is corrupt
+# larger values mean a corrupt file
 _RANK_MAX, _ALPHA_MAX = 65535, 1e9
 
 _READ = frozenset(
     {"r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform"}
 )
-# bookkeeping, training only, or settings of an initialisation that is over
+# bookkeeping, training only, or settings of a finished initialisation
 # fmt: off
 _HARMLESS = frozenset({
     "arrow_config", "auto_mapping", "base_model_name_or_path", "corda_config",
@@ -43,12 +43,12 @@ _HARMLESS = frozenset({
     "qalora_group_size", "revision", "runtime_config", "task_type",
 })
 # fmt: on
-# field -> values that change nothing; any field not named here has to be off (null, false, empty)
+# field -> values without effect; any other field must be off (null, false, empty)
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none", None),
-    # PiSSA, OLoRA, CorDA and LoftQ change the base weights as well, which are then not
-    # those of the base model's files
+    # PiSSA, OLoRA, CorDA and LoftQ also change the base weights, so the base model's
+    # files would be the wrong ones
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", None),
 }
 _SAME = (
@@ -81,7 +81,7 @@ def load_adapter(directory: Path, model: FloatModel) -> None:
     ``a`` becomes float32 [rank, in], ``b`` float32 [out, rank] times ``lora_alpha / r`` (or
     ``lora_alpha / sqrt(r)`` with rsLoRA); GPTQModel applies no such factor and writes
     ``lora_alpha = r``.  Raises ModelNotFound, BadConfig, UnsupportedModel,
-    BadWeights or ShapeMismatch, and leaves the model as it was.
+    BadWeights or ShapeMismatch; ``model`` is then unchanged.
     """
     quantized = {
         module_name(index, module)
@@ -96,7 +96,7 @@ def load_adapter(directory: Path, model: FloatModel) -> None:
     if not faults:
         for layer, module in targets:
             name = _key(layer, module, "B")
-            with np.errstate(over="ignore"):  # said below
+            with np.errstate(over="ignore"):  # checked below
                 tensors[name] *= np.float32(config.scaling)
             if fault := non_finite(f"{name} times {config.scaling:g} (alpha / r)", tensors[name]):
                 faults.append(fault)
@@ -113,8 +113,8 @@ def adapter_ranks(
 ) -> dict[tuple[int, str], int]:
     """Return (layer, module such as "q_proj") -> rank of every adapter, without reading weights.
 
-    ``quantized`` are the names ("model.layers.0.mlp.up_proj") of the base model's matrices that
-    are integers.  Errors as of :func:`load_adapter`, but for what is wrong with values.
+    ``quantized``: names ("model.layers.0.mlp.up_proj") of the base model's quantised matrices.  Raises the errors
+    of :func:`load_adapter`, except those about values.
     """
     adapter, _, targets = _open(directory, config, quantized)
     return dict.fromkeys(targets, adapter.rank)
@@ -123,7 +123,7 @@ def adapter_ranks(
 def _open(
     directory: Path, base: LlamaConfig, quantized: Collection[str]
 ) -> tuple[_AdapterConfig, SafetensorsFile, list[tuple[int, str]]]:
-    """Configuration, weights and the (layer, module) pairs, which are those of the base model."""
+    """Return configuration, weights and (layer, module) pairs, after checking them against the base model."""
     config = _load_config(directory)
     file = SafetensorsFile(_find(directory, _WEIGHTS))
     targets = _quantized_or_stored(_targeted(config, base.num_layers), quantized, file)
@@ -202,7 +202,7 @@ def _load_config(directory: Path) -> _AdapterConfig:
 
 
 def _targeted(config: _AdapterConfig, num_layers: int) -> list[tuple[int, str]]:
-    """The (layer, module) pairs that PEFT would wrap, by its rules for names and patterns."""
+    """Return the (layer, module) pairs that PEFT would wrap, by its rules for names and patterns."""
     found = []
     for layer in range(num_layers):
         if config.layers is not None and layer not in config.layers:
@@ -217,7 +217,7 @@ def _targeted(config: _AdapterConfig, num_layers: int) -> list[tuple[int, str]]:
 def _quantized_or_stored(
     targets: list[tuple[int, str]], quantized: Collection[str], file: SafetensorsFile
 ) -> list[tuple[int, str]]:
-    """``targets`` without those that EoRA passes over: what GPTQ has left as floats."""
+    """Return ``targets`` without modules that GPTQ left as floats and EoRA therefore skips."""
     if not any(".layers." in name for name in quantized):
         return targets
     return [

@@ -1,4 +1,4 @@
-"""The float model as every importer delivers it, and as the quantiser takes it."""
+"""FloatModel, the result of every importer and the input of the quantiser."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ WIDTHS = (2, 3, 4, 8)
 
 
 class Zero(IntEnum):
-    """Where zero is among the integers of a checkpoint's groups: true where not in the middle.
+    """Kind of zero point of a checkpoint's groups.  MIDDLE is false, the others are true.
 
-    MIDDLE: the middle of their range.  POINT: an integer of each group's own.  ANY: anywhere.
+    MIDDLE: symmetric, the middle of the range.  POINT: an integer per group.  ANY: a float offset per group.
     """
 
     MIDDLE = 0
@@ -27,20 +27,19 @@ class Zero(IntEnum):
 
 
 Formats = dict[str, tuple[int, int, Zero]]
-"""Module name -> (bits, inputs per scale, where zero is) of the matrices stored as integers."""
+"""Module name -> (bits, inputs per scale, kind of zero point) of quantised matrices."""
 
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """The integers of a quantised checkpoint's matrix [n, k], as the file has them.
+    """Quantised matrix [n, k] of a checkpoint, with the file's integers.
 
     ``weight[o, k] = scale[o, g] * q[o, k] + offset[o, g]``, g the group of k.
 
-    ``q`` is uint8 [n, k] in 0 … 2**bits - 1 with its columns in STORED order, in which every
-    group is contiguous: stored column j belongs to group ``j // group`` and to the model's
-    input ``order[j]``; ``order`` is None where the two are the same.  ``scale`` is float32
-    [n, ceil(k / group)] and > 0, ``offset`` float32 of the same shape.  ``group`` is the
-    number of inputs per scale, k itself for one scale per row; the last group may be short.
+    ``q`` is uint8 [n, k] in 0 … 2**bits - 1, with columns in stored order, where groups are contiguous: stored
+    column j belongs to group ``j // group`` and to the model's input ``order[j]``.  ``order`` is None if both
+    orders are equal.  ``scale`` is float32 [n, ceil(k / group)] and > 0, ``offset`` float32 of that shape.
+    ``group`` is the number of inputs per scale, k for one scale per output channel; the last group may be short.
     """
 
     bits: int
@@ -51,7 +50,7 @@ class QuantizedWeight:
     order: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError if the parts do not belong together."""
+        """Raise ValueError if shapes, types or ranges do not agree."""
         n, k = self.q.shape
         if self.bits not in WIDTHS or not 1 <= self.group <= k or self.q.dtype != np.uint8:
             raise ValueError(f"{self.bits} bit, group {self.group} of {k}, {self.q.dtype}")
@@ -63,13 +62,13 @@ class QuantizedWeight:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """``(outputs, inputs)``."""
+        """Return ``(outputs, inputs)``."""
         n, k = self.q.shape
         return n, k
 
     @property
     def zero_points(self) -> NDArray[np.float32] | None:
-        """float32 [n, groups], 0 … 2**bits - 1, if every offset is exactly -scale times such an integer; else None."""
+        """Return float32 [n, groups] in 0 … 2**bits - 1 if each offset is exactly -scale times an integer; or None."""
         found: NDArray[np.float32] = np.rint(-self.offset / self.scale)
         inside = (found >= 0) & (found < 1 << self.bits)
         return found if (inside & (self.offset == -self.scale * found)).all() else None
@@ -77,8 +76,8 @@ class QuantizedWeight:
     def dequantized(self) -> NDArray[np.float32]:
         """Return a new float32 [n, k] in the model's order of inputs.
 
-        Exact where scales are 16-bit floats with ``offset / scale`` an integer below 256; else
-        rounded as float32 arithmetic does.
+        Exact if scales are 16-bit floats and ``offset / scale`` is an integer below 256; otherwise
+        rounded by float32 arithmetic.
         """
         stored = self.q.astype(np.float32)
         for g in range(self.scale.shape[1]):
@@ -93,7 +92,7 @@ class QuantizedWeight:
 
 
 Weight = np.ndarray | QuantizedWeight
-"""A matrix [n, k]: float32, or the integers of a quantised checkpoint."""
+"""A matrix [n, k]: float32 or quantised."""
 
 
 def dense(weight: Weight) -> NDArray[np.float32]:
@@ -103,7 +102,7 @@ def dense(weight: Weight) -> NDArray[np.float32]:
 
 @dataclass
 class LowRankAdapter:
-    """An adapter ``y += b @ (a @ x)`` next to a weight [out, in].
+    """Low-rank adapter ``y += b @ (a @ x)`` of a weight [out, in].
 
     ``a`` is float32 [rank, in], ``b`` float32 [out, rank]; any scaling is already in ``b``.
     """
@@ -114,9 +113,9 @@ class LowRankAdapter:
 
 @dataclass
 class FloatLayer:
-    """One transformer block; every matrix is a Weight [out, in], every norm gain float32 [in].
+    """Transformer block.  Every matrix is a Weight [out, in], every RMSNorm weight float32 [in].
 
-    ``q_norm`` and ``k_norm`` are float32 [head_dim], or None where heads are not normalised.
+    ``q_norm`` and ``k_norm`` are float32 [head_dim], or None if heads are not normalised.
     """
 
     attn_norm: np.ndarray
@@ -130,7 +129,7 @@ class FloatLayer:
     w_down: Weight
     # module name ("q_proj" … "down_proj") -> adapter
     adapters: dict[str, LowRankAdapter] = field(default_factory=dict)
-    # module name -> float32 [out], of those that add one
+    # module name -> float32 [out]; only modules with a bias
     biases: dict[str, np.ndarray] = field(default_factory=dict)
     q_norm: np.ndarray | None = None
     k_norm: np.ndarray | None = None
@@ -138,7 +137,7 @@ class FloatLayer:
 
 @dataclass
 class FloatModel:
-    """A whole model.  ``head`` is None when the embedding is tied."""
+    """Whole model.  ``head`` is None if the embedding is tied."""
 
     config: LlamaConfig
     embedding: Weight  # [vocab, hidden]

@@ -1,11 +1,11 @@
-"""Unsigned integers of 2, 3, 4 or 8 bits, packed without gaps from the lowest bit on."""
+"""Packing of unsigned 2-, 3-, 4- and 8-bit integers without gaps, lowest bits first."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-# whose bits are spread at a time, one per byte: never those of a whole table
+# rows unpacked at a time to one byte per bit, which limits memory
 _ROWS = 1024
 
 
@@ -15,14 +15,14 @@ def words_for(count: int, bits: int) -> int:
 
 
 def pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
-    """Return little-endian words [rows, …] of ``values`` uint8 [rows, count], which fill them."""
+    """Return little-endian words [rows, …] of ``values`` uint8 [rows, count], which must fill whole words."""
     if values.shape[1] * bits % 32:
         raise ValueError(f"{values.shape[1]} values of {bits} bit do not fill 32-bit words")
     return pack_bytes(values, bits).view("<u4")
 
 
 def pack_bytes(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Return bytes [rows, …] of ``values`` uint8 [rows, count], which fill them."""
+    """Return bytes [rows, …] of ``values`` uint8 [rows, count], which must fill whole bytes."""
     rows, count = values.shape
     if count * bits % 8:
         raise ValueError(f"{count} values of {bits} bit do not fill bytes")
@@ -39,7 +39,7 @@ def pack_bytes(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 def unpack(words: NDArray[np.integer], bits: int, count: int) -> NDArray[np.uint8]:
     """Return uint8 [rows, count] from little-endian ``words`` [rows, …] of any integer type.
 
-    A value may straddle two words, as 3-bit values do.
+    A value may cross a word border, as 3-bit values do.
     """
     raw = np.ascontiguousarray(words).view(np.uint8)
     if 8 % bits == 0:

@@ -1,4 +1,4 @@
-"""Layers that a checkpoint stores more than once: those of a model that repeats some."""
+"""Detection of layers that are stored more than once in a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from shrinkc.core.errors import ShrinkcError
 from shrinkc.importer.safetensors_file import Tensor, open_weights
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
-_LOOK = 256  # bytes of every tensor that tell different layers apart, mostly
+_LOOK = 256  # bytes of every tensor compared first; different layers nearly always differ there
 
 
 def repeated_layers(path: Path) -> tuple[int, ...]:
-    """Per layer of a directory the first layer whose tensors are the same bytes, often itself.
+    """Return for each layer of a directory the first layer with equal bytes, usually itself.
 
-    Empty where none repeats, and for what is no directory of safetensors files: that is somebody
-    else's to say.  Reads little more than headers, unless layers do repeat.
+    Empty if no layer repeats another, or if ``path`` is not a directory of safetensors files, which the importer
+    reports.  Reads little more than headers unless layers repeat.
     """
     try:
         weights = open_weights(path)
@@ -41,7 +41,7 @@ def repeated_layers(path: Path) -> tuple[int, ...]:
 
 
 def _glance(tensors: dict[str, Tensor]) -> tuple[object, ...]:
-    """Different only for layers that are."""
+    """Return a key that equal layers share; different layers may share it too."""
     return tuple(
         (suffix, t.dtype, t.shape, t.raw[:_LOOK].tobytes()) for suffix, t in sorted(tensors.items())
     )

@@ -1,4 +1,4 @@
-"""The rotary position embedding: inverse frequencies, with Llama-3 scaling, and the order of rows."""
+"""Rotary position embedding (RoPE): inverse frequencies with Llama-3 scaling, and order of rows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def inverse_frequencies(config: LlamaConfig) -> NDArray[np.float64]:
     if scaling is None:
         return inverse
     wavelength = 2 * math.pi / inverse
-    # 0 at the low-frequency edge of the band, 1 at the high-frequency edge; clipping makes
-    # the two outer cases fall out of the same expression
+    # 0 at the low-frequency edge of the band, 1 at the high-frequency edge; clipping covers the
+    # frequencies outside the band
     smooth = (scaling.original_max_position / wavelength - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor
     )
@@ -35,9 +35,9 @@ def inverse_frequencies(config: LlamaConfig) -> NDArray[np.float64]:
 
 
 def half_order(rows: int, head_dim: int) -> NDArray[np.int64]:
-    """Return which of ``rows`` of q or k of llama.cpp belongs where in Hugging Face's.
+    """Return int64 [rows]: indices that restore q or k of llama.cpp to the row order of Hugging Face.
 
-    Those have i beside i + head_dim / 2 within each head (llama.cpp, ``convert_hf_to_gguf.py``,
-    LlamaModel.permute, undone).
+    llama.cpp stores row i next to row i + head_dim / 2 of each head (``convert_hf_to_gguf.py``,
+    LlamaModel.permute); this undoes it.
     """
     return np.arange(rows).reshape(-1, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)

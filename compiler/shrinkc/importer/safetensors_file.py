@@ -1,9 +1,9 @@
-"""Read tensors of the safetensors files of a checkpoint with numpy alone.
+"""Reading of safetensors files with numpy.
 
-The ``safetensors`` package checks the header; it cannot hand bfloat16 to numpy, so values are read
-here.  A file is 8 bytes little-endian header length, that many bytes of JSON
+The ``safetensors`` package checks the header.  It cannot give bfloat16 to numpy, so values are read
+here.  A file has an 8-byte little-endian header length, a JSON header of that length,
 ``{"name": {"dtype": "F32", "shape": [...], "data_offsets": [begin, end]}, ...}``,
-then the data, to which the offsets are relative.
+and the data; offsets are relative to the beginning of the data.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from shrinkc.importer.jsonfile import read_json_object
 from shrinkc.importer.weight_checks import listing
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_MAX_NAME = 255  # bytes, of file systems
+_MAX_NAME = 255  # bytes of a file name in common file systems
 _LENGTH_BYTES = 8
 FLOAT_DTYPES = ("F32", "F16", "BF16")
 _INTEGERS = {"U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4"}
 
 
 def as_floats(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
-    """Return a new array of the values whose bytes are ``raw``; ``dtype`` is one of FLOAT_DTYPES."""
+    """Return the bytes ``raw`` as a new float32 array; ``dtype`` is one of FLOAT_DTYPES."""
     if dtype != "BF16":
         return np.frombuffer(raw, "<f4" if dtype == "F32" else "<f2").astype(np.float32)
     # bfloat16 is the upper half of a float32
@@ -39,7 +39,7 @@ def as_floats(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A tensor of the file ``path``; ``raw``: its bytes, uint8 and read-only, mapped into memory."""
+    """Tensor of the file ``path``.  ``raw``: its bytes, uint8, read-only and memory-mapped."""
 
     path: Path
     name: str
@@ -52,13 +52,13 @@ class Tensor:
         return self.raw.nbytes
 
     def read(self) -> NDArray[np.float32]:
-        """Return a new float32 array; BadWeights if the dtype is not F32, F16 or BF16."""
+        """Return a new float32 array.  Raises BadWeights if the dtype is not F32, F16 or BF16."""
         if self.dtype not in FLOAT_DTYPES:
             raise self._of_other_type(f"{', '.join(FLOAT_DTYPES)} are supported.")
         return as_floats(self.raw, self.dtype).reshape(self.shape)
 
     def read_integers(self) -> NDArray[np.integer]:
-        """Return a read-only view; BadWeights if the dtype is no integer type up to 32 bits."""
+        """Return a read-only view.  Raises BadWeights if the dtype is not an integer type of at most 32 bits."""
         if self.dtype not in _INTEGERS:
             raise self._of_other_type("an integer type is needed.")
         return np.frombuffer(self.raw, dtype=_INTEGERS[self.dtype]).reshape(self.shape)
@@ -68,27 +68,28 @@ class Tensor:
 
 
 class SafetensorsFile:
-    """One validated, memory-mapped file: its ``tensors`` by name.
+    """Validated, memory-mapped file with its ``tensors`` by name.
 
-    ``metadata`` is what the file says about itself.
-
-    Raises BadWeights if the file is truncated or its header is not consistent with itself
-    or with the file's size.
+    ``metadata`` is the header's ``__metadata__``.
+    Raises BadWeights if the file is truncated, or its header contradicts itself or the file's size.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with safe_open(path, "np") as file:  # refuses a header that is wrong in any way
+            with safe_open(path, "np") as file:  # validates the header
                 self.metadata: dict[str, str] = dict(file.metadata() or {})
             with path.open("rb") as handle:
                 length = int.from_bytes(handle.read(_LENGTH_BYTES), "little")
                 table = json.loads(handle.read(length))
-            # mapped, not read: a 16-bit checkpoint must not be in memory beside its float32 copy
+            # mapped, not read: memory should not hold both the 16-bit checkpoint and its float32 copy
             mapped: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
         except OSError as exc:
             raise BadWeights(f"{path} cannot be read: {exc.strerror or exc}.") from exc
-        except (SafetensorError, ValueError) as exc:  # ValueError: a number of thousands of digits
+        except (
+            SafetensorError,
+            ValueError,
+        ) as exc:  # ValueError: a number with thousands of digits
             size = path.stat().st_size
             raise BadWeights(
                 f"{path} ({size} bytes) is damaged or cut short: {exc}.",
@@ -103,7 +104,7 @@ class SafetensorsFile:
 
 
 def has_weights(directory: Path) -> bool:
-    """Whether there is something for :func:`open_weights` to open."""
+    """Return whether ``directory`` has weights that :func:`open_weights` can open."""
     return (directory / _SINGLE).is_file() or (directory / _INDEX).is_file()
 
 
@@ -128,7 +129,7 @@ def _open_shards(directory: Path) -> dict[str, Tensor]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadWeights(f"{index_path}: weight_map is missing, empty or not an object.")
     shards = sorted({str(shard) for shard in weight_map.values()})
-    # a shard is a plain file name: an index from elsewhere must not open other files
+    # a shard must be a plain file name, so that a malicious index cannot open other files
     strange = [
         shard
         for shard in shards
@@ -145,7 +146,7 @@ def _open_shards(directory: Path) -> dict[str, Tensor]:
             f"{listing(missing, 'files')}.",
             hint="download the missing files.",
         )
-    # which shard holds which tensor the shards say themselves
+    # the index's assignment of tensors to shards is not needed: shards have headers
     found: dict[str, Tensor] = {}
     repeated = []
     for shard in shards:

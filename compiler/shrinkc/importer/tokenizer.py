@@ -1,4 +1,4 @@
-"""The tokenizer of a model: ``tokenizers`` encodes on the host, a byte table decodes."""
+"""Tokenizer of a model: the tokenizers library encodes on the host, a byte table decodes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ MODELS = ("BPE", "Unigram")
 
 
 def has_tokenizer(directory: Path) -> bool:
-    """Whether there is a file for :meth:`Tokenizer.from_dir` to read."""
+    """Return whether ``directory`` has a file that :meth:`Tokenizer.from_dir` can read."""
     return (directory / _FILE).is_file()
 
 
 class Tokenizer:
-    """Text to ids as Hugging Face does it, ids to text as the device does it.
+    """Tokenizer that encodes like Hugging Face and decodes like the device.
 
-    ``bos_id`` is the id that a prompt starts with, or None if nothing is prepended.
-    ``vocab_size`` is the model's, and may exceed the number of pieces.
-    ``strip_leading_space``: one leading space of a whole text is dropped on decoding.
+    ``bos_id``: the id that a prompt starts with, or None if nothing is prepended.
+    ``vocab_size``: the model's, which may exceed the number of pieces.
+    ``strip_leading_space``: decoding drops one leading space of a whole text.
     ``chat``: the model's chat template, if it has one.
     """
 
@@ -45,22 +45,22 @@ class Tokenizer:
     ) -> None:
         """``source`` is the text of a ``tokenizer.json``, ``origin`` its name in messages.
 
-        Raises BadTokenizer if it is not usable or has ids beyond ``vocab_size``.
+        Raises BadTokenizer if the tokenizer is unusable or has ids of ``vocab_size`` or more.
         """
         spec = parse_json_object(source, origin, BadTokenizer)
         _check_model(spec, origin)
         _check_templates(spec.get("post_processor"), origin)
         try:
             self._engine: Any = tokenizers.Tokenizer.from_str(source)
-            self._engine.encode("")  # a post-processor of missing tokens is noticed only here
-        except BaseException as exc:  # plain Exception, or a panic of Rust, which is none
+            self._engine.encode("")  # fails if a post-processor names missing tokens
+        except BaseException as exc:  # Exception, or a Rust panic, which is not an Exception
             if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
                 raise
             raise BadTokenizer(
                 f"{origin} is not accepted by tokenizers {tokenizers.__version__}: {exc}.",
                 hint="save it again with the current transformers.",
             ) from exc
-        # settings for batches that a file may carry; a prompt is never cut or filled up
+        # a file may have settings for batches; a prompt is never truncated or padded
         self._engine.no_truncation()
         self._engine.no_padding()
         self._source = source
@@ -90,9 +90,9 @@ class Tokenizer:
     def from_dir(cls, path: Path, vocab_size: int, bos_id: int | None = None) -> Tokenizer:
         """Read ``tokenizer.json`` of a model directory, and its chat template.
 
-        ``bos_id`` is the model's.  Prompts start without it when ``tokenizer_config.json`` says
-        ``"add_bos_token": false``, or says nothing and the file has a template of its own that
-        adds no token (SmolLM2's, for instance).  Raises BadTokenizer.
+        ``bos_id`` is the model's.  Prompts start without it if ``tokenizer_config.json`` says
+        ``"add_bos_token": false``, or if that field is missing and the post-processor is a template that
+        adds no token (for instance SmolLM2's).  Raises BadTokenizer.
         """
         file = Path(path) / _FILE
         if not file.is_file():
@@ -121,12 +121,12 @@ class Tokenizer:
         bos_id: int | None = None,
         chat: ChatTemplate | None = None,
     ) -> Tokenizer:
-        """Read one ``tokenizer.json``; raises BadTokenizer."""
+        """Read a ``tokenizer.json``.  Raises BadTokenizer."""
         return cls(read_text(Path(path), BadTokenizer), Path(path), vocab_size, bos_id, chat)
 
     @classmethod
     def of_program(cls, directory: Path, manifest: artifact.Manifest) -> Tokenizer:
-        """That of a compiled directory.  BadArtifact when its files are not as compiled."""
+        """Return the tokenizer of a compiled directory.  Raises BadArtifact if its files were changed."""
         chat = artifact.CHAT_TEMPLATE in manifest.files
         names = (artifact.TOKENIZER, artifact.CHAT_TEMPLATE) if chat else (artifact.TOKENIZER,)
         artifact.check_files(directory, manifest, names)
@@ -140,10 +140,10 @@ class Tokenizer:
     def encode(self, text: str, *, add_bos: bool = True, parse_special: bool = True) -> list[int]:
         """Return the ids of the prompt ``text``, each less than ``vocab_size``.
 
-        ``add_bos``: start with what the file's post-processor prepends, or else ``bos_id``
-        (unless the text itself begins with it); what a post-processor appends is dropped,
-        since a prompt goes on.  ``parse_special``: the spelling of a special token in
-        ``text``, such as ``</s>``, becomes that token; else it is text like any other.
+        ``add_bos``: start with the ids that the file's post-processor prepends, or else ``bos_id``
+        (unless the text already begins with it).  Ids that a post-processor appends are dropped, since a prompt
+        continues.  ``parse_special``: encode the spelling of a special token in ``text``, such as ``</s>``, as that
+        token; otherwise as plain text.
         """
         self._engine.encode_special_tokens = not parse_special
         encoding = self._engine.encode(text, add_special_tokens=add_bos)
@@ -151,7 +151,7 @@ class Tokenizer:
         if not add_bos:
             return ids
         mask = encoding.special_tokens_mask
-        if all(mask):  # empty text: keep the start, which is all there is
+        if all(mask):  # empty text: only the start remains
             ids = ids[:1] if self.bos_id is None or ids[:1] == [self.bos_id] else []
         else:
             ids = ids[: len(mask) - mask[::-1].index(0)]
@@ -162,16 +162,16 @@ class Tokenizer:
     def encode_chat(self, message: str, before: Sequence[Message] = ()) -> list[int]:
         """Return the ids of a user's message in the chat template, up to where the answer begins.
 
-        ``before``: the messages that came first.  UsageError without a template, BadTokenizer with
-        one that cannot be used.
+        ``before``: earlier messages.  Raises UsageError if there is no template, BadTokenizer if it
+        cannot be rendered.
         """
         if self.chat is None:
             raise UsageError("the model has no chat template.", "leave out --chat.")
-        # the template names every special token itself, BOS too
+        # the template writes all special tokens, including BOS
         return self.encode(self.chat.render(message, before), add_bos=False)
 
     def encode_table(self) -> EncodeTable:
-        """Return what a program without the library needs to give the ids of :meth:`encode`."""
+        """Return tables with which a program without the library computes the ids of :meth:`encode`."""
         return build_encode_table(
             json.loads(self._source),
             self._engine.token_to_id,
@@ -180,7 +180,7 @@ class Tokenizer:
         )
 
     def decode_table(self) -> list[bytes]:
-        """Return ``vocab_size`` entries: the bytes token i adds to the text.
+        """Return ``vocab_size`` entries: the bytes that token i adds to the text.
 
         Special tokens and ids without a piece add nothing.  A character may be split over
         several tokens, so one entry need not be valid UTF-8.
@@ -188,9 +188,9 @@ class Tokenizer:
         return list(self._table)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ``ids`` as the device prints it: the table, joined.
+        """Return the text of ``ids`` as the device prints it: joined entries of the table.
 
-        Bytes that are not UTF-8 become U+FFFD.  Raises IndexError beyond ``vocab_size``.
+        Bytes that are not UTF-8 become U+FFFD.  Raises IndexError for an id of ``vocab_size`` or more.
         """
         return join_pieces([self._table[index] for index in ids], self.strip_leading_space)
 
@@ -212,7 +212,7 @@ class Tokenizer:
 
 
 def _has_empty_template(processor: Any) -> bool:
-    """Whether a post-processor is a template of the text alone: nothing before it, nothing after."""
+    """Return whether a post-processor is a template without special tokens."""
     if not isinstance(processor, dict) or processor.get("type") != "TemplateProcessing":
         return False
     parts = processor.get("single")
@@ -225,7 +225,7 @@ def _check_model(spec: dict[str, Any], origin: Path) -> None:
     model = spec.get("model")
     if not isinstance(model, dict):
         raise BadTokenizer(f"{origin} has no tokenizer model.")
-    # files from before tokenizers 0.9 do not name the type of a BPE
+    # tokenizers before 0.9 did not write the type of a BPE
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     if kind not in MODELS:
         raise BadTokenizer(
@@ -239,7 +239,7 @@ def _check_model(spec: dict[str, Any], origin: Path) -> None:
 
 
 def _check_templates(processor: Any, origin: Path) -> None:
-    """Raise BadTokenizer for a template of tokens that it does not define, at which the library panics."""
+    """Raise BadTokenizer if a template uses undefined tokens, which would make the library panic."""
     if not isinstance(processor, dict):
         return
     for part in _list(processor.get("processors")):

@@ -1,4 +1,4 @@
-"""Tokenizers of vocabularies that come from other formats than ``tokenizer.json``."""
+"""Construction of tokenizers from vocabularies in other formats than ``tokenizer.json``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from shrinkc.core.errors import BadTokenizer
 
 SPACE = "▁"
-"""What SentencePiece writes for a space."""
+"""SentencePiece's character for a space."""
 
-# The regular expressions that models' own tokenizer.json files cut a text into words with; those of
-# llama.cpp (``llama-vocab.cpp``, llm_tokenizer_bpe) mean the same.
+# Regular expressions with which tokenizer.json files cut a text into words.  llama.cpp has equivalent
+# ones (``llama-vocab.cpp``, llm_tokenizer_bpe).
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -31,13 +31,13 @@ QWEN2_WORDS = LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")  # digits one by one
 
 
 def ranked_merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Return the merges of a SentencePiece vocabulary's pieces with each other in order of rank, best first.
+    """Return the merges of a SentencePiece vocabulary in order of rank, best first.
 
     ``scores``: piece, with :data:`SPACE` for space, -> score.
 
-    SentencePiece joins the neighbouring pair whose joined piece has the best score.  A Hugging Face BPE has a
-    ranked list of pairs instead, so every way of splitting a piece in two pieces becomes a merge, ranked by
-    the piece's score.  Raises BadTokenizer if two pieces that can be merged have the same score: then
+    SentencePiece joins the adjacent pair whose joined piece has the best score.  A Hugging Face BPE has a
+    ranked list of pairs instead, so every split of a piece into two pieces becomes a merge, ranked by
+    the piece's score.  Raises BadTokenizer if two pieces that can be merged have equal scores: then
     SentencePiece decides by position in the text, which a ranked list cannot say.
     """
     by_score: dict[float, str] = {}
@@ -54,7 +54,7 @@ def ranked_merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
                 "order of their merges is not defined by the vocabulary.",
                 hint="convert the original SentencePiece model with transformers instead.",
             )
-        # of the splits of one piece, the earlier: it is the leftmost where both are possible
+        # splits of one piece: shorter left part first, because it is further left in the text
         ranked += [(-score, len(left), (left, right)) for left, right in splits]
     return [pair for _, _, pair in sorted(ranked)]
 
@@ -67,7 +67,7 @@ def sentencepiece(
     unknown: str | None,
     prefix_space: bool,
 ) -> Tokenizer:
-    """Return a SentencePiece BPE with byte fallback; ``prefix_space`` puts one before the text."""
+    """Return a SentencePiece BPE with byte fallback.  ``prefix_space``: put a space before the text."""
     model = models.BPE(
         dict(vocab), list(merges), unk_token=unknown, fuse_unk=True, byte_fallback=True
     )
@@ -92,7 +92,7 @@ def bytelevel(
 ) -> Tokenizer:
     """Return a byte-level BPE that cuts the text with the pre-tokenizers ``splits`` first.
 
-    ``ignore_merges``: a word that is in the vocabulary is taken whole.
+    ``ignore_merges``: a word in the vocabulary becomes one token without merging.
     """
     out = _with_added(models.BPE(dict(vocab), list(merges), ignore_merges=ignore_merges), added)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -102,7 +102,7 @@ def bytelevel(
 
 
 def _with_added(model: models.BPE, added: Sequence[AddedToken]) -> Tokenizer:
-    """Tokens of the vocabulary keep their ids."""
+    """Return a tokenizer of ``model`` with added tokens.  Tokens of the vocabulary keep their ids."""
     out = Tokenizer(model)
     out.add_tokens(list(added))
     return out

@@ -1,4 +1,4 @@
-"""Checks and wording shared by the readers of weight files."""
+"""Checks and messages shared by the readers of weight files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# a message stays readable when every tensor of a large model is wrong
+# keeps a message readable even if every tensor of a large model is wrong
 _MAX_LISTED = 16
 _EXAMPLES = 3
 
 
 def non_finite(name: str, values: NDArray[np.float32]) -> str | None:
-    """Describe NaN and infinity in ``values``: tensor, count and first index; None if clean."""
+    """Return a description of NaN and infinity in ``values`` (tensor, count, first index); None if all are finite."""
     finite = np.isfinite(values)
     if finite.all():
         return None
@@ -26,9 +26,9 @@ def non_finite(name: str, values: NDArray[np.float32]) -> str | None:
 
 
 def listing(items: Sequence[str], many: str = "faults", one: str = "{}") -> str:
-    """Join up to sixteen ``items``, each put into ``one``; of more, their number and the first three.
+    """Join up to sixteen ``items``, each formatted by ``one``; for more, return their number and the first three.
 
-    ``many`` says what they are: "210 tensors are Q4_K, e.g. a; b; c".
+    ``many`` names them: "210 tensors are Q4_K, e.g. a; b; c".
     """
     if len(items) <= _MAX_LISTED:
         return "; ".join(one.format(item) for item in items)
