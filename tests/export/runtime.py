@@ -1,4 +1,4 @@
-"""onnxruntime beside the interpreter."""
+"""Comparison of onnxruntime with the interpreter."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def differences(graph: Graph, prompt: list[int], steps: int, other: Graph | None
 
 
 def evaluated(build: Any, *arrays: np.ndarray) -> list[np.ndarray]:
-    """What ``build`` makes of int64 arrays, as onnxruntime computes it."""
+    """Return the result of onnxruntime for the graph made by ``build`` and int64 inputs."""
     from onnx import TensorProto, helper
 
     b = Builder()

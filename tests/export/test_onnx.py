@@ -1,4 +1,4 @@
-"""The ONNX graph gives the interpreter's integers, of which onnxruntime knows nothing."""
+"""The ONNX graph, run by onnxruntime, gives the interpreter's integers."""
 
 from __future__ import annotations
 

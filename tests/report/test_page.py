@@ -71,7 +71,7 @@ def browser() -> Iterator[Any]:
 
 
 class Opened:
-    """A page with what it said and asked for."""
+    """Page with its messages and requests."""
 
     def __init__(self, browser: Any, html: str, file: Path, **context: Any) -> None:
         file.write_text(html, encoding="utf-8")
@@ -87,7 +87,7 @@ class Opened:
         return self.page.evaluate(code)
 
     def tip(self) -> str | None:
-        """What the note says, None while there is none."""
+        """Return the text of the note, or None."""
         tip = self.page.locator("#tip")
         text: str | None = tip.text_content() if tip.is_visible() else None
         return text

@@ -1,4 +1,4 @@
-"""The timeline: well-formed, to scale, and it shows what was measured."""
+"""Timelines are well-formed and to scale, and show the measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Twins of the primitives of ``numerics.fixed`` in ONNX: the same names, the same integers."""
+"""ONNX versions of the primitives of ``numerics.fixed``, with equal names and integers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shrinkc.numerics.fixed import EXP2_TABLE, INT32_MAX, RESIDUAL_BITS, SIGMOID
 
 
 def bit_length(v: Value) -> Value:
-    """By comparison with every power of two."""
+    """Return the number of bits of ``v``, by comparison with every power of two."""
     return (v.expand(-1) >= POWERS).cast(I64).sum(-1)
 
 
@@ -23,7 +23,7 @@ def add_to_residual(x: Value, y: Value) -> Value:
 
 
 def round_shift(v: Value, s: Number) -> Value:
-    """floor((v >> (s - 1)) + 1) / 2) is v / 2**s rounded half up."""
+    """Return v / 2**s rounded half up, as floor(((v >> (s - 1)) + 1) / 2)."""
     if isinstance(s, int):
         if s <= 0:
             return v << -s
@@ -58,7 +58,7 @@ def sigmoid_q15(x16: Value) -> Value:
 
 
 def isqrt32(v: Value) -> Value:
-    """A float64 root, put right by one where it has to be."""
+    """Return the integer square root: a float64 root, corrected by at most one."""
     root = v.builder.node("Sqrt", v.cast(np.float64)).cast(I64)
     root = root - (root * root > v).cast(I64)
     return root + (v >= (root + 1) * (root + 1)).cast(I64)
@@ -67,6 +67,6 @@ def isqrt32(v: Value) -> Value:
 def rsqrt(total: Value) -> tuple[Value, Value]:
     b = total.builder
     bits = bit_length(total)
-    shift = (bits - 31) - (bits - 31) % 2  # the even one of bits - 32 and bits - 31
+    shift = (bits - 31) - (bits - 31) % 2  # whichever of bits - 32 and bits - 31 is even
     scaled = b.where(shift >= 0, total.right(b.maximum(shift, 0)), total << b.maximum(-shift, 0))
     return b.constant(1 << 31).over(isqrt32(scaled)), shift >> 1

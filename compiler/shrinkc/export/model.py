@@ -1,4 +1,4 @@
-"""The whole graph: one converter per op of the IR, and the cache as inputs and outputs."""
+"""ONNX graph of a model: a converter per op of the IR, with the KV cache as inputs and outputs."""
 
 from __future__ import annotations
 
@@ -43,31 +43,32 @@ if TYPE_CHECKING:
 
 OPSET, IR_VERSION = 18, 8  # of ONNX, since 2022
 
-# name of an input or output -> its type and the names or numbers of its axes
+# name of an input or output -> its type and the names or sizes of its axes
 Signature = dict[str, tuple[type, list[str | int]]]
 
 
 @dataclass
 class _Pass:
-    """What ops share: the graph, the builder, and what a pass keeps beside the values."""
+    """State shared by the converters of a forward pass."""
 
     graph: Graph
     builder: Builder
     tokens: Value
-    past: Value  # positions before the first token, a scalar
-    seen: Value  # [T, S]: position not after the token's own
+    past: Value  # number of cached positions, a scalar
+    seen: Value  # [T, S]: whether a token attends to a position (its own or earlier)
     rope: tuple[Value, Value]  # cos and sin [T, 1, D / 2]
     caches: dict[int, dict[str, StoredHeads]] = field(default_factory=dict)
 
 
 def to_onnx(graph: Graph, version: str) -> ModelProto:
-    """The model as a graph of standard operators, for any number of tokens behind any number of cached
-    positions; together they may be ``graph.context``.
+    """Return the model as a graph of standard operators.
+
+    It takes any number of tokens after any number of cached positions, together at most ``graph.context``.
 
     Inputs: ``tokens`` int64 [T], and per layer ``past.<layer>.key`` and ``.value`` int8 [P, kv_heads, head_dim]
     with ``.key_scale`` and ``.value_scale`` int16 [P, kv_heads].  Outputs: ``logits`` int32 [T, vocab], ``next``
-    int64 [1], the likeliest token after the last, and the caches as ``present...`` [P + T, ...].
-
+    int64 [1], the likeliest token after the last, and the caches ``present...`` [P + T, ...].
+    ``version`` is shrinkc's.  Raises UnsupportedModel for an op without a converter.
     ``version`` is shrinkc's.  Raises UnsupportedModel for an op that has no converter.
     """
     from onnx import helper
@@ -123,7 +124,7 @@ def _infos(signature: Signature) -> list[Any]:
 
 
 def _named(b: Builder, value: Value, name: str) -> None:
-    """An output of the graph by its own name."""
+    """Give ``value`` the ``name`` of a graph output."""
     from onnx import helper
 
     b.nodes.append(helper.make_node("Identity", [value.name], [name], name=f"output/{name}"))
@@ -208,7 +209,7 @@ def _silu_mul(here: _Pass, op: SiluMul, args: list[Any]) -> Value:
 
 
 def _sample(here: _Pass, op: Sample, args: list[Any]) -> Value:
-    """Greedy, the lowest index among equals."""
+    """Return the likeliest token (ties: the lowest id)."""
     last = args[0].take(here.builder.constant([-1]))
     return here.builder.node("ArgMax", last, axis=1, keepdims=0)
 

@@ -1,4 +1,4 @@
-"""Twins of ``numerics.matrices``, ``attention`` and ``gating`` in ONNX."""
+"""ONNX versions of ``numerics.matrices``, ``attention`` and ``gating``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from shrinkc.numerics.matrices import FACTOR_DROP
 
 
 def linear(w: QLinear, x: Vector) -> Value:
-    """[T, n], the adapter included."""
+    """Return w times x with its adapter, [T, n]."""
     y = rescale(w, accumulate(w, x), x)
     if w.low_rank is not None:
         a, b = w.low_rank.a, w.low_rank.b
@@ -51,14 +51,14 @@ def rescale(w: QLinear, acc: Value, x: Vector) -> Value:
 
 
 def accumulate(w: QLinear, x: Vector) -> Value:
-    """Exact, [T, n].  Products are int32, which holds every sum of them."""
+    """Return the exact accumulator [T, n].  Products are int32, which holds all their sums."""
     b = x.q.builder
     table = b.table(w.q, f"{w.name}.q")  # int8 [n, k]
     if w.d is None:
         q = x.q if x.c is None else x.q * x.c.take(groups_of(w.k, w.group), axis=1)
         return (q.cast(np.int32) @ table.transpose(1, 0).cast(np.int32)).cast(I64)
     assert x.c is not None, "weights in groups read int8 activations"
-    lacks = w.groups * w.group - w.k  # of the last group
+    lacks = w.groups * w.group - w.k  # inputs missing in the last group
     by_group = table.padded(lacks).reshape(0, w.groups, w.group).transpose(1, 2, 0)
     q = x.q.padded(lacks).reshape(0, w.groups, w.group).transpose(1, 0, 2)
     sums = (q.cast(np.int32) @ by_group.cast(np.int32)).cast(I64)  # [groups, T, n]
@@ -70,12 +70,12 @@ def accumulate(w: QLinear, x: Vector) -> Value:
 
 
 def _by_group(table: Value) -> Value:
-    """Scales or offsets [n, groups] as [groups, 1, n]."""
+    """Reshape scales or offsets [n, groups] to [groups, 1, n]."""
     return table.transpose(1, 0).expand(1).cast(I64)
 
 
 def embed(w: QLinear, ids: Value, factor: int, shift: int) -> Value:
-    """Rows of the table, [T, k]."""
+    """Return rows of the embedding, [T, k]."""
     b = ids.builder
     rows = b.table(w.q, f"{w.name}.q").take(ids).cast(I64)
     at = groups_of(w.k, w.group)
@@ -95,10 +95,10 @@ def attend(
     sizes: tuple[int, int, int],
     seen: Value,
 ) -> Value:
-    """All heads at once: q of T tokens, k and v of S positions; ``sizes``: KV heads, heads of each,
-    inputs; ``seen`` [T, S]: which positions a token attends to -> [T, heads * inputs].
+    """Return attention of all heads, [T, heads * inputs]: q has T tokens, k and v have S positions.
 
-    Axes between are [KV heads, heads of each, T, S].
+    ``sizes``: (KV heads, query heads per KV head, inputs).  ``seen`` [T, S]: positions a token attends to.
+    Axes of intermediate values are [KV heads, query heads per KV head, T, S].
     """
     b = q.q.builder
     kv, each, d = sizes

@@ -1,7 +1,7 @@
-"""Values of an ONNX graph under construction, with the operators of numpy arrays.
+"""Values of an ONNX graph under construction, with operators like numpy arrays.
 
-Integers are int64 unless something else is said, as in ``numerics``, and every operator is exact: shifts
-are multiplications and floor divisions by powers of two, for ONNX shifts unsigned integers alone.
+Integers are int64 by default, as in ``numerics``, and every operator is exact.  Shifts are multiplications
+and floor divisions by powers of two, because ONNX shifts only unsigned integers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POWERS = np.array([1 << n for n in range(63)], I64)
 
 @dataclass
 class Builder:
-    """Nodes and constants so far; names begin with that of the operation at hand."""
+    """Builder of a graph's nodes and constants.  Names begin with the current operation's."""
 
     nodes: list[NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
@@ -34,13 +34,13 @@ class Builder:
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
-        """Within it nodes belong to the operation ``name``."""
+        """Name nodes made within the context after the operation ``name``."""
         before, self._scope = self._scope, name
         yield
         self._scope = before
 
     def node(self, kind: str, *inputs: Value, **attributes: Any) -> Value:
-        """The one output of a new node."""
+        """Add a node and return its output."""
         from onnx import helper
 
         name = f"{self._scope}/{kind}"
@@ -51,7 +51,7 @@ class Builder:
         return Value(self, name)
 
     def constant(self, values: np.ndarray | int | Sequence[int]) -> Value:
-        """int64 unless it is an array of another type; of equal ones there is one."""
+        """Return a constant: int64, or an array's own type.  Equal constants are stored once."""
         array = values if isinstance(values, np.ndarray) else np.array(values, I64)
         key = f"{array.dtype}{array.shape}{array.tobytes().hex()}"
         if key not in self._known:
@@ -59,7 +59,7 @@ class Builder:
         return self._known[key]
 
     def table(self, values: np.ndarray, name: str) -> Value:
-        """The constant of that name, made at its first use."""
+        """Return the constant called ``name``; the first call makes it."""
         if name not in self._known:
             self._known[name] = self._new_constant(values, name)
         return self._known[name]
@@ -71,7 +71,7 @@ class Builder:
         return Value(self, name)
 
     def value(self, value: Number) -> Value:
-        """``value`` itself, or the constant that it is."""
+        """Return ``value``, or a constant of a number."""
         return value if isinstance(value, Value) else self.constant(value)
 
     # ---- numpy's functions ----
@@ -92,17 +92,17 @@ class Builder:
         return self.node("Concat", *parts, axis=axis)
 
     def arange(self, start: Value, end: Value) -> Value:
-        """int64 from scalars ``start`` to below ``end``."""
+        """Return int64 from ``start`` (scalar) to ``end`` (scalar, excluded)."""
         return self.node("Range", start, end, self.constant(1))
 
 
 def _operator(kind: str) -> Callable[[Value, Number], Value]:
-    """The method that makes a node of that kind of a value and another."""
+    """Return a method that makes a node of ``kind`` with two inputs."""
     return lambda self, other: self.builder.node(kind, self, self.builder.value(other))
 
 
 def _reduction(kind: str) -> Callable[..., Value]:
-    """The method that makes a node of that kind along an axis."""
+    """Return a method that makes a node of ``kind`` along an axis."""
 
     def reduced(self: Value, axis: int, keep: bool = False) -> Value:
         return self.builder.node(kind, self, self.builder.constant([axis]), keepdims=int(keep))
@@ -112,7 +112,7 @@ def _reduction(kind: str) -> Callable[..., Value]:
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor by its name."""
+    """Tensor of the graph, identified by its name."""
 
     builder: Builder = field(repr=False)
     name: str
@@ -121,10 +121,10 @@ class Value:
     __sub__ = _operator("Sub")
     __mul__ = _operator("Mul")
     __matmul__ = _operator("MatMul")
-    __mod__ = _operator("Mod")  # the remainder of a floor division by positive numbers
+    __mod__ = _operator("Mod")  # remainder of a floor division; the divisor must be positive
     __gt__ = _operator("Greater")
     __ge__ = _operator("GreaterOrEqual")
-    over = _operator("Div")  # by positive numbers, rounded down; for values that are not negative
+    over = _operator("Div")  # floor division, for values of at least 0 and positive divisors
     sum, max, min = map(_reduction, ("ReduceSum", "ReduceMax", "ReduceMin"))
 
     def __rsub__(self, other: Number) -> Value:
@@ -134,7 +134,7 @@ class Value:
         return self.builder.node("Neg", self)
 
     def __floordiv__(self, other: Number) -> Value:
-        """Divided by positive numbers, rounded down: ONNX divides towards zero."""
+        """Divide by positive numbers and round down (ONNX rounds towards zero)."""
         return (self - self % other).over(other)
 
     def __lshift__(self, bits: Number) -> Value:
@@ -144,7 +144,7 @@ class Value:
         return self // _power(self.builder, bits)
 
     def right(self, bits: Number) -> Value:
-        """As ``>>``, of values that are not negative."""
+        """Shift right, for values of at least 0."""
         return self.over(_power(self.builder, bits))
 
     def abs(self) -> Value:
@@ -158,11 +158,11 @@ class Value:
         return self.builder.node("Slice", self, *bounds)
 
     def reshape(self, *shape: int) -> Value:
-        """``shape`` may have a 0, the size that there is, and a -1."""
+        """Reshape; 0 in ``shape`` keeps a size, -1 is computed."""
         return self.builder.node("Reshape", self, self.builder.constant(shape))
 
     def expand(self, axis: int) -> Value:
-        """With a new axis of one."""
+        """Insert an axis of size 1."""
         return self.builder.node("Unsqueeze", self, self.builder.constant([axis]))
 
     def transpose(self, *order: int) -> Value:
@@ -174,19 +174,19 @@ class Value:
         return self.builder.node("Cast", self, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def padded(self, count: int) -> Value:
-        """A matrix with ``count`` more columns of zeros."""
+        """Append ``count`` columns of zeros to a matrix."""
         if count == 0:
             return self
         return self.builder.node("Pad", self, self.builder.constant([0, 0, 0, count]))
 
     def size(self, axis: int) -> Value:
-        """int64, a scalar."""
+        """Return the size of ``axis``, an int64 scalar."""
         shape = self.builder.node("Shape", self, start=axis, end=axis + 1)
         return shape.reshape()
 
 
 def _power(builder: Builder, bits: Number) -> Value:
-    """2**bits, bits 0..62."""
+    """Return 2**bits; bits are 0 to 62."""
     if isinstance(bits, int):
         return builder.constant(1 << bits)
     return builder.constant(POWERS).take(bits)

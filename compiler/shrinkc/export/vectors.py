@@ -1,6 +1,6 @@
-"""Twins of ``numerics.vectors`` in ONNX: activations and heads with scales of their own.
+"""ONNX versions of ``numerics.vectors``: activations and heads with dynamic scales.
 
-Where a shape is said, T is the number of tokens, which the graph leaves open.
+In shapes, T is the number of tokens, a dynamic axis of the graph.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from shrinkc.numerics.vectors import (
 
 
 class Vector(NamedTuple):
-    """A QVector, or without ``c`` [T, groups] a Q16Vector: q [T, K], mantissa and exponent [T]; a mantissa
-    that all tokens share is [1]."""
+    """QVector, or Q16Vector if ``c`` [T, groups] is None: q [T, K], mantissa and exponent [T].
+
+    A mantissa common to all tokens is [1]."""
 
     q: Value
     mantissa: Value
@@ -49,13 +50,13 @@ class StoredHeads(NamedTuple):
 
 
 def groups_of(k: int, group: int) -> np.ndarray:
-    """The group of each of k inputs."""
+    """Return the group index of each of k inputs."""
     found: np.ndarray = np.arange(k) // group
     return found
 
 
 def quantize_vector(x: Value, k: int, group: int, cmax: int) -> Vector:
-    """x [T, k]."""
+    """Quantise x [T, k] to int8 with group scales up to ``cmax``."""
     b = x.builder
     groups = -(-k // group)
     top = x.abs().padded(groups * group - k).reshape(0, groups, group).max(2)
@@ -81,7 +82,7 @@ def quantize_q16(x: Value, bits: int) -> Vector:
 def norm_quantize_q16(
     x: Value, k: int, bits: int, pre_shift: int, eps: int, gain: np.ndarray
 ) -> Vector:
-    """x [T, k], gain int32 [k]."""
+    """Apply RMSNorm with weights ``gain`` int32 [k] to x [T, k] and quantise to ``bits``."""
     b = x.builder
     places, drop = places_of_share(k), square_drop(k)
     lacks = SHARES * places - k
@@ -99,12 +100,12 @@ def norm_quantize_q16(
 
 
 def _bits(x: Value, axis: int) -> Value:
-    """Of the largest magnitude along ``axis``, at least 1."""
+    """Return the number of bits of the largest magnitude along ``axis``, at least 1."""
     return bit_length(x.builder.maximum(x.abs().max(axis), 1))
 
 
 def normed(v: Vector, x: Value, pre_shift: int, eps: int) -> Vector:
-    """``v``, made of x [T, K] times gains, as that of its RMSNorm."""
+    """Scale ``v``, quantised from x [T, K] times weights, to the RMSNorm of x."""
     mantissa, exponent = _normed(v.mantissa, v.exponent, _squares(x, pre_shift, 1) + eps)
     return v._replace(mantissa=mantissa, exponent=exponent)
 

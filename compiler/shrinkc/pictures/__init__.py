@@ -1,1 +1,1 @@
-"""Pictures as SVG documents: the memories of a plan, where cycles go, a sweep, the quality of a run."""
+"""SVG pictures of memory maps, timelines, rooflines, sweeps, sensitivities and quality."""

@@ -1,4 +1,4 @@
-"""What changes of layers and matrices cost, as pictures."""
+"""Pictures of sensitivities: the cost of changing layers and matrices."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from shrinkc.pictures.svg import COLOURS, EMPTY, box, document, words
 _WIDTH, _LEFT, _TOP = 1100, 110, 44
 _ROW = 22
 _BARS = 170
-_DECADES = 4  # what is that much less than the largest has the weakest colour
+_DECADES = 4  # powers of ten between the strongest and the weakest colour
 
 
 def heat(costs: Mapping[str, Sequence[float]], title: str) -> str:
-    """An SVG document: a row per matrix, a column per layer, ``costs[row][layer]``, as logarithms."""
+    """Return an SVG heat map, colours on a log scale: a row per matrix, a column per layer (``costs[row][layer]``)."""
     layers = max(map(len, costs.values()), default=0)
     every = [v for values in costs.values() for v in values if v > 0]
     most = max(every, default=1.0)
@@ -36,14 +36,14 @@ def heat(costs: Mapping[str, Sequence[float]], title: str) -> str:
 
 
 def _strength(cost: float, least: float, most: float) -> float:
-    """0 to 1, as logarithms from ``least`` or below to ``most``."""
+    """Return 0.05 to 1, on a log scale from ``least`` (and below) to ``most``."""
     if cost <= least:
         return 0.05
     return 0.05 + 0.95 * math.log(cost / least) / math.log(most / least)
 
 
 def costs_of_layers(costs: Sequence[float], title: str) -> str:
-    """An SVG document: a bar per layer."""
+    """Return an SVG bar chart with a bar per layer."""
     most = max([*costs, 1e-9])
     column = (_WIDTH - _LEFT - 12) / max(len(costs), 1)
     out = [

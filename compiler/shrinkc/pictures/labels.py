@@ -1,4 +1,4 @@
-"""Words beside the marks of a picture, where they cover neither a mark nor each other."""
+"""Placement of labels in a picture without overlaps."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from shrinkc.pictures.svg import LETTER, TEXT, line, words
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
-_DOT = 7.5  # from a dot's middle to its edge, and a little more
-_STEP = 6.0  # between the boxes that keep a line free
+_DOT = 7.5  # radius of a dot plus a margin
+_STEP = 6.0  # distance between the boxes that reserve a line
 _DISTANCES = (10, 22, 36, 52, 70, 92, 118, 150)
 _SIDES = ((1, 0), (1, -1), (1, 1), (-1, 0), (-1, -1), (-1, 1), (0, -1), (0, 1))
 
 
 class Labels:
-    """Places for words within ``room``.  Say first what has to stay free, then put the words."""
+    """Placement of labels within ``room``.  Reserve all areas first, then put the labels."""
 
     def __init__(self, room: Box) -> None:
         self._room = room
         self._taken: list[Box] = []
 
     def keep(self, taken: Box) -> None:
-        """No word covers this box."""
+        """Reserve a box."""
         self._taken.append(taken)
 
     def keep_dot(self, x: float, y: float) -> None:
-        """No word covers the dot at (x, y)."""
+        """Reserve the dot at (x, y)."""
         self.keep((x - _DOT, y - _DOT, x + _DOT, y + _DOT))
 
     def keep_line(self, points: Iterable[Point]) -> None:
-        """No word covers the line through ``points``."""
+        """Reserve the line through ``points``."""
         for (x0, y0), (x1, y1) in pairwise(points):
             steps = max(1, round(max(abs(x1 - x0), abs(y1 - y0)) / _STEP))
             for i in range(steps + 1):
@@ -40,8 +40,8 @@ class Labels:
                 self.keep((x - 1, y - 1, x + 1, y + 1))
 
     def put(self, x: float, y: float, text: str) -> list[str]:
-        """``text`` at the nearest free place around (x, y), with a thin line to it where it is not beside it.
-        Where the room is full, the words are to the right all the same."""
+        """Return SVG of ``text`` at the free place nearest to (x, y), with a thin line to it if it is not adjacent.
+        If there is no free place, the text is put to the right."""
         high, wide = TEXT + 1.0, len(text) * LETTER
         spots = []
         for distance, (across, down) in product(_DISTANCES, _SIDES):

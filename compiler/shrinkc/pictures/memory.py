@@ -1,4 +1,4 @@
-"""The memories of a plan: addresses downwards, the steps of a pass across."""
+"""Memory map of a plan: addresses downwards, steps of a forward pass across."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from shrinkc.targets import L1, L2, MEMORIES
 
 _WIDTH = 1100
 _LEFT = 96
-_TOP = 64  # of the regions, below the title and the names of the steps
+_TOP = 64  # y of the regions, below the title and the names of the steps
 _BELOW = 34
-_HIGHEST, _EACH = 400, 60  # of a picture, and of each region where there are few
+_HIGHEST, _EACH = 400, 60  # largest height of a picture; height per region if there are few
 _UNREAD = 0.45  # opacity of weights in the steps that do not read them
-_SLOTS = 6  # colours of weights, one per slot; others are the last two's
+_SLOTS = 6  # colours of weights, one per slot
 
 
 @dataclass(frozen=True)
 class Region:
-    """``bytes`` from ``offset`` on that are kept in the steps ``first`` to ``last``; ``read``: the step that reads
-    them, of weights; ``kind``: "system", "buffer", "table" or "weights"."""
+    """Region of a memory: ``bytes`` from ``offset`` on, in use from step ``first`` to ``last``.
+
+    ``read``: the step that reads weights.  ``kind``: "system", "buffer", "table" or "weights"."""
 
     kind: str
     name: str
@@ -36,7 +37,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Memory:
-    """``level`` of a target, and what lies in it; bytes."""
+    """Memory ``level`` of a target and its regions; sizes in bytes."""
 
     level: str
     label: str
@@ -50,7 +51,7 @@ class Memory:
 
 
 def memories_of(plan: Plan, shape: ModelShape) -> list[Memory]:
-    """Every memory that holds something, or is L1 or L2."""
+    """Return L1, L2 and every other memory that is in use."""
     reader = {step.matrix: at for at, step in enumerate(shape.steps) if step.matrix}
     return [
         Memory(
@@ -78,19 +79,19 @@ def _regions(plan: Plan, level: str, reader: Mapping[str, int]) -> Iterable[Regi
         step = reader.get(_slot(name), 0 if name == "embedding" else None)
         yield Region("weights", name, offset, size, 0, last, step)
         end = max(end, offset + size)
-    # the linker places what is not weights; here it is behind them
+    # the linker places these buffers; the picture shows them after the weights
     for b in (b for b in plan.lower_buffers if b.level == level and b.bytes):
         yield Region("buffer", b.name, end, b.bytes, 0, last)
         end += b.bytes
 
 
 def _slot(name: str) -> str:
-    """``qkv`` of ``layer3.qkv`` and of the first half of its adapter, ``layer3.qkv.a``."""
+    """Return the slot of a matrix: ``qkv`` for ``layer3.qkv`` and for the adapter half ``layer3.qkv.a``."""
     return name.split(".", 1)[-1].removesuffix(".a")
 
 
 def memory_map(title: str, plan: Plan, shape: ModelShape) -> str:
-    """An SVG document of all memories; hovering over a region shows its name, place and size."""
+    """Return an SVG of all memories; hovering over a region shows its name, offset and size."""
     top, body = 40, [words(12, 24, f"{title}: memory plan for {plan.target}", size=15)]
     for memory in memories_of(plan, shape):
         body += _drawn(memory, plan.steps, top)
@@ -99,7 +100,7 @@ def memory_map(title: str, plan: Plan, shape: ModelShape) -> str:
 
 
 def memory_picture(memory: Memory, steps: Sequence[str]) -> str:
-    """An SVG document of one of them."""
+    """Return an SVG of one memory."""
     return document(_WIDTH, _TOP + _height(memory) + _BELOW, _drawn(memory, steps, 0))
 
 
@@ -120,7 +121,7 @@ def _drawn(memory: Memory, steps: Sequence[str], above: int) -> list[str]:
     ]
     out += [words(_LEFT + i * column + 3, top - 6, name, size=9) for i, name in enumerate(steps)]
     colours: dict[str, str] = {}
-    numbers: dict[str, int] = {}  # of names, of which one may be drawn more than once
+    numbers: dict[str, int] = {}  # name -> number of its colour; a name may be drawn more than once
     for r in regions:
         if r.kind == "weights":
             slot = r.name.split(".", 1)[-1]

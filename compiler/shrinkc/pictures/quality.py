@@ -1,4 +1,4 @@
-"""Bytes against quality: the steps of a run as a path."""
+"""Picture of quality against size: the steps of a compression run as a path."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from shrinkc.pictures.svg import COLOURS, document, dot, line, ticks, words
 _WIDTH, _HEIGHT = 1100, 480
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 150, 46, 52
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-_WIDE = 10.0  # times the least is the most, from where ticks are at 1, 2 and 5 times powers of ten
+_WIDE = 10.0  # ratio of most to least above which ticks are 1, 2 and 5 times powers of ten
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A step that was measured: ``bytes`` packed, ``value`` above 0, less is better."""
+    """Measured step: ``bytes`` packed, ``value`` above 0 (less is better)."""
 
     name: str
     bytes: int
@@ -26,7 +26,7 @@ class Measured:
 
 
 def quality(steps: Sequence[Measured], measure: str) -> str | None:
-    """An SVG document, values as logarithms; None where there is no step."""
+    """Return an SVG with a log scale of values; None if there are no steps."""
     if not steps:
         return None
     most = 1.05 * max(1, *(s.bytes for s in steps))

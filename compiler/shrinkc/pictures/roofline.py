@@ -1,4 +1,4 @@
-"""Ops between the ceilings of their target: products per cycle over products per byte, both as logarithms."""
+"""Roofline plot: products per cycle over products per byte, both on log scales."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _SOURCES = {L1: "all in L1", DMA: "weights or cache by DMA", FLASH: "weights fro
 
 @dataclass(frozen=True)
 class Ceiling:
-    """A target makes or brings ``per_cycle`` products or bytes (``of``) at most, as ``said_by`` says.  ``source``:
-    where the bytes come from."""
+    """Limit of a target: at most ``per_cycle`` products or bytes (``of``).  ``said_by``: origin of the figure.
+
+    ``source``: origin of the bytes."""
 
     name: str
     of: str
@@ -30,8 +31,8 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Point:
-    """An op of ``layers`` layers whose bytes come from ``source``: its products per byte, and per cycle as
-    estimated and as measured (None: not known)."""
+    """Op of ``layers`` layers whose bytes come from ``source``: products per byte, and estimated and measured
+    products per cycle (None: not known)."""
 
     op: str
     kind: str
@@ -43,7 +44,7 @@ class Point:
 
 
 class _Axes:
-    """Decades to places."""
+    """Scales from decades to coordinates."""
 
     def __init__(self, xs: Iterable[float], ys: Iterable[float]) -> None:
         self.x = _decades(xs)
@@ -65,7 +66,7 @@ def _decades(values: Iterable[float]) -> tuple[int, int]:
 
 
 def roofline(title: str, points: Sequence[Point], ceilings: Sequence[Ceiling]) -> str | None:
-    """An SVG document; None where no op has cycles.  A full dot is estimated, a ring is measured."""
+    """Return an SVG; None if no op has cycles.  Filled dots are estimates, rings are measurements."""
     dots = [
         (p, kind, p.per_byte, y)
         for p in points
@@ -119,13 +120,13 @@ def _grid(axes: _Axes) -> list[str]:
 
 
 def _lines(axes: _Axes, ceilings: Sequence[Ceiling], labels: Labels) -> list[str]:
-    """Flat ones for what computes, rising ones for what brings bytes; their names at their right ends."""
+    """Return the ceilings: flat for products, rising for bytes, with names at the right ends."""
     (x0, x1), (y0, _) = axes.x, axes.y
     out, named = [], []
     top = max(c.per_cycle for c in ceilings if c.of == "products")
     for c in ceilings:
         per, flat = c.per_cycle, c.of == "products"
-        # rising: from the picture's lower or left edge to the highest flat one, or the right edge
+        # rising: from the lower or left edge to the highest flat ceiling or the right edge
         first = 10.0**x0 if flat else max(10.0**x0, 10.0**y0 / per)
         last = 10.0**x1 if flat else min(10.0**x1, top / per)
         if first >= last:

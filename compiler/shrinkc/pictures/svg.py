@@ -1,4 +1,4 @@
-"""Parts of pictures: an SVG document, boxes and words.  The same values give the same bytes."""
+"""Elements of SVG pictures.  Equal values give equal bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
 TEXT = 11
-LETTER = 6.2  # width of a letter at that size, for what fits into a box
+LETTER = 6.2  # width of a letter at that size, to decide whether text fits a box
 
 _PALETTE = {
     "#8fb8de": "#2f6396",
@@ -31,11 +31,11 @@ ON_DARK = {
     "white": "#17191c",
     EDGE: "#9a9a9a",
 }
-"""What a page shows instead of a colour where it is dark and words are light."""
+"""Colour -> its replacement on pages in dark mode."""
 
 
 def document(width: int, height: int, body: Iterable[str]) -> str:
-    """On white."""
+    """Return an SVG document on white."""
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'font-family="sans-serif" font-size="{TEXT}">'
@@ -47,7 +47,7 @@ def document(width: int, height: int, body: Iterable[str]) -> str:
 def box(
     x: float, y: float, width: float, height: float, fill: str, note: str, edge: bool = True, opacity: float = 1.0
 ) -> str:  # fmt: skip
-    """A rectangle that shows ``note`` while the pointer is on it."""
+    """Return a rectangle; hovering shows ``note``."""
     line = f' stroke="{EDGE}" stroke-width="0.4"' if edge else ""
     hit = ' pointer-events="none"' if fill == "none" else ""
     pale = f' fill-opacity="{opacity:.2f}"' if opacity < 1 else ""
@@ -58,7 +58,7 @@ def box(
 
 
 def dot(x: float, y: float, fill: str, note: str, hollow: bool = False) -> str:
-    """A circle that shows ``note``; ``hollow``: only its edge has the colour."""
+    """Return a circle; hovering shows ``note``.  ``hollow``: a ring."""
     look = (
         f'fill="none" stroke="{fill}" stroke-width="3"'
         if hollow
@@ -70,7 +70,7 @@ def dot(x: float, y: float, fill: str, note: str, hollow: bool = False) -> str:
 def line(
     points: Iterable[tuple[float, float]], note: str = "", dashed: bool = False, thin: bool = False
 ) -> str:
-    """A line through ``points``; ``thin``: from words to what they name."""
+    """Return a line through ``points``.  ``thin``: for lines from labels to marks."""
     path = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
     dash = ' stroke-dasharray="5 4"' if dashed else ""
     dash += ' stroke-width="0.4"' if thin else ""
@@ -79,7 +79,7 @@ def line(
 
 
 def words(x: float, y: float, text: str, size: int = TEXT, end: bool = False) -> str:
-    """Text whose first letter's foot is at (x, y), or with ``end`` its last one's; the pointer goes through it."""
+    """Return text with its left (or with ``end`` its right) baseline end at (x, y); it ignores the pointer."""
     anchor = ' text-anchor="end"' if end else ""
     return (
         f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size}"{anchor} pointer-events="none">'
@@ -88,8 +88,8 @@ def words(x: float, y: float, text: str, size: int = TEXT, end: bool = False) ->
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """The multiples of the smallest 1, 2 or 5 times a power of ten of which at most ``most`` lie between ``low``
-    and ``high``, above ``low``."""
+    """Return tick values above ``low`` and up to ``high``: at most ``most`` multiples of 1, 2 or 5 times a power of
+    ten."""
     power = math.floor(math.log10((high - low) / most))
     for step in (factor * 10.0**e for e in (power, power + 1) for factor in (1, 2, 5)):
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -1,4 +1,4 @@
-"""Many plans as a picture: a row each, bars of its memories and of its cycles per token."""
+"""Picture of a sweep: a row per plan, with bars of memories and cycles per token."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _BAR = 16
 _GAP = 14
 _LEVEL = 110
 _CYCLES = 200
-_SAID = 52  # letters behind the cycles' bar
+_SAID = 52  # letters after the cycles' bar
 _FILLED, _TIME = COLOURS[0], COLOURS[2]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One plan: its options' values, a bar per memory, bytes used and available (none where it does
-    not fit), the cycles of a token (None: not known), and words about it."""
+    """Row of a plan: values of its options, (used, available) bytes per memory (empty if it does not fit),
+    cycles per token (None: not known), and a remark."""
 
     labels: Sequence[str]
     bars: Sequence[tuple[int, int]]
@@ -33,7 +33,7 @@ class Row:
 def sweep_picture(
     title: str, heads: Sequence[str], levels: Sequence[str], rows: Sequence[Row]
 ) -> str:
-    """An SVG document; ``heads`` are above the labels, ``levels`` above the bars."""
+    """Return an SVG; ``heads`` are titles of the option columns, ``levels`` of the bars."""
     columns = [
         max(len(text) for text in (head, *(row.labels[i] for row in rows))) * LETTER + _GAP
         for i, head in enumerate(heads)

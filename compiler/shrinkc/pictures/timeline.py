@@ -1,8 +1,8 @@
-"""Where the time of a run went, as a picture: lanes of the cores and of what works beside them.
+"""Timeline of a profiled run: lanes of the cores and of units that work at the same time.
 
-What the cores did is measured, by the counters of a profile build; the lanes below show how much of
-each step the DMA, the HyperBus and other engines are busy, as the cost model has it.  The same run
-gives the same bytes.
+The cores' lane is measured by the counters of a profile build.  The lanes below show how much of
+each step the DMA, the HyperBus and other engines are busy, estimated by the cost model.  Equal runs
+give equal bytes.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ PARTS = {
     "barrier": ("#d9d9d9", "asleep until others are done"),
     "transfers": ("#e8a598", "waiting for DMA or flash"),
 }
-"""What a core does, its colour, and how the legend says it: a core stands for a value just loaded or for
+"""Activity of a core -> its colour and its legend.  A core stalls for a value just loaded or for
 instructions, and sleeps until another core is done."""
 _BUSY = "#a7d3a6"
 
 
 @dataclass(frozen=True)
 class Span:
-    """One step, ``cycles`` long, of which the mean core spends ``parts``; ``busy``: cycles of the DMA and
-    others by lane, None where there is no model of them."""
+    """Step of ``cycles``.  ``parts``: cycles of the mean core by activity.  ``busy``: cycles of the DMA and
+    other units by lane, None without a cost model."""
 
     name: str
     layer: int | None
@@ -50,7 +50,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Chart:
-    """Steps in order of execution."""
+    """Chart of steps in order of execution."""
 
     title: str
     spans: Sequence[Span]
@@ -61,7 +61,7 @@ class Chart:
 
     @property
     def lanes(self) -> list[str]:
-        """Those beside the cores that are ever busy, in the order of the first span that has them."""
+        """Return the lanes, except the cores', that are ever busy, in the order of their first span."""
         seen: dict[str, float] = {}
         for span in self.spans:
             for lane, cycles in span.busy.items():
@@ -74,7 +74,7 @@ class Chart:
 
 
 def timeline(title: str, charts: Sequence[Chart]) -> str:
-    """An SVG document; hovering over a step shows its figures."""
+    """Return an SVG; hovering over a step shows its figures."""
     top, body = 62, list[str]()
     for chart in charts:
         body += _chart(chart, top)
@@ -121,7 +121,7 @@ def _chart(chart: Chart, top: float) -> list[str]:
 
 
 def _span(span: Span, x: float, y: float, scale: float, lanes: Mapping[str, float]) -> list[str]:
-    """The step's box, what the cores did from its left to its right, and the other lanes' share."""
+    """Return a step's box, the cores' activities from left to right, and the shares of the other lanes."""
     width = span.cycles * scale
     figures = ", ".join(f"{name} {span.parts.get(name, 0):.0f}" for name in PARTS)
     note = f"{span.label}: {span.cycles:.0f} cycles; {figures}"

@@ -1,1 +1,1 @@
-"""The pages of ``shrinkc report``: what is known of a compiled directory or of a compression run."""
+"""Pages of ``shrinkc report`` about compiled directories and compression runs."""

@@ -1,4 +1,4 @@
-"""The page of a compiled directory."""
+"""Report page of a compiled directory."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ from shrinkc.storage import MatrixShape
 from shrinkc.targets import MEMORIES, Target
 
 KIND = "compiled directory"
-EVAL_MOST = 64 << 20  # bytes of a file that is looked at
+EVAL_MOST = 64 << 20  # bytes; larger files are not opened
 NEITHER = "give a directory made by 'shrinkc compile' or 'shrinkc compress'."
 
 
 @dataclass(frozen=True)
 class _Compiled:
-    """What a directory holds, and what is estimated of it."""
+    """Contents of a compiled directory, and estimates."""
 
     manifest: artifact.Manifest
     plan: Plan
@@ -65,7 +65,7 @@ class _Compiled:
     run: Run | None
     speed: Speed | None
     phases: Sequence[Phase]
-    ceilings: Mapping[str, Sequence[Ceiling]]  # of each phase
+    ceilings: Mapping[str, Sequence[Ceiling]]  # by phase
 
 
 def compiled_page(
@@ -77,12 +77,12 @@ def compiled_page(
     evals: Sequence[Path] = (),
     reporter: Reporter,
 ) -> Page:
-    """Everything that is known of a compiled directory.
+    """Return the page of a compiled directory.
 
-    ``run``: what ``shrinkc run --json`` printed (None: what the last ``--profile`` left in the directory, if any);
-    ``evals``: what ``shrinkc eval`` wrote, beside those that lie in the directory.
-
-    Raises BadArtifact where it is none or not as compiled, BadData for a file of a run or an evaluation that
+    ``run``: output of ``shrinkc run --json`` (None: the directory's profile of the last ``--profile``, if any).
+    ``evals``: files of ``shrinkc eval``, in addition to those in the directory.
+    Raises BadArtifact if ``directory`` is not a compiled one or was changed, BadData if a file of a run or an
+    evaluation is invalid or belongs to another model, UsageError for an impossible position or clock.
     is none or of another model, UsageError for a position or clock that is not possible.
     """
     check_speed(position, clock_mhz)
@@ -128,8 +128,8 @@ def compiled_page(
 def _phases(
     plan: Plan, shape: ModelShape, target: Target, position: int | None, run: Run | None
 ) -> tuple[list[Phase], dict[str, list[Ceiling]]]:
-    """With the ceilings of each; of the run where it has a profile, else of a decode step at ``position`` and of a
-    prompt of as many tokens."""
+    """Return phases and their ceilings: those of the run's profile, or else a decode step at ``position`` and a
+    prompt of ``position`` tokens."""
     passes, table = Passes(shape, plan, target), cost_table(target.name)
     phases = []
     if run is None or run.prefill is None:
@@ -310,7 +310,7 @@ def _weights(plan: Plan, shape: ModelShape) -> Section:
 
 
 def _tiles(p: Placement) -> int:
-    """That bring the matrix to L1."""
+    """Return the number of tiles in which the matrix is copied to L1."""
     return -(-p.blocks // p.tile_blocks) if p.engine == CORES and p.name != "embedding" else 0
 
 
@@ -447,7 +447,7 @@ _MEASURES = (Column("measure"), Column("value", str), Column("standard_error", s
 def _accuracy(
     directory: Path, manifest: artifact.Manifest, given: Sequence[Path], notes: list[str]
 ) -> Section:
-    """The evaluations that were given, and those in the directory; of what cannot be read there is a note."""
+    """Return given evaluations and those in the directory; unreadable files in the directory become notes."""
     tables, samples = list[Table](), list[Samples]()
     for path in given:
         _add_evaluation(path, read_json_object(path, BadData), tables, samples)
@@ -474,7 +474,7 @@ def _accuracy(
 def _add_evaluation(
     path: Path, found: Mapping[str, Any], tables: list[Table], samples: list[Samples]
 ) -> None:
-    """What ``path`` says of a model; BadData where it is no evaluation."""
+    """Add the evaluation ``found`` in ``path``.  Raises BadData if it is not an evaluation."""
     file = name_of(path)
     try:
         model = found["model"]

@@ -1,4 +1,4 @@
-"""The page of a compression run."""
+"""Report page of a compression run."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from shrinkc.report.page import (
 )
 
 KIND = "compression run"
-SENSITIVITY = "sensitivity.json"  # as `shrinkc sensitivity -o` calls it
+SENSITIVITY = "sensitivity.json"  # written by `shrinkc sensitivity -o`
 _COUNT = digits(0)
 
 
 def run_page(path: Path) -> Page | None:
-    """Everything that a run says of itself, the hashes of its files checked; None where ``path`` is no run.
+    """Return the page of a run, with hashes of its files checked; None if ``path`` is not a run.
 
-    BadStep where no step of it can be read; a damaged one beside others is a note.
+    Raises BadStep if no step can be read; if only some are damaged, they become notes.
     """
     if not is_run(path):
         return None
@@ -65,7 +65,7 @@ def run_page(path: Path) -> Page | None:
 
 
 def _readable(record: StepRecord, notes: list[str]) -> bool:
-    """Whether the figures of a step are numbers and its texts texts; else that is a note."""
+    """Return whether all values of a step have the right types; add a note if not."""
     try:
         row = rows_of([record])[0]
         check_fields(row)
@@ -108,7 +108,7 @@ def _verdict(records: Sequence[StepRecord], rows: Sequence[Row], notes: Sequence
 def _change(
     key: str, title: str, rows: Sequence[Row], of: Callable[[Row], float | None], places: int
 ) -> Card:
-    """What the last measured step has, and the first one."""
+    """Return a card with the value of the last measured step and its change from the first."""
     found = [(row, value) for row in rows if (value := of(row)) is not None]
     if not found:
         return Card(key, title, NONE, None, "not measured")
@@ -173,8 +173,9 @@ def _samples(records: Sequence[StepRecord]) -> Section:
 
 @dataclass(frozen=True)
 class Sensitivities:
-    """By layer: ``matrices``: width -> matrix -> divergence when it alone has that width; ``all_at``: width ->
-    growth of the loss when all of the layer has it; ``removed``: the same when the layer is left out."""
+    """Sensitivities by layer.  ``matrices``: width -> matrix -> divergence if only this matrix has that width.
+
+    ``all_at``: width -> increase in loss if the whole layer has it.  ``removed``: increase in loss without it."""
 
     unit: str
     tokens: int
@@ -185,7 +186,7 @@ class Sensitivities:
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Sensitivities:
-        """Raises for what is no measurement of sensitivity."""
+        """Read a sensitivity measurement.  Raises KeyError, TypeError or ValueError if ``found`` is invalid."""
         loss, kl = found["loss"]["layers"], found["kl"]["layers"]
         names = {module: module.split(".")[1].removesuffix("_proj") for module in MODULES}
         matrices = {
@@ -207,7 +208,7 @@ class Sensitivities:
 
 
 def _measured(path: Path, notes: list[str]) -> Sensitivities | None:
-    """Of a budget's search, or a file that ``shrinkc sensitivity`` made there."""
+    """Return the sensitivities of a budget's search, or of a file of ``shrinkc sensitivity`` in ``path``."""
     for name in (CHOSEN, SENSITIVITY):
         if not (path / name).is_file():
             continue

@@ -1,5 +1,5 @@
-"""Where the cycles of a compiled model go: estimated, measured where a profiled run is there, and against the
-ceilings of its target."""
+"""Cycles of a compiled model by step: estimated, measured if there is a profiled run, and compared with the
+ceilings of the target."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from shrinkc.simulate.profile import Phase as Measured
 from shrinkc.storage import Offsets
 from shrinkc.targets import FETCHED, L1, Target
 
-SIMD = "SC_XPULP=1"  # of a target's defines: an instruction multiplies 4 pairs of bytes
-BYTES_AT_ONCE = 4  # of that instruction, and of a load
-LARGE = 4096  # rows and inputs of the matrix that an engine's ceiling is of
+SIMD = "SC_XPULP=1"  # in a target's defines: one instruction multiplies 4 pairs of bytes
+BYTES_AT_ONCE = 4  # per SIMD instruction and per load
+LARGE = 4096  # rows and inputs of the matrix from which an engine's ceiling is computed
 
 
 @dataclass
 class Step:
-    """One step of one layer (None: in none), of one pass: ``cycles`` and ``waits`` for transfers as estimated
-    (None: not calibrated), ``counts`` as measured (None: not measured), its products, the bytes of its operands and
-    results, from where most of them come, and the cycles that each resource is ``busy``."""
+    """Step of a forward pass in one layer (None: outside the layers).
+
+    ``cycles`` and ``waits`` for transfers are estimated (None: not calibrated), ``counts`` measured (None: not
+    measured).  ``busy``: cycles of each resource.  Also products, bytes of operands and results, and their source."""
 
     layer: int | None
     op: str
@@ -48,7 +49,7 @@ class Step:
         return None if self.counts is None else self.counts.elapsed
 
     def add(self, work: StepWork, cost: StepCost | None, times: int) -> None:
-        """One of the passes whose sum over ``times`` is stated."""
+        """Add this step of one pass, divided by ``times``."""
         self.products += work.arithmetic.products / times
         self.bytes += work.arithmetic.bytes / times
         others = {who for name in work.work.features if (who := lane(name)) not in ("", OVERLAPPED)}
@@ -61,7 +62,7 @@ class Step:
                 self.busy[name] = self.busy.get(name, 0.0) + cycles / times
 
     def spans(self) -> tuple[Span | None, Span | None]:
-        """As estimated and as measured."""
+        """Return the estimated and the measured span."""
         busy = {
             resource_label(n): cycles for n, cycles in self.busy.items() if cycles and n != CORES
         }
@@ -77,7 +78,7 @@ class Step:
 
 
 def _source(work: StepWork, known: str, engine: str) -> str:
-    """Where most of its bytes come from: flash, DMA, an engine that reads in place, or L1."""
+    """Return the source of most bytes: flash, DMA, an engine that reads in place, or L1."""
     if work.work.fetched or any(tile.fetched for tile in work.tiles):
         return FLASH
     if known != FLASH and (work.tiles or work.work.moved):
@@ -87,7 +88,7 @@ def _source(work: StepWork, known: str, engine: str) -> str:
 
 @dataclass(frozen=True)
 class Steps:
-    """Several steps together: an op of all layers, or a layer."""
+    """Sum of several steps: an op in all layers, or a layer."""
 
     steps: Sequence[Step]
 
@@ -97,12 +98,12 @@ class Steps:
 
     @cached_property
     def estimated(self) -> float | None:
-        """None where one of them is not known."""
+        """Return the sum of cycles; None if a step has none."""
         return _total(step.cycles for step in self.steps)
 
     @cached_property
     def measured(self) -> float | None:
-        """None where one of them is not known."""
+        """Return the sum of cycles; None if a step has none."""
         return _total(step.measured for step in self.steps)
 
     @property
@@ -115,7 +116,7 @@ class Steps:
 
     @property
     def limit(self) -> str | None:
-        """What is busy longest."""
+        """Return the resource that is busy longest."""
         busy: dict[str, float] = {}
         for step in self.steps:
             for name, cycles in step.busy.items():
@@ -127,7 +128,7 @@ class Steps:
 
     @property
     def point(self) -> Point:
-        """Its place on a roofline."""
+        """Return the point on a roofline."""
         e, m = self.estimated, self.measured
         return Point(
             self.first.op, self.first.kind, self.first.source, len(self.steps),
@@ -142,10 +143,10 @@ def _total(values: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Phase:
-    """A prompt, or decode steps: cycles, products and bytes are of one pass.
+    """Phase of a run: prefill or decode.  Cycles, products and bytes are per forward pass.
 
-    ``measured``: by the run's own clock; None: not measured.  ``unknown``: what was not calibrated and counts
-    nothing.
+    ``measured``: total cycles by the run's clock; None: not measured.  ``unknown``: uncalibrated features, which
+    count as 0 cycles.
     """
 
     name: str
@@ -159,7 +160,7 @@ class Phase:
         return Steps(self.steps)
 
     def by(self, key: Callable[[Step], object]) -> list[Steps]:
-        """The steps of which ``key`` says the same, in order of execution."""
+        """Return the steps grouped by ``key``, in order of execution."""
         found: dict[object, list[Step]] = {}
         for step in self.steps:
             found.setdefault(key(step), []).append(step)
@@ -167,12 +168,12 @@ class Phase:
 
     @property
     def ops(self) -> list[Steps]:
-        """Each op, over all layers."""
+        """Return each op, summed over all layers."""
         return self.by(lambda step: step.op)
 
     @property
     def points(self) -> list[Point]:
-        """Each op, over the layers whose bytes come from the same place."""
+        """Return roofline points: each op, summed over the layers with the same source of bytes."""
         return [steps.point for steps in self.by(lambda step: (step.op, step.source))]
 
 
@@ -180,8 +181,8 @@ def phase(
     name: str, title: str, passes: Sequence[list[StepWork]], times: int, table: CostTable | None,
     measured: Measured | None, counted: bool,
 ) -> Phase:  # fmt: skip
-    """``passes`` of a prompt, or decode steps, whose sum over ``times`` is stated.  ``counted``: the estimate is of a
-    profile build, whose counters take time."""
+    """Return the phase with the sum of ``passes`` divided by ``times``.  ``counted``: estimate a profile build, whose
+    counters take time."""
     costs: Sequence[StepCost | None] = [None] * sum(map(len, passes))
     unknown: tuple[str, ...] = ()
     if table is not None:
@@ -204,7 +205,7 @@ def phase(
 def ceilings(
     target: Target, plan: Plan, passes: Passes, table: CostTable | None, tokens: int
 ) -> list[Ceiling]:
-    """Of a pass of ``tokens``."""
+    """Return the ceilings of a forward pass of ``tokens``."""
     bits = {m.bits for m in passes.shape.matrices}
     simd = SIMD in target.program.defines
     once = BYTES_AT_ONCE if simd else 1

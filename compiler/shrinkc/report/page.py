@@ -1,7 +1,7 @@
-"""What a page is made of, and how it becomes one file of HTML that needs nothing else (no library, no request, no
-script to be read) and JSON.
+"""Elements of a report page, and output as JSON and as one self-contained HTML file.
 
-All of it is plain text, which the template escapes; only pictures are markup, which escaped their own words."""
+The page needs no library, request or script to be read.  All text is plain and escaped by the template; only
+pictures are markup, and they escape their own text."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ Value = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Card:
-    """A figure that stands out: ``shown`` to people, ``value`` and what is ``also`` known to programs.  ``share``:
-    of a bar below it, 0 to 1."""
+    """Key figure.  ``shown``: text on the page.  ``value`` and ``also``: JSON.  ``share``: length of a bar below it,
+    0 to 1."""
 
     key: str
     title: str
@@ -49,8 +49,8 @@ class Card:
 
 @dataclass(frozen=True)
 class Column:
-    """``key``: its name in JSON, and with spaces for people where no ``title`` is given.  ``form``: how a value is
-    written, to the right (None: words, to the left).  ``none``: what stands for no value."""
+    """Column of a table.  ``key``: name in JSON, and title (with spaces) if ``title`` is empty.  ``form``: formats a
+    number, aligned right (None: text, aligned left).  ``none``: text for a missing value."""
 
     key: str
     form: Callable[[Any], str] | None = None
@@ -69,7 +69,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """``folded``: opened by the reader."""
+    """Table of a page.  ``folded``: collapsed until the reader opens it."""
 
     key: str
     title: str
@@ -79,7 +79,7 @@ class Table:
 
     @property
     def shown(self) -> list[int]:
-        """The columns that people see: all but those without any value."""
+        """Return the indices of columns with at least one value."""
         every = range(len(self.columns))
         return [i for i in every if any(row[i] is not None for row in self.rows)]
 
@@ -92,7 +92,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Source:
-    """A text as a file has it; ``said``: what it is."""
+    """Verbatim text of a file.  ``said``: its description."""
 
     key: str
     said: str
@@ -101,7 +101,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Samples:
-    """What several models went on with after the same prompt, under their names."""
+    """Continuations of a prompt by several models, by name."""
 
     prompt: str
     texts: Sequence[tuple[str, str]]
@@ -109,7 +109,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Section:
-    """``said``: a paragraph before pictures and tables."""
+    """Section of a page.  ``said``: a paragraph before pictures and tables."""
 
     key: str
     title: str
@@ -126,7 +126,7 @@ class Section:
         return any(map(bool, parts))
 
     def to_json(self) -> dict[str, object]:
-        """What cards, tables and texts hold, by their keys."""
+        """Return the contents of cards, tables and texts by key."""
         out: dict[str, object] = {}
         for card in self.cards:
             out |= {key: _plain(v) for key, v in ({card.key: card.value} | {**card.also}).items()}
@@ -144,13 +144,13 @@ class Section:
 
 
 def _plain(value: Value) -> Value:
-    """Nine digits of a fraction."""
+    """Round a float to nine significant digits."""
     return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that is known of ``name``, which lies in ``directory``; the first section is its verdict."""
+    """Page about ``name`` in ``directory``.  The first section is the verdict."""
 
     kind: str
     name: str
@@ -159,7 +159,7 @@ class Page:
     notes: Sequence[str] = ()
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
+        """Return the facts as a JSON object."""
         return {
             "format": REPORT, "version": VERSION, "shrinkc": shrinkc.__version__, "kind": self.kind,
             "name": self.name, "directory": self.directory, "notes": list(self.notes),
@@ -167,7 +167,7 @@ class Page:
         }  # fmt: skip
 
     def to_html(self) -> str:
-        """For people.  The same page gives the same bytes."""
+        """Return the HTML.  Equal pages give equal bytes."""
         folder = resource("templates")
         style, script = (
             (folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
@@ -186,9 +186,9 @@ class Reported:
 
     Attributes:
         html: The page.
-        json: The same facts for programs.
-        bytes: Size of the page.
-        page: What both hold.
+        json: The same facts as JSON.
+        bytes: Size of the page in bytes.
+        page: Contents of both files.
     """
 
     html: Path
@@ -202,7 +202,7 @@ class Reported:
         )
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return a summary."""
         return [
             *(f"note: {note}" for note in self.page.notes),
             f"{self.html}: {self.page.name}, {self.page.kind}, {show_size(self.bytes)}; "
@@ -210,7 +210,7 @@ class Reported:
         ]
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
+        """Return the facts as a JSON object."""
         return {
             "html": str(self.html), "json": str(self.json), "bytes": self.bytes, "kind": self.page.kind,
             "name": self.page.name, "verdict": self.page.sections[0].to_json(), "notes": list(self.page.notes),
@@ -218,8 +218,8 @@ class Reported:
 
 
 def write_page(page: Page, directory: Path, html: Path | None, reporter: Reporter) -> Reported:
-    """Writes ``page`` to ``html`` (None: report.html in ``directory``) and its JSON beside it, each whole or not at
-    all.  OutputError where that is not possible."""
+    """Write ``page`` to ``html`` (None: report.html in ``directory``) and its JSON next to it, each completely or not
+    at all.  Raises OutputError."""
     html = directory / REPORTS[0] if html is None else html
     beside = html.with_suffix(".json")
     if beside == html:
@@ -235,12 +235,12 @@ def write_page(page: Page, directory: Path, html: Path | None, reporter: Reporte
 
 
 def _text(text: str) -> str:
-    """With a question mark for what UTF-8 has no form for: half a surrogate pair."""
+    """Replace unpaired surrogates, which UTF-8 cannot represent, by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _hash(script: str) -> str:
-    """What the page's policy calls the one script that may run."""
+    """Return the hash of ``script`` for the page's content security policy."""
     digest = hashlib.sha256(script.encode("utf-8")).digest()
     return "sha256-" + base64.b64encode(digest).decode("ascii")
 
@@ -258,26 +258,26 @@ def _template() -> jinja2.Template:
     return env.get_template("report.html.j2")
 
 
-# ---- how values are written ----
+# ---- formats of values ----
 
 
 def number(value: float, digits: int = 0) -> str:
-    """With separators for thousands."""
+    """Format a number with thousands separators."""
     return f"{value:,.{digits}f}"
 
 
 def digits(count: int) -> Callable[[float], str]:
-    """A number with that many digits behind its point."""
+    """Return a format with ``count`` digits after the point."""
     return lambda value: number(value, count)
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """Of a fraction."""
+    """Format a fraction in percent."""
     return f"{100 * value:.{digits}f} %"
 
 
 def change(value: float) -> str:
-    """Of a fraction, with its sign."""
+    """Format a fraction in percent, with its sign."""
     return f"{100 * value:+.1f} %"
 
 

@@ -1,4 +1,4 @@
-"""The run of a compiled directory that a page tells of."""
+"""Reading of run results for the report of a compiled directory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from shrinkc.simulate import profile
 
 @dataclass(frozen=True)
 class Run:
-    """What ``file`` says of a run: its machine, how many tokens it took and gave, the values that were compared
-    (None: not verified), and the profile's phases (None: not profiled, or no decode step)."""
+    """Result of a run in ``file``: machine, numbers of prompt and new tokens, compared values (None: not verified)
+    and the profile's phases (None: not profiled, or no decode step)."""
 
     file: str
     machine: str
@@ -33,7 +33,7 @@ class Run:
 
     @classmethod
     def of_json(cls, file: str, found: Mapping[str, Any]) -> Run:
-        """Raises KeyError, TypeError or ValueError for what is none."""
+        """Read a run's JSON.  Raises KeyError, TypeError or ValueError if it is invalid."""
         verdict, phases = found["verdict"], found["profile"] or {}
         prefill = profile.Phase.of_json(phases["prefill"]) if phases else None
         decode = phases["decode"] if phases else None
@@ -52,7 +52,7 @@ class Run:
 
 
 def run_of(directory: Path, path: Path | None, manifest: artifact.Manifest) -> Run | None:
-    """A run of this model; None where there is none."""
+    """Return the run in ``path``, or else the directory's last profile; None if there is none."""
     if path is None:
         path = directory / artifact.PROFILE
         if not path.is_file():
