@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from shrinkc.checkpoints import load
-from shrinkc.compression.blocks import NORMS, WRITERS, block, embed, rope, token_weights, watched
+from shrinkc.compression.blocks import (
+    NORMS,
+    WRITERS,
+    block,
+    embed,
+    rope,
+    second_moments,
+    token_weights,
+)
 from shrinkc.compression.stages import gptq_worker
 from shrinkc.core.errors import StageFailed
 from shrinkc.model import ATTENTION, MLP
@@ -44,7 +52,7 @@ def states(stories: Path) -> tuple[Any, list[Any], Any]:
     return model.model.layers[1], [hidden[:1], hidden[1:]], rope(model, 32)
 
 
-def by_hand(layer: Any, hidden: list[Any], tables: Any, *, relative: bool) -> dict[str, np.ndarray]:
+def by_hand(layer: Any, hidden: list[Any], tables: Any, *, weighted: bool) -> dict[str, np.ndarray]:
     """Token after token, in float64."""
     found: dict[str, Any] = {name: [] for name in NAMES}
     counts: dict[str, Any] = {name: [] for name in NAMES}
@@ -65,7 +73,7 @@ def by_hand(layer: Any, hidden: list[Any], tables: Any, *, relative: bool) -> di
         for name in NAMES:
             for t in range(h.shape[1]):
                 x = given[name][0, t].double().numpy()
-                stream = behind.get(name) if relative else None
+                stream = behind.get(name) if weighted else None
                 weight = 1.0
                 if stream is not None:
                     weight = 1 / float(stream[0, t].double().square().mean())
@@ -74,19 +82,19 @@ def by_hand(layer: Any, hidden: list[Any], tables: Any, *, relative: bool) -> di
     return {name: sum(found[name]) / sum(counts[name]) for name in NAMES}
 
 
-@pytest.mark.parametrize("relative", [True, False])
-def test_second_moments_by_hand(states: tuple[Any, list[Any], Any], relative: bool) -> None:
+@pytest.mark.parametrize("weighted", [True, False])
+def test_second_moments_by_hand(states: tuple[Any, list[Any], Any], weighted: bool) -> None:
     layer, hidden, tables = states
     with torch.no_grad():
-        wanted = by_hand(layer, hidden, tables, relative=relative)
-        got, after = watched(layer, hidden, tables, NAMES, relative=relative)
+        wanted = by_hand(layer, hidden, tables, weighted=weighted)
+        got, after = second_moments(layer, hidden, tables, NAMES, weighted=weighted)
         for state, h in zip(after, hidden, strict=True):
             assert torch.equal(state, block(layer, h, tables))
     for name in NAMES:
         scale = np.abs(wanted[name]).max()
         np.testing.assert_allclose(got[name].numpy(), wanted[name], atol=1e-5 * scale)
     with torch.no_grad():
-        other = watched(layer, hidden, tables, NAMES, relative=not relative)[0]
+        other = second_moments(layer, hidden, tables, NAMES, weighted=not weighted)[0]
     # only what is written to the stream counts otherwise
     assert {n for n in NAMES if not torch.allclose(got[n], other[n])} == set(WRITERS)
 
@@ -107,10 +115,11 @@ def test_a_token_that_a_channel_makes_huge_does_not_hide_the_others(
             module.weight[channel, direction] = size
         layer.mlp.down_proj.weight[:, channel] = 1
         found = [
-            watched(layer, hidden, tables, NAMES, relative=r)[0][MLP[2]] for r in (True, False)
+            second_moments(layer, hidden, tables, NAMES, weighted=r)[0][MLP[2]]
+            for r in (True, False)
         ]
-    relative, plain = (float(m[channel, channel] / m.trace()) for m in found)
-    assert plain > 0.9999 and relative < 0.5
+    weighted, plain = (float(m[channel, channel] / m.trace()) for m in found)
+    assert plain > 0.9999 and weighted < 0.5
 
 
 @pytest.fixture
@@ -151,7 +160,7 @@ def test_gptq_is_given_tokens_by_what_their_errors_count(
             task.native_inps = [torch.ones_like(given[0])]
         task.add_batch(given[0], made)
 
-    with gptq_worker.relative_errors(model), torch.no_grad():
+    with gptq_worker.token_weighted_hessians(model), torch.no_grad():
         for index, layer in enumerate(model.model.layers):
             for matrix in NAMES:
                 name = f"model.layers.{index}.{matrix}"
@@ -185,7 +194,7 @@ def test_a_matrix_that_gptq_leaves_out_is_a_defect(
 
     model, before = load(stories, dtype="float32").model, GPTQ.add_batch
     said = r"nothing of 10 matrices, the first is model\.layers\.0\.mlp"
-    with pytest.raises(StageFailed, match=said), gptq_worker.relative_errors(model):
+    with pytest.raises(StageFailed, match=said), gptq_worker.token_weighted_hessians(model):
         pass
     assert GPTQ.add_batch is before
     norms = [layer.get_submodule(n) for layer in model.model.layers for n in NORMS]

@@ -1,4 +1,4 @@
-"""A BPE with fewer tokens: which stay, that no text is lost, and which tokenizers are refused."""
+"""A BPE with fewer bpe: which stay, that no text is lost, and which tokenizers are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tokenizers
 
 from helpers.texts import texts, trained_bytelevel
 from helpers.tiny_llama import sentencepiece_json
-from shrinkc.compression.cut_tokenizer import Pieces
+from shrinkc.compression.cut_tokenizer import BpeTokens
 from shrinkc.core.errors import TokenizerNotCut
 from shrinkc.importer.tokenizer_json import LLAMA3_WORDS
 
@@ -39,7 +39,7 @@ def changed(spec: dict[str, Any], **model: Any) -> dict[str, Any]:
 
 
 def llama3() -> dict[str, Any]:
-    """Words that are tokens are taken whole, merges are texts, and BOS comes last in the vocabulary."""
+    """Words that are bpe are taken whole, merges are texts, and BOS comes last in the vocabulary."""
     spec = changed(TRAINED, ignore_merges=True)
     spec["model"]["merges"] = [" ".join(pair) for pair in spec["model"]["merges"]]
     spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [SPLIT, BYTES]}
@@ -64,10 +64,10 @@ def used(spec: dict[str, Any], text: str = README) -> Counter[int]:
 @pytest.mark.parametrize("name", SPECS)
 def test_every_text_comes_back(name: str) -> None:
     spec, keep = SPECS[name]
-    pieces = Pieces(spec)
-    kept = pieces.choose(used(spec), keep=keep).kept
-    assert len(kept) == keep < len(pieces.ids)
-    old, new = engine(spec), engine(pieces.cut(kept))
+    bpe = BpeTokens(spec)
+    kept = bpe.choose(used(spec), keep=keep).kept
+    assert len(kept) == keep < len(bpe.ids)
+    old, new = engine(spec), engine(bpe.cut(kept))
     assert new.get_vocab_size() == keep
     special = [token["content"] for token in spec["added_tokens"]]
     same = 0
@@ -75,12 +75,12 @@ def test_every_text_comes_back(name: str) -> None:
         before, after = old.encode(text).ids, new.encode(text).ids
         back = [t.decode(i, skip_special_tokens=False) for t, i in ((old, before), (new, after))]
         assert back[0] == back[1], repr(text)
-        # a text whose tokens all stay keeps them, which all that was learnt relies on
+        # a text whose bpe all stay keeps them, which all that was learnt relies on
         if set(before) <= set(kept):
             same += 1
             assert [kept[index] for index in after] == before
     assert same > 100
-    # where a text begins and what its special tokens are is as it was
+    # where a text begins and what its special bpe are is as it was
     assert [kept[index] for index in new.encode("").ids] == old.encode("").ids
     for token in spec["added_tokens"]:
         assert new.token_to_id(token["content"]) == kept.index(token["id"])
@@ -89,8 +89,8 @@ def test_every_text_comes_back(name: str) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_merges_are_closed(name: str) -> None:
     spec, keep = SPECS[name]
-    pieces = Pieces(spec)
-    cut = pieces.cut(pieces.choose(used(spec), keep=keep).kept)
+    bpe = BpeTokens(spec)
+    cut = bpe.cut(bpe.choose(used(spec), keep=keep).kept)
     vocab, old = cut["model"]["vocab"], spec["model"]["merges"]
     made = set()
     for merge in cut["model"]["merges"]:
@@ -98,70 +98,70 @@ def test_merges_are_closed(name: str) -> None:
         assert {left, right, left + right} <= set(vocab)
         made.add(left + right)
     assert [m for m in old if m in cut["model"]["merges"]] == cut["model"]["merges"], "old order"
-    always = {pieces.pieces[index] for index in pieces.required if index in pieces.pieces}
+    always = {bpe.texts[index] for index in bpe.required if index in bpe.texts}
     assert {piece for piece in vocab if len(piece) > 1} - always <= made
     assert sorted(vocab.values()) == list(range(len(vocab)))
 
 
 def test_those_stay_that_are_made_most_often() -> None:
     """Against what it stands for: the least used token that no other needs goes, again and again."""
-    pieces, count = Pieces(TRAINED), used(TRAINED)
+    bpe, count = BpeTokens(TRAINED), used(TRAINED)
     uses = Counter(count)
-    left = set(pieces.pieces)
-    parts = {pieces.ids[a + b]: (pieces.ids[a], pieces.ids[b]) for a, b in pieces.merges}
+    left = set(bpe.texts)
+    parts = {bpe.ids[a + b]: (bpe.ids[a], bpe.ids[b]) for a, b in bpe.merges}
     while len(left) > 420:
         needed = {part for index in left & parts.keys() for part in parts[index]}
-        leaves = left - needed - pieces.required
+        leaves = left - needed - bpe.required
         # of equals the one that was merged last
-        least = min(leaves, key=lambda index: (uses[index], -pieces._first(index)))
+        least = min(leaves, key=lambda index: (uses[index], -bpe._first_rank(index)))
         left.remove(least)
         for part in parts[least]:
             uses[part] += uses[least]
     assert len(left) == 420
-    choice = pieces.choose(count, keep=420)
+    choice = bpe.choose(count, keep=420)
     covered = sum(n for index, n in count.items() if index in left) / sum(count.values())
     assert choice.covered == pytest.approx(covered, abs=0.002)
 
 
 def test_what_is_expected_counts_like_what_is_there() -> None:
-    pieces, count = Pieces(TRAINED), used(TRAINED)
+    bpe, count = BpeTokens(TRAINED), used(TRAINED)
     text, more = dict(list(count.items())[::2]), dict(list(count.items())[1::2])
-    whole = pieces.choose(count, keep=420)
-    parts = pieces.choose(text, expected=more, keep=420)
-    assert parts.kept == whole.kept != pieces.choose(text, keep=420).kept
+    whole = bpe.choose(count, keep=420)
+    parts = bpe.choose(text, expected=more, keep=420)
+    assert parts.kept == whole.kept != bpe.choose(text, keep=420).kept
     # what is covered is told of the texts alone
     inside = sum(n for index, n in text.items() if index in whole.kept)
     assert parts.covered == inside / sum(text.values())
 
 
 def test_a_share_takes_as_few_as_cover_it() -> None:
-    pieces, count = Pieces(TRAINED), used(TRAINED)
+    bpe, count = BpeTokens(TRAINED), used(TRAINED)
     total = sum(count.values())
     for share in (0.9, 0.97, 1.0):
-        choice = pieces.choose(count, share=share)
+        choice = bpe.choose(count, share=share)
         assert choice.covered >= share
         assert choice.covered == sum(n for i, n in count.items() if i in choice.kept) / total
-        one_less = pieces.choose(count, keep=len(choice.kept) - 1)
+        one_less = bpe.choose(count, keep=len(choice.kept) - 1)
         assert one_less.covered < share
-        rounded = pieces.choose(count, share=share, multiple=64)
+        rounded = bpe.choose(count, share=share, multiple=64)
         assert len(rounded.kept) == -(-len(choice.kept) // 64) * 64
-    assert set(count) <= set(pieces.choose(count, share=1.0).kept)
+    assert set(count) <= set(bpe.choose(count, share=1.0).kept)
 
 
 def test_what_has_to_stay() -> None:
-    pieces = Pieces(STORY)
+    bpe = BpeTokens(STORY)
     needed = {*range(3), *range(3, 259), STORY["model"]["vocab"]["▁"]}
-    assert pieces.required == needed
-    choice = pieces.choose({}, keep=1)
+    assert bpe.required == needed
+    choice = bpe.choose({}, keep=1)
     assert set(choice.kept) == needed and choice.required == len(needed) and choice.covered == 1.0
     # what is named stays with all that it is made of
-    index = next(i for p, i in pieces.ids.items() if p == "▁there")
-    kept = set(pieces.choose({}, [index], keep=1).kept)
-    assert kept == needed | set(pieces.made(index)) and len(kept) > len(needed) + 2
+    index = next(i for p, i in bpe.ids.items() if p == "▁there")
+    kept = set(bpe.choose({}, [index], keep=1).kept)
+    assert kept == needed | set(bpe.parts(index)) and len(kept) > len(needed) + 2
     # without texts the earliest merges follow, as the tokenizer's own training ranked them
-    first = pieces.choose({}, keep=len(needed) + 2).kept
-    assert pieces.merges[0] == ("▁", "t")
-    assert {pieces.pieces[index] for index in set(first) - needed} == {"t", "▁t"}
+    first = bpe.choose({}, keep=len(needed) + 2).kept
+    assert bpe.merges[0] == ("▁", "t")
+    assert {bpe.texts[index] for index in set(first) - needed} == {"t", "▁t"}
 
 
 @pytest.mark.parametrize(
@@ -182,5 +182,5 @@ def test_what_has_to_stay() -> None:
 )  # fmt: skip
 def test_what_cannot_be_cut_is_refused_by_name(spec: dict[str, Any], said: str) -> None:
     with pytest.raises(TokenizerNotCut, match=re.escape(said)) as caught:
-        Pieces(spec)
+        BpeTokens(spec)
     assert caught.value.exit_code == 18 and "leave out the stage" in str(caught.value)

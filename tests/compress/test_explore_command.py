@@ -233,7 +233,7 @@ def test_thinning_out_removes_a_models_files_alone(tmp_path: Path) -> None:
             (folder / "step.json").write_text('{"files": {"model.safetensors": {}}}')
             (folder / "model.safetensors").write_text("weights")
             (folder / "notes.md").write_text("the user's")
-    Trials.thin_out(SimpleNamespace(folder=tmp_path), results)  # type: ignore[arg-type]
+    Trials.delete_dominated_models(SimpleNamespace(folder=tmp_path), results)  # type: ignore[arg-type]
     left = {f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*") if f.is_file()}
     assert len(left) == 2 * 2 * 3 - 1 and "0001/01-depth/model.safetensors" not in left
 

@@ -78,19 +78,19 @@ def test_what_is_read_after_a_block_by_hand() -> None:
     ):
         read = torch.cat([m.weight for m in matrices]) * norm.weight
         squares.append(read.square().sum(0) / read.square().sum() * read.shape[1])
-    found = reconstruct.read_after(model, len(model.model.layers) - 2)
+    found = reconstruct.reading_weights(model, len(model.model.layers) - 2)
     torch.testing.assert_close(found, (sum(squares) / 3).sqrt())
-    torch.testing.assert_close(reconstruct.read_after(model, 4), squares[-1].sqrt())
+    torch.testing.assert_close(reconstruct.reading_weights(model, 4), squares[-1].sqrt())
     assert found[5] == 0 < found[4]
 
 
 def test_what_is_read_stays_where_gains_go_into_matrices() -> None:
     """Of a stream that is turned but for some channels, of those."""
     model = with_gains(silent=5).requires_grad_(False)
-    before = reconstruct.read_after(model, 1)
+    before = reconstruct.reading_weights(model, 1)
     others = [c for c in range(len(before)) if c not in (5, 7)]
     rotate(model, basis(len(before), 0, [others]))
-    after = reconstruct.read_after(model.requires_grad_(False), 1)
+    after = reconstruct.reading_weights(model.requires_grad_(False), 1)
     torch.testing.assert_close(after[[5, 7]], before[[5, 7]])
     assert float(after[others].std()) < 0.6 * float(before[others].std())
 

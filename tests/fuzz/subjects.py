@@ -19,7 +19,7 @@ from helpers.report import run_of
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_safetensors, write_tiny_llama
-from shrinkc.compression.run_directory import CHOSEN, FORMAT, RECIPE, RUN, VERSION
+from shrinkc.compression.run_directory import BUDGET, FORMAT, RECIPE, RUN, VERSION
 from shrinkc.compression.steps import STEP, StepRecord, list_files, write_json, write_step
 from shrinkc.core.artifact import MANIFEST, file_record
 from shrinkc.core.progress import Silent
@@ -269,7 +269,7 @@ def _reports(folder: Path) -> None:
 def _run_reports(folder: Path) -> None:
     write_run(folder / "budget", "tiny", "Once")
     write_run(folder / "measured", "tiny", "Once")
-    (folder / "measured" / CHOSEN).unlink()
+    (folder / "measured" / BUDGET).unlink()
     write_json(folder / "measured" / SENSITIVITY, sensitivities(2))
 
 

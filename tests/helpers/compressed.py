@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from shrinkc.compression.run_directory import CHOSEN, FORMAT, RECIPE, RUN, VERSION
+from shrinkc.compression.run_directory import BUDGET, FORMAT, RECIPE, RUN, VERSION
 from shrinkc.compression.sensitivity import MODULES, NARROW, WIDTHS
 from shrinkc.compression.steps import StepRecord, list_files, write_json, write_step
 from shrinkc.core.artifact import file_record
@@ -77,4 +77,4 @@ def write_run(run: Path, model: str, prompt: str) -> None:
     write_json(run / RUN, {"format": FORMAT, "version": VERSION, "model": model})
     (run / RECIPE).write_text("[gptq]\nbits = 4\n", encoding="utf-8")
     chosen = {"made_from": {}, "recipe": "", "report": {"sensitivity": sensitivities(5)}}
-    write_json(run / CHOSEN, chosen)
+    write_json(run / BUDGET, chosen)

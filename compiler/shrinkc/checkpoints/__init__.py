@@ -1,4 +1,4 @@
-"""Loads torch models from directories, and saves them as plain Hugging Face directories."""
+"""Loading of torch models, and saving as plain Hugging Face directories."""
 
 from shrinkc.checkpoints.libraries import cached as cached
 from shrinkc.checkpoints.libraries import check_device as check_device

@@ -1,4 +1,4 @@
-"""The libraries of the extra ``compress``: are they there, which versions, how many threads."""
+"""Libraries of the extra ``compress``: presence, versions, devices and threads."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from typing import Any
 from shrinkc.core.errors import ExtraMissing, UsageError
 
 THREADS_MAX = 1024
-COLUMNS_PER_THREAD = 128  # of a matrix that is worth dividing
-# What decides the numbers of a stage: recorded in step.json, part of a run's fingerprint.
+COLUMNS_PER_THREAD = 128  # least columns of a matrix per thread
+# Libraries that influence results: recorded in step.json and part of a run's fingerprint.
 RECORDED = (
     "torch", "transformers", "peft", "gptqmodel", "auto-round", "safetensors", "tokenizers", "numpy",
 )  # fmt: skip
-# Transformers, PEFT and GPTQModel import torchao where it is installed.  While it is imported it warns that
-# its CUDA libraries do not load, and torch warns how torchao registers two of its enums.
+# Transformers, PEFT and GPTQModel import torchao if it is installed.  Its import prints warnings of missing CUDA
+# libraries, and torch warns about the registration of two enums.
 _CHATTY = ("torchao", "torch.utils._pytree")
 
 
 def need(*modules: str) -> None:
-    """ExtraMissing that names every one of ``modules`` that is not installed.
+    """Raise ExtraMissing with the names of all ``modules`` that are not installed.
 
-    Whoever imports a heavy library asks for it here first, so that the warnings of torchao's import
-    are switched off here.
+    Every import of a heavy library is preceded by this call, so it also silences the warnings of torchao's import.
     """
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -41,10 +40,10 @@ def need(*modules: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Library -> version of those of ``RECORDED`` that are installed.
+    """Return the versions of the installed libraries of ``RECORDED``.
 
-    Of torch the module's own: it names the build as well (``+cpu``, ``+cu132``), on which numbers
-    depend, while the version of the package on PyPI leaves that out.
+    The version of torch is ``torch.__version__``, because it names the build (``+cpu``, ``+cu132``), which
+    influences results.  The package metadata from PyPI lack the build.
     """
     found = {}
     for name in RECORDED:
@@ -58,14 +57,15 @@ def versions() -> dict[str, str]:
 
 
 def cached(decoder: Any, cache: Any) -> dict[str, Any]:
-    """``cache`` as the argument of a transformers decoder: older versions have the old name, from 5.40 on
-    there is only the new one, and one that a version does not know it ignores without a word."""
+    """Return the keyword argument that passes ``cache`` to a transformers decoder.
+
+    Its name changed in transformers 5.40, and an unknown name is silently ignored."""
     arguments = inspect.signature(decoder.forward).parameters
     return {"cache" if "cache" in arguments else "past_key_values": cache}
 
 
 def check_device(name: str) -> None:
-    """UsageError unless torch can compute on the device ``name`` here and now."""
+    """Raise UsageError unless torch can compute on the device ``name`` of this machine."""
     if name == "cpu":
         return
     need("torch")
@@ -84,10 +84,9 @@ def check_device(name: str) -> None:
 
 
 def use_threads(n: int) -> None:
-    """Computes with ``n`` threads from now on.
+    """Set the number of torch's threads, 1 to THREADS_MAX; otherwise raise UsageError.
 
     Sums differ in their last bits between thread counts, so a run pins and records the number.
-    UsageError unless it is 1 to THREADS_MAX.
     """
     if not 1 <= n <= THREADS_MAX:
         raise UsageError(f"--threads {n} is not possible.", f"allowed: 1 to {THREADS_MAX}.")
@@ -101,7 +100,7 @@ def use_threads(n: int) -> None:
 
 @contextmanager
 def threads_within(n: int) -> Iterator[None]:
-    """As :func:`use_threads`, until the context ends."""
+    """Set the number of torch's threads within the context, see :func:`use_threads`."""
     need("torch")
     import torch
 
@@ -114,10 +113,10 @@ def threads_within(n: int) -> Iterator[None]:
 
 
 def suited_threads(hidden: int) -> int:
-    """How many threads a model of hidden size ``hidden`` profits from: torch's own choice, or fewer.
+    """Return a useful number of threads for a model of hidden size ``hidden``: torch's default, or fewer.
 
-    Threads wait for each other at every operation.  With matrices of 96 columns two are never quicker than
-    one, not even on idle cores; where these have other work, they take several times as long.
+    Threads wait for each other at every operation.  With matrices of 96 columns, two threads are never faster than
+    one, even on idle cores.  On busy cores they take several times as long.
     """
     import torch
 
@@ -125,7 +124,7 @@ def suited_threads(hidden: int) -> int:
 
 
 def quiet() -> None:
-    """No progress bars and advice of the libraries: shrinkc reports progress itself."""
+    """Switch off progress bars and advice of the libraries: shrinkc reports progress itself."""
     need("torch", "transformers")
     from transformers.utils import logging as transformers_logging
 

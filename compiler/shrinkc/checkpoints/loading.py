@@ -1,4 +1,4 @@
-"""Load a model for work with torch: a Hugging Face directory, a GGUF file, a GPTQModel directory."""
+"""Loading of Hugging Face directories, GGUF files and GPTQModel directories as torch models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from shrinkc.model import FAMILIES, SUPPORTED, family_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ATTENTION = "sdpa"  # masks causally by itself when a layer is called without a mask
+ATTENTION = "sdpa"  # applies a causal mask if a layer is called without one
 DTYPES = ("float32", "bfloat16", "float16")
 LLAMA_ONLY = ("llama",)
 
@@ -44,8 +44,8 @@ _INDEX = "*.index.json"  # of weights in several files
 class Loaded:
     """A float model in evaluation mode with its tokenizer.
 
-    ``kind``: "hf", "gguf" or "gptq" (dequantised: the float weights are exactly those that the
-    checkpoint's integers and scales, and its low-rank adapter, stand for).
+    ``kind``: "hf", "gguf" or "gptq".  The weights of "gptq" are dequantised exactly from the checkpoint's integers,
+    scales and low-rank adapter.
     """
 
     model: PreTrainedModel
@@ -55,7 +55,7 @@ class Loaded:
 
 
 def torch_dtype(name: str) -> Any:
-    """The torch dtype called ``name``, one of DTYPES."""
+    """Return the torch dtype called ``name``, one of DTYPES; otherwise raise ValueError."""
     import torch
 
     if name not in DTYPES:
@@ -64,12 +64,11 @@ def torch_dtype(name: str) -> Any:
 
 
 def resolve(source: str) -> Path:
-    """The local directory or .gguf file that ``source`` means.
+    """Return the local directory or .gguf file of the model ``source``.
 
-    A path that exists is taken as it is (a folder whose only model is one .gguf file means that
-    file); anything else that can be the name of a model on the Hugging Face hub is fetched
-    from there, or from its cache.  ModelNotFound when there is no such thing; UsageError for a
-    name that is not UTF-8, which safetensors and transformers do not take.
+    An existing path is returned unchanged, except that a folder with one .gguf file as its only model means that
+    file.  Any other ``source`` is fetched from the Hugging Face hub or its cache.  Raises ModelNotFound, and
+    UsageError for a path that is not UTF-8, which safetensors and transformers do not accept.
     """
     path = Path(source)
     if path.exists() and not is_text(source):
@@ -94,14 +93,14 @@ def resolve(source: str) -> Path:
 
 
 def located(model: Path, *, weights: bool) -> Path:
-    """Where ``model`` lies, for what reads paths: an id of the hub, with its owner, is fetched.
+    """Return the local path of ``model``; an id of the hub with its owner is fetched.
 
-    Without ``weights`` that is configuration and tokenizer alone, and what is in the cache.  Any other path
-    is given back as it is, to be checked by its reader.  Raises ModelNotFound for the directory of a
-    compression run, and where the hub does not give the model.
+    Without ``weights``, only configuration and tokenizer are fetched.  Any other path is returned unchanged, to be
+    checked by its reader.  Raises ModelNotFound for the directory of a compression run, and if the hub does not
+    have the model.
     """
     name = os.fspath(model)
-    if os.path.isdir(model):  # unlike a Path's own question, one about any name
+    if os.path.isdir(model):  # Path.is_dir() raises for some names
         _refuse_run(model)
     here = os.path.exists(model)
     if here or "/" not in name or not _HUB_ID.fullmatch(name) or model.suffix == ".gguf":
@@ -115,7 +114,7 @@ def located(model: Path, *, weights: bool) -> Path:
 
 
 def _refuse_run(path: Path) -> None:
-    """ModelNotFound for the directory of a compression run: its steps are the models."""
+    """Raise ModelNotFound for the directory of a compression run: its steps are the models."""
     steps = sorted(path.glob("[0-9][0-9]-*/step.json"))
     if steps and not (path / "config.json").exists():
         raise ModelNotFound(
@@ -132,7 +131,7 @@ def _from_hub(name: str, *, weights: bool = True) -> Path:
         if weights:
             return Path(snapshot_download(name, allow_patterns=[*_HUB_FILES, *_HUB_WEIGHTS]))
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=[_INDEX]))
-    except Exception as error:  # whatever the network or the hub says
+    except Exception as error:  # any error of the network or the hub
         first = str(error).strip().split("\n")[0]
         raise ModelNotFound(
             f"{name} is no local directory, and the Hugging Face hub does not give it: {first}",
@@ -142,10 +141,10 @@ def _from_hub(name: str, *, weights: bool = True) -> Path:
 
 
 def kind_of(path: Path, families: Collection[str] = LLAMA_ONLY) -> str:
-    """ "gguf", "gptq" or "hf", for a model of one of ``families``.
+    """Return "gguf", "gptq" or "hf", for a model of one of ``families``.
 
-    Raises ModelNotFound, BadConfig; UnsupportedModel for another architecture or another way
-    of quantisation.  The architecture of a GGUF file is checked when it is loaded.
+    Raises ModelNotFound, BadConfig, and UnsupportedModel for another architecture or quantisation method.  The
+    architecture of a GGUF file is checked when it is loaded.
     """
     if path.suffix == ".gguf":
         return "gguf"
@@ -180,10 +179,10 @@ def load(
     device: str = "cpu",
     families: Collection[str] = LLAMA_ONLY,
 ) -> Loaded:
-    """Loads ``source`` (see :func:`resolve`) with weights in ``dtype`` (see DTYPES).
+    """Load ``source`` (see :func:`resolve`) with weights in ``dtype`` (see DTYPES).
 
-    ``families``: the values of ``model_type`` that the caller can work with.  The stages of compression
-    know LLaMA's modules alone; an evaluation takes all of FAMILIES.
+    ``families``: the values of ``model_type`` that the caller supports.  Compression supports LLaMA only, an
+    evaluation all of FAMILIES.
 
     Raises ExtraMissing, ModelNotFound, BadConfig, UnsupportedModel, BadWeights, ShapeMismatch, BadTokenizer.
     """
@@ -256,7 +255,7 @@ def _load_gguf(path: Path, dtype: str, families: Collection[str]) -> PreTrainedM
 
 
 def _load_gptq(path: Path, dtype: str) -> PreTrainedModel:
-    """The integers of a GPTQ directory as an ordinary float model: fast on a CPU, exact weights."""
+    """Load a GPTQ directory as a float model with the exact dequantised weights, which is fast on a CPU."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -282,16 +281,16 @@ def _load_gptq(path: Path, dtype: str) -> PreTrainedModel:
             state[f"{prefix}{norm.name}.weight"] = getattr(layer, norm.field)
         for module in family.modules:
             value = dense(getattr(layer, module.field))
-            side = layer.adapters.get(module.short)
+            adapter = layer.adapters.get(module.short)
             state[f"{prefix}{module.name}.weight"] = (
-                value if side is None else value + side.b @ side.a
+                value if adapter is None else value + adapter.b @ adapter.a
             )
             if module.short in layer.biases:
                 state[f"{prefix}{module.name}.bias"] = layer.biases[module.short]
     tensors = {name: torch.tensor(value, dtype=torch_dtype(dtype)) for name, value in state.items()}
     model.to_empty(device="cpu")
     model.to(torch_dtype(dtype))
-    # the rotary tables are no weights: made again, since those on "meta" hold nothing
+    # RoPE's tables are not in the checkpoint, and those on the device "meta" have no values
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     model.load_state_dict(tensors, strict=True)
     model.tie_weights()
@@ -299,7 +298,7 @@ def _load_gptq(path: Path, dtype: str) -> PreTrainedModel:
 
 
 def stored_dtype(path: Path) -> str:
-    """The dtype (see DTYPES) that most weights of a directory are stored in; float32 for a GGUF file."""
+    """Return the dtype (see DTYPES) of most weights of a directory; float32 for a GGUF file."""
     from safetensors import safe_open
 
     if path.suffix == ".gguf":
@@ -315,7 +314,7 @@ def stored_dtype(path: Path) -> str:
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a directory or GGUF file.  Raises ExtraMissing, BadTokenizer."""
+    """Load the tokenizer of a directory or GGUF file.  Raises ExtraMissing, BadTokenizer."""
     quiet()
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""The line of Python with which anybody loads a step of a run, without shrinkc; kept in its README."""
+"""The line of Python that loads a step of a run without shrinkc, stored in the step's README."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MIXED_ADAPTER = (
 
 @dataclass(frozen=True)
 class Loading:
-    """How a model directory is loaded.
+    """A way to load a model directory.
 
-    ``plain``: transformers' from_pretrained is enough.  ``libraries``: what has to be installed.
-    ``reason``: why it is not the usual line; empty where it is.
+    ``plain``: from_pretrained of transformers suffices.  ``libraries``: packages that have to be installed.
+    ``reason``: explanation if it is not the usual line, else empty.
     """
 
     plain: bool
@@ -37,7 +37,7 @@ class Loading:
 
     @classmethod
     def of(cls, directory: Path) -> Loading:
-        """Reads the configurations of ``directory``; raises what the importer does of bad ones."""
+        """Read the configurations of ``directory``; raises the importer's errors."""
         if not is_quantized(directory):
             return cls(True, ("transformers",), _PLAIN)
         mixed = bool(load_gptq_config(directory).rules)
@@ -60,12 +60,12 @@ class Loading:
         return cls(True, ("transformers", "gptqmodel", "optimum"), _PLAIN)
 
     def line(self, path: str) -> str:
-        """The statements that leave the torch model of the directory ``path`` in ``model``."""
+        """Return Python statements that load the directory ``path`` into a variable ``model``."""
         return self.template.format(path=repr(path), rank=self.rank)
 
 
 def write_readme(directory: Path, name: str) -> Loading:
-    """Writes README.md of the step ``name`` into ``directory``, which holds the same bytes anywhere."""
+    """Write README.md of the step ``name`` into ``directory``; it contains no path of this machine."""
     loading = Loading.of(directory)
     write_file(
         directory / README,

@@ -1,4 +1,4 @@
-"""Save a model as a plain Hugging Face directory, and prove at once that it loads again."""
+"""Saving of models as plain Hugging Face directories, with a check that they load again."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ class Savable(Protocol):
     """A model of transformers, or its tokenizer."""
 
     def save_pretrained(self, save_directory: Any, /) -> Any:
-        """Writes it into a directory."""
+        """Write it into a directory."""
 
 
 @contextmanager
 def on_disk(model: str | os.PathLike[str] | Savable, tokenizer: Savable | None) -> Iterator[str]:
-    """The directory, file or id that ``model`` is.  A model in memory is saved with its ``tokenizer`` in a temporary
+    """Yield the directory, file or id of ``model``.  A model in memory is saved with its ``tokenizer`` in a temporary
     directory, which is removed when the context ends.
 
-    Raises UsageError for what is no model, or where a tokenizer is missing or too much; else as :func:`save`.
+    Raises UsageError if ``model`` is no model, if its tokenizer is missing, or if ``tokenizer`` is given for a model
+    on disk; and the errors of :func:`save`.
     """
     if isinstance(model, (str, os.PathLike)):
         if tokenizer is not None:
@@ -62,10 +63,10 @@ def on_disk(model: str | os.PathLike[str] | Savable, tokenizer: Savable | None) 
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Writes ``directory`` (new or empty) whole: config, safetensors in the model's own dtype, tokenizer.
+    """Write config, safetensors in the model's own dtype, and tokenizer into ``directory`` (new or empty), atomically.
 
-    Then loads it again with ``from_pretrained``; StageFailed unless every tensor and a text's
-    ids are the same.
+    Then load it again with ``from_pretrained``, and raise StageFailed unless all tensors and the ids of a sample
+    text are equal.
     """
     quiet()
     with new_directory(directory) as folder:
@@ -73,12 +74,12 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, directory:
         tokenizer.save_pretrained(folder)
         readable = (folder / "config.json").stat().st_mode
         for file in folder.iterdir():
-            file.chmod(readable)  # safetensors makes private files
+            file.chmod(readable)  # safetensors writes files that only their owner can read
         check_saved(model, tokenizer, folder)
 
 
 def check_saved(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """StageFailed unless ``folder`` loads as exactly this model and tokenizer."""
+    """Raise StageFailed unless ``folder`` loads as exactly this model and tokenizer."""
     import torch
 
     again = load(folder, dtype=str(model.dtype).removeprefix("torch."))

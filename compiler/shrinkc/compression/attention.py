@@ -1,6 +1,6 @@
-"""Causal attention by two matrix products, for training on a CPU, and for writing text with a KV cache.
+"""Causal attention by two matrix products, for training on a CPU and for generation with a KV cache.
 
-About twice as fast there as SDPA's flash kernel, whose backward pass has no fast bfloat16 path.
+On a CPU it is about twice as fast as SDPA's flash kernel, whose backward pass has no fast bfloat16 path.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ NAME = "shrinkc_products"
 
 
 def use_products(model: Any) -> None:
-    """Makes a LLaMA that is called without a mask compute its attention here."""
+    """Make a LLaMA use this attention; the model has to be called without a mask."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _attention)
@@ -22,10 +22,10 @@ def use_products(model: Any) -> None:
 def _attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any
 ) -> tuple[Any, None]:
-    """``query`` [batch, heads, t, d], ``key`` and ``value`` [batch, kv_heads, keys, d] -> [batch, t, heads, d].
+    """Compute attention: ``query`` [batch, heads, t, d], ``key`` and ``value`` [batch, kv_heads, keys, d] -> [batch,
+    t, heads, d].
 
-    The query heads of a KV head are rows of one product, so that keys are not copied.  Either there are
-    as many keys as queries, or one query that may look at all of them.
+    All query heads of a KV head are rows of one product, so keys are not copied.  ``keys`` equals t, or t is 1.
     """
     import torch
 
@@ -43,7 +43,7 @@ def _attention(
 
 @lru_cache(maxsize=2)
 def _mask(length: int, heads: int, dtype: Any, device: Any) -> Any:
-    """0 where a token may look, -inf after it: [heads · length, length]."""
+    """Return the causal mask [heads · length, length]: -inf for later positions, else 0."""
     import torch
 
     one = torch.full((length, length), -torch.inf, dtype=dtype, device=device).triu(1)

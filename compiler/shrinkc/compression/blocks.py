@@ -1,4 +1,4 @@
-"""A LLaMA block by block: what stages need that look inside a forward pass."""
+"""Forward passes of a LLaMA block by block, and statistics of the inputs of a block's matrices."""
 
 from __future__ import annotations
 
@@ -8,60 +8,64 @@ from typing import Any
 from shrinkc.core.output import new_file
 from shrinkc.model import ATTENTION, MLP, NAMES, SLOT_MODULES
 
-# the matrices whose results are added to the residual stream, and the norms that read what they are added to
+# matrices that write to the residual stream, and the norms that read it
 WRITERS = (ATTENTION[-1], MLP[-1])
 NORMS = ("input_layernorm", "post_attention_layernorm")
-# norm -> the matrices that read the stream through it
+# norm -> matrices that read its output
 READERS = dict(zip(NORMS, (ATTENTION[:-1], MLP[:-1]), strict=True))
-# matrix -> the first of those that are given the same inputs
+# matrix -> the first matrix with the same inputs
 INPUT_OF = {NAMES[m]: NAMES[parts[0]] for parts in SLOT_MODULES.values() for m in parts}
-_TINY = 1e-30  # of a mean square
-BATCH_TOKENS = 1024  # per forward pass: enough to keep a CPU busy, little enough for its memory
+_TINY = 1e-30  # least mean square
+BATCH_TOKENS = 1024  # per forward pass: enough to keep a CPU busy with little memory
 
 
 def batches(windows: Any) -> list[Any]:
-    """``windows`` [samples, length] in parts of about BATCH_TOKENS tokens, in their order."""
+    """Split ``windows`` [samples, length] into batches of about BATCH_TOKENS tokens."""
     return list(windows.split(max(1, BATCH_TOKENS // windows.shape[1])))
 
 
 def embed(model: Any, ids: Any) -> Any:
-    """The residual stream [batch, t, hidden] before the first block, of ``ids`` [batch, t]."""
+    """Return the residual stream [batch, t, hidden] before the first block for ``ids`` [batch, t]."""
     return model.model.embed_tokens(ids)
 
 
 def rope(model: Any, length: int) -> Any:
-    """cos and sin of positions 0 … length − 1, as a block takes them."""
+    """Return RoPE's cos and sin for positions 0 … length − 1, in the form that a block takes."""
     import torch
 
-    table = model.model.embed_tokens.weight
-    positions = torch.arange(length, device=table.device)[None]
-    return model.model.rotary_emb(table[:1, None], positions)
+    embedding = model.model.embed_tokens.weight
+    positions = torch.arange(length, device=embedding.device)[None]
+    return model.model.rotary_emb(embedding[:1, None], positions)
 
 
 def block(layer: Any, hidden: Any, tables: Any) -> Any:
-    """The residual stream after a block; without a mask, SDPA attention is causal."""
+    """Return the residual stream after a block; without a mask, SDPA attention is causal."""
     out = layer(hidden, attention_mask=None, position_embeddings=tables)
     return out[0] if isinstance(out, tuple) else out
 
 
 def token_weights(stream: Any) -> Any:
-    """What an error in a token of the residual ``stream`` [..., hidden] counts: 1 / its mean square, [...] in float32.
+    """Return the weights of errors per token, 1 / mean square of the residual ``stream`` [..., hidden], float32 [...].
 
-    The norm that reads the stream divides by its size, so that what is lost matters relative to the token it is lost
-    in.  Without this division, the errors of the first token would outweigh all others ("massive activations",
-    Sun et al. 2024).
+    RMSNorm divides the stream by its size, so an error matters relative to the size of its token.  Without these
+    weights, errors of the first token would outweigh all others ("massive activations", Sun et al. 2024).
     """
     return 1 / stream.float().square().mean(-1).clamp_min(_TINY)
 
 
-def watched(
-    layer: Any, hidden: list[Any], tables: Any, names: tuple[str, ...], *, relative: bool = True
+def second_moments(
+    layer: Any,
+    hidden: list[Any],
+    tables: Any,
+    names: tuple[str, ...],
+    *,
+    weighted: bool = True,
 ) -> tuple[dict[str, Any], list[Any]]:
-    """Second moments XᵀX of what goes into the modules ``names`` of a block, float64 [inputs, inputs], and the states
-    after it.
+    """Return the second moments XᵀX / tokens of the inputs of the modules ``names``, float64 [inputs, inputs], and the
+    block's output.
 
-    Divided by the tokens; ``relative``: of those that write to the residual stream by what all tokens count, each
-    with its :func:`token_weights` behind them.
+    ``weighted``: for modules that write to the residual stream, each token counts by the :func:`token_weights` of the
+    stream after the addition, and the sum is divided by the sum of these weights.
     """
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     counted = dict.fromkeys(names, 0.0)
@@ -86,7 +90,7 @@ def watched(
         after.append(block(layer, h, tables))
         for name, (given, made) in seen.items():
             weights = None
-            if relative and name in WRITERS:
+            if weighted and name in WRITERS:
                 weights = token_weights(after[-1] if name == MLP[-1] else h + made)
             add(name, given, weights)
     for handle in handles:
@@ -94,16 +98,16 @@ def watched(
     return {name: total / counted[name] for name, total in sums.items()}, after
 
 
-def keep(weights: dict[str, Any], facts: dict[str, Any], file: Path) -> None:
-    """Writes the tensors of a block that a stage is through with, and what it found out; ``file`` appears whole."""
+def save_block(weights: dict[str, Any], facts: dict[str, Any], file: Path) -> None:
+    """Write the tensors of a finished block and the stage's ``facts`` about it, atomically."""
     import torch
 
     with new_file(file) as state:
         torch.save({"weights": weights, "facts": facts}, state)
 
 
-def restore(layer: Any, file: Path) -> dict[str, Any]:
-    """Makes ``layer`` what it was when it was kept; what was found out."""
+def restore_block(layer: Any, file: Path) -> dict[str, Any]:
+    """Load the tensors that :func:`save_block` wrote into ``layer``, and return the facts."""
     import torch
 
     state = torch.load(file, weights_only=True)
@@ -112,9 +116,9 @@ def restore(layer: Any, file: Path) -> dict[str, Any]:
 
 
 def loss_sum(model: Any, hidden: Any, ids: Any) -> Any:
-    """The sum, in nats, of the losses of all tokens of ``ids`` [batch, t] after the first.
+    """Return the sum, in nats, of the losses of all tokens of ``ids`` [batch, t] except the first of each row.
 
-    ``hidden`` is the residual stream after the last block.  Logits are float32.
+    ``hidden``: the residual stream after the last block.  Logits are float32.
     """
     from torch.nn import functional
 

@@ -1,7 +1,7 @@
-"""Chooses layers, widths and bit-widths together, so that a model takes no more than a number of bytes.
+"""Joint choice of layers, widths and bit-widths for a model of at most a number of bytes.
 
-Among the choices within the budget (:mod:`shrinkc.compression.choices`) it takes the one with the least predicted
-loss: the sum of the divergences that :mod:`shrinkc.compression.sensitivity` measured separately.  The sum is more
+Among the choices within the budget (:mod:`shrinkc.compression.choices`) the one with the least predicted loss is
+taken: the sum of the divergences that :mod:`shrinkc.compression.sensitivity` measured separately.  The sum is more
 accurate for small changes; two removed layers, or a narrow layer at few bits, may cost more.  The prediction does not
 include what later stages recover (LoRA, reconstruction, EoRA).
 """
@@ -29,7 +29,7 @@ from shrinkc.core.progress import Reporter
 from shrinkc.importer import LlamaConfig, Tokenizer
 from shrinkc.targets import target_named
 
-PROBED, PROBE_LENGTH = 2, 256  # windows of the sensitivities
+PROBED, PROBE_LENGTH = 2, 256  # windows for sensitivities, and tokens of each
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Decision:
     report: dict[str, Any] = field(default_factory=dict)
 
     def keep(self, file: Path, made_from: Fingerprint) -> None:
-        """Saves the choice for :func:`kept_choice`."""
+        """Save the choice for :func:`earlier_choice`."""
         content = {"made_from": made_from, "recipe": self.recipe.to_toml(), "report": self.report}
         write_json(file, content)
 
@@ -57,10 +57,10 @@ class Decision:
         )
 
 
-def chosen_from(
+def choice_fingerprints(
     recipe: Recipe, model: Fingerprint, calibration: Calibration
 ) -> tuple[Fingerprint, Fingerprint]:
-    """Fingerprints of a choice and of its measurements, which do not depend on the budget."""
+    """Return the fingerprints of a choice and of its measurements, which do not depend on the budget."""
     assert recipe.budget is not None
     made_from = model | run_fingerprint(recipe)
     for stage in recipe.stages:
@@ -69,8 +69,8 @@ def chosen_from(
     return made_from | {f"budget.{k}": v for k, v in asdict(recipe.budget).items()}, made_from
 
 
-def kept_choice(file: Path, recipe: Recipe, made_from: Fingerprint) -> Recipe | None:
-    """The recipe that was chosen before, or None.  Raises RunChanged if that was for something else."""
+def earlier_choice(file: Path, recipe: Recipe, made_from: Fingerprint) -> Recipe | None:
+    """Return the recipe of an earlier choice, or None.  Raises RunChanged if it was made with other settings."""
     if not file.exists():
         return None
     kept = read_json(file)
@@ -91,12 +91,11 @@ def decide(
     reporter: Reporter,
     scratch: Path,
 ) -> Decision:
-    """Measures the model in ``source``, chooses, and makes stages of it.
+    """Measure the model in ``source``, choose, and return the recipe with the stages of the choice.
 
-    The recipe's own stages stay, with ``gptq`` narrowed to what was chosen; ``depth`` and
-    ``width`` are the budget's to make.  ``scratch`` keeps measurements of an interrupted run.
-    Raises BadRecipe, BudgetUnreachable with the least that can be reached, or what
-    :func:`shrinkc.compression.sensitivity.measure` raises.
+    The recipe's own stages stay, with the chosen bit-widths for ``gptq``; stages ``depth`` and ``width`` are added.
+    ``scratch`` keeps measurements of an interrupted run.  Raises BadRecipe, BudgetUnreachable with the least possible
+    bytes, and the errors of :func:`shrinkc.compression.sensitivity.measure`.
     """
     from shrinkc.checkpoints import load
 
@@ -120,7 +119,7 @@ def decide(
 
 
 def before_budget(recipe: Recipe) -> list[Stage]:
-    """The first stages of the recipe if they change embedding and LM head: they run before the choice."""
+    """Return the first stages that change embedding and LM head; they run before the choice."""
     return list(takewhile(_changes_embeddings, recipe.stages))
 
 
@@ -129,7 +128,7 @@ def _changes_embeddings(stage: Stage) -> bool:
 
 
 def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
-    """BadRecipe for stages that a budget makes itself, and for a model that is quantised already."""
+    """Raise BadRecipe for stages that a budget adds itself, and for a quantised model."""
     taken = [s.name for s in recipe.stages if s.kind in ("depth", "width")]
     if taken:
         raise BadRecipe(
@@ -149,7 +148,7 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
 
 
 def allowed_bytes(recipe: Recipe) -> int:
-    """Allowed packed bytes; for ``fit``, all memories of the target's chip but L1."""
+    """Return the allowed packed bytes; for ``fit``, the sum of the chip's memories without L1."""
     budget = recipe.budget
     assert budget is not None
     if budget.bytes is not None:
@@ -159,7 +158,7 @@ def allowed_bytes(recipe: Recipe) -> int:
 
 
 def space_of(recipe: Recipe, source: Path, config: LlamaConfig, settings: gptq.Settings) -> Space:
-    """The choices for the model in ``source``, with bytes counted as its budget does."""
+    """Return the choices for the model in ``source``, with bytes counted as the recipe's budget asks."""
     assert recipe.budget is not None
     rank = next((s.settings.rank for s in recipe.stages if s.kind == "eora"), 0)
     if recipe.budget.fit is None:
@@ -170,13 +169,13 @@ def space_of(recipe: Recipe, source: Path, config: LlamaConfig, settings: gptq.S
 
 
 def gptq_settings(recipe: Recipe) -> gptq.Settings:
-    """The recipe's settings of gptq; by default asymmetric, which few bits need."""
+    """Return the recipe's settings of gptq; by default asymmetric, which low bit-widths need."""
     given = next((s.settings for s in recipe.stages if s.kind == "gptq"), None)
     return gptq.Settings(group_size=64, sym=False) if given is None else given
 
 
 def with_gptq(recipe: Recipe, facts: ModelFacts) -> Recipe:
-    """The recipe with a stage gptq before the stages that need a quantised model, as a budget will add it."""
+    """Return the recipe with the stage gptq that a budget will add before stages for quantised models."""
     first = next((i for i, s in enumerate(recipe.stages) if KINDS[s.kind].on_quantised), None)
     if first is None or any(KINDS[s.kind].quantises for s in recipe.stages):
         return recipe
@@ -191,7 +190,7 @@ def with_gptq(recipe: Recipe, facts: ModelFacts) -> Recipe:
 def stages_of(
     recipe: Recipe, choice: Choice, config: LlamaConfig, settings: gptq.Settings
 ) -> list[Stage]:
-    """The stages of the run: those before the budget, depth and width, then the recipe's, with one gptq before all
+    """Return all stages: those before the budget, depth and width, then the recipe's, with one gptq before all
     stages for quantised models."""
     stages = before_budget(recipe)
     given = [s for s in recipe.stages[len(stages) :] if not KINDS[s.kind].on_quantised]
@@ -214,7 +213,7 @@ def stages_of(
 def _report(
     choice: Choice, counted: str, budget: int, sensitivity: Sensitivity, facts: ModelFacts
 ) -> dict[str, Any]:
-    """JSON of the choice and its inputs; ``counted`` is the key of its bytes."""
+    """Return the choice and its inputs for budget.json; ``counted`` is the key of its bytes."""
     widths = list(choice.bits.values())
     return {
         "budget_bytes": budget,

@@ -1,4 +1,4 @@
-"""Calibration data: windows of token ids, and whether they are worth calibrating with."""
+"""Calibration data: windows of token ids, with checks of their number and of duplicates."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     import torch
 
 KEY = "calibration.text"
-FEW = 16  # below it a note says that results will vary
+FEW = 16  # with fewer samples, a note warns that results vary
 
 
 @dataclass
 class Calibration:
     """``samples`` windows of ``length`` tokens, spread evenly over the texts.
 
-    The texts are tokenised one after the other, from their start and without special tokens, and
-    cut into non-overlapping windows.
+    The texts are tokenised without special tokens, concatenated, and cut into non-overlapping windows.
     """
 
     text: tuple[str, ...]
@@ -30,7 +29,7 @@ class Calibration:
     length: int
     self_generated: SelfGenerated | None = None
     notes: list[str] = field(default_factory=list)
-    characters_per_token: float = 4.0  # a guess until the texts were tokenised
+    characters_per_token: float = 4.0  # assumed until the texts are tokenised
     _cached: tuple[Any, Any] = field(default=(None, None), repr=False)  # tokenizer, windows
 
     @cached_property
@@ -39,11 +38,11 @@ class Calibration:
         return read_texts(self.text, KEY, self.self_generated)
 
     def check(self, tokenizer: Any) -> None:
-        """BadData for fewer than 2 samples, too short texts and duplicates; fills ``notes``."""
+        """Raise BadData for fewer than 2 samples, too short texts and duplicates; fill ``notes``."""
         self.windows(tokenizer)
 
     def windows(self, tokenizer: Any) -> torch.Tensor:
-        """int64 [samples, length].  Raises BadData as :meth:`check` does."""
+        """Return token ids, int64 [samples, length].  Raises BadData as :meth:`check` does."""
         if self._cached[0] is not tokenizer:
             self._cached = (tokenizer, self._cut(tokenizer))
         return self._cached[1]
@@ -58,7 +57,7 @@ class Calibration:
             )
         notes = check_duplicates(self.texts, KEY)
         ids = encode_texts(self.texts, tokenizer)
-        written = len(ids) - sum(text.promised for text in self.texts)
+        written = len(ids) - sum(text.unwritten for text in self.texts)
         if written:
             self.characters_per_token = sum(len(text.content) for text in self.texts) / written
         available = len(ids) // self.length
@@ -87,7 +86,7 @@ class Calibration:
         return windows
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the windows besides the tokenizer."""
+        """Return everything that determines the windows, except the tokenizer."""
         return {
             "samples": self.samples,
             "length": self.length,
@@ -96,11 +95,11 @@ class Calibration:
 
 
 def encode_texts(texts: list[Text], tokenizer: Any) -> list[int]:
-    """The ids of all texts, one after the other, without special tokens.  A text that is not written
-    yet has as many as it will have, all different, so that a check can count them."""
+    """Return the concatenated ids of all texts, without special tokens.  A self-generated text that is not written
+    yet is represented by distinct ids of the expected number, so that checks of the number work."""
     ids: list[int] = []
     for text in texts:
-        ids += range(text.promised)
-        # one call for the whole text: that it is longer than the model's context does not matter
+        ids += range(text.unwritten)
+        # verbose=False: no warning that the text is longer than the model's context
         ids += tokenizer(text.content, add_special_tokens=False, verbose=False)["input_ids"]
     return ids

@@ -1,7 +1,7 @@
-"""What a recipe's settings may hold: annotations of the fields say it, and this module checks it.
+"""Checks of a recipe's settings, declared as annotations of dataclass fields.
 
-``Annotated[int, Between(1, 8)]`` is a whole number from 1 to 8.  Every check after the type is called with the
-key and the value, and raises BadRecipe; as a text it is what is allowed.
+``Annotated[int, Between(1, 8)]`` is a whole number from 1 to 8.  Every check after the type is called with the key and
+the value, and raises BadRecipe.  Its ``str()`` describes the allowed values.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Between:
 
 
 class OneOf:
-    """One of the values that are given."""
+    """One of the given values."""
 
     def __init__(self, *allowed: object) -> None:
         self.allowed = allowed
@@ -57,7 +57,7 @@ class OneOf:
 
 
 class NotEmpty:
-    """A list or a table of something."""
+    """A list or table with at least one value."""
 
     def __str__(self) -> str:
         return "at least one value"
@@ -69,7 +69,7 @@ class NotEmpty:
 
 @dataclass(frozen=True)
 class MultipleOf:
-    """A whole number of times ``of``."""
+    """A multiple of ``of``."""
 
     of: int
 
@@ -87,7 +87,7 @@ Share = Annotated[float, Between(0, 1)]
 
 @dataclass(frozen=True)
 class Checked:
-    """Settings that are what their annotations say; BadRecipe where one is not."""
+    """Settings that are checked against their annotations when they are made.  Raises BadRecipe."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -103,28 +103,28 @@ class Checked:
 
 @cache
 def hints_of(cls: Any) -> dict[str, Any]:
-    """The keys of settings, with their types and checks."""
+    """Return the keys of a settings class with their types and checks."""
     return get_type_hints(cls, include_extras=True)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The most similar known word as a question in brackets; empty if none is similar."""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the most similar known word as a question in brackets, or "" if none is similar."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def converted_key(table: str, hints: Mapping[str, Any], key: str, value: Any) -> Any:
-    """The value of a key as :func:`hints_of` says; ``table`` is what stands before the key in a message."""
+    """Check and convert the value of a key by ``hints`` of :func:`hints_of`; ``table`` precedes the key in messages."""
     if key not in hints:
         raise BadRecipe(
-            f"{table}{key} = {value!r}: there is no such key{nearest(key, hints)}.",
+            f"{table}{key} = {value!r}: there is no such key{did_you_mean(key, hints)}.",
             f"keys of {table.rstrip(' .')}: {', '.join(hints)}.",
         )
     return converted(f"{table}{key}", hints[key], value)
 
 
 def converted(where: str, hint: Any, value: Any) -> Any:
-    """A value of TOML as the type ``hint``; BadRecipe when it is of another type, or not allowed."""
+    """Convert a TOML value to the type ``hint``; raise BadRecipe if it has another type or is not allowed."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         value = converted(where, arguments[0], value)
@@ -134,7 +134,7 @@ def converted(where: str, hint: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _one_type_of(where, arguments, value)
     if origin is tuple:
-        # a single value stands for a list of one
+        # a single value means a list with one value
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(converted(where, arguments[0], item) for item in items)
     if origin is Mapping or is_typeddict(hint):
@@ -158,7 +158,7 @@ def _one_type_of(where: str, options: tuple[Any, ...], value: Any) -> Any:
     if value is None and type(None) in options:
         return None
     kinds = [option for option in options if option is not type(None)]
-    # of a value and a list of such, what is wrong with a value is said, not that it is no list
+    # for "value or list of values", report the problem with a value, not that it is no list
     alike = [kind for kind in kinds if _is_list(kind) == isinstance(value, list | tuple)]
     if len(alike) == 1:
         return converted(where, alike[0], value)
@@ -189,7 +189,7 @@ def _type_name(hint: Any) -> str:
 
 
 def exactly_one(**values: object) -> None:
-    """BadRecipe unless one and only one of the keys is given (None and () are not given)."""
+    """Raise BadRecipe unless exactly one of the keys is given (None and () mean not given)."""
     given = [key for key, value in values.items() if value is not None and value != ()]
     if len(given) != 1:
         names = ", ".join(values)

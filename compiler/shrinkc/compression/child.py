@@ -1,4 +1,4 @@
-"""Runs a library's work in a child process: its output in a log, nothing of it left at the end."""
+"""Child processes for work of libraries, with their output in a log."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from shrinkc.core.progress import Update
 
 POLL_SECONDS = 0.3
 SHOWN_LINES = 5
-# how GPTQModel says where it is; layers count from 0, so the second number is the last one
+# GPTQModel's progress; layers count from 0, and the second number is the last layer
 _LAYER = re.compile(rb"layer\s+\[?(\d+) of (\d+)")
-# and AutoRound: how many blocks are done, of how many
+# AutoRound's progress: finished blocks and all blocks
 _BLOCK = re.compile(rb"Quantizing model\.layers\.\d+:[^\r\n]*?(\d+)/(\d+) \[")
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
 
@@ -31,23 +31,21 @@ _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
 def run_child(
     module: str, request: Mapping[str, Any], *, log: Path, threads: int, update: Update
 ) -> None:
-    """Runs ``python -m module`` with ``request`` as its first line of input until it ends.
+    """Run ``python -m module`` with ``threads`` threads, give it ``request`` as a line of input, and wait for its end.
 
-    Its output goes to ``log``; ``update`` hears of the layers that the output counts.  The
-    child computes with ``threads`` threads.  StageFailed with the log's last lines when it ends
-    with an error, OutputError when that is a full disk.  Whatever ends this function, no process
-    of the child's group is left; and should this process be killed, the child sees its input end
-    (:func:`receive`).
+    Its output goes to ``log``; progress in the output is passed on to ``update``.  Raises StageFailed with the log's
+    last lines if the child fails, and OutputError if the disk was full.  This function always kills the child's
+    process group at its end.  If this process is killed, the child ends by itself (:func:`receive`).
     """
-    # `env` adds to what this process inherited
+    # `env` keeps the inherited environment
     command = [
         "env",
         *(f"{name}={threads}" for name in _THREADS),
-        # fewer than two and GPTQModel refuses to work on a machine with two cores
+        # with fewer than two, GPTQModel refuses to work on a machine with two cores
         "GPTQMODEL_CPU_WORKERS=2",
-        "GPTQMODEL_DISABLE_PACK_EXT=1",  # else a C++ extension is built first: a minute
+        "GPTQMODEL_DISABLE_PACK_EXT=1",  # avoids a minute of building a C++ extension
         "HF_HUB_OFFLINE=1",
-        "TORCHDYNAMO_DISABLE=1",  # its kernels would be compiled at the first forward pass: a minute
+        "TORCHDYNAMO_DISABLE=1",  # avoids a minute of compiling kernels
         "PYTHONHASHSEED=0",
         "PYTHONUNBUFFERED=1",
         sys.executable, "-m", module,
@@ -60,11 +58,11 @@ def run_child(
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            cwd=log.parent,  # GPTQModel makes a folder `logs` where it is
+            cwd=log.parent,  # GPTQModel makes a folder `logs` in it
         )
     assert process.stdin is not None
     try:
-        with contextlib.suppress(BrokenPipeError):  # it is gone already: its code tells
+        with contextlib.suppress(BrokenPipeError):  # it has ended; its exit code is checked below
             absolute = {
                 key: os.path.abspath(value) if key in _PATHS else value
                 for key, value in request.items()
@@ -74,11 +72,11 @@ def run_child(
         with log.open("rb") as output:
             _follow(process, output, update)
     finally:
-        _end(process)
+        _kill_group(process)
     if process.returncode:
         lines = last_lines(log)
         full = os.strerror(errno.ENOSPC)
-        if any(full in line for line in lines):  # no fault of the library
+        if any(full in line for line in lines):  # not an error of the library
             raise output_error(Path(request.get("out", log)), OSError(errno.ENOSPC, full))
         raise StageFailed(
             f"{module.rsplit('.', 1)[-1]} ended with {_meaning(process.returncode)}; the last "
@@ -87,12 +85,12 @@ def run_child(
         )
 
 
-_PATHS = ("source", "float", "out", "scratch", "calibration")  # of a request
+_PATHS = ("source", "float", "out", "scratch", "calibration")  # keys of a request that hold paths
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def receive() -> dict[str, Any]:
-    """In the child: the request.  From here on the child ends as soon as its parent does."""
+    """Read the request in the child process, which from now on is killed when its parent ends."""
     line = bytearray()
     while not line.endswith(b"\n"):
         data = os.read(0, 1 << 16)
@@ -110,7 +108,7 @@ def receive() -> dict[str, Any]:
 
 
 def last_lines(log: Path) -> list[str]:
-    """The last lines of ``log`` that are no progress bars, without control characters."""
+    """Return the last lines of ``log`` without progress bars and control characters."""
     text = log.read_bytes()[-(1 << 16) :].decode(errors="replace")
     lines = [_CONTROL.sub("", part.rsplit("\r", 1)[-1]).strip() for part in text.split("\n")]
     return [
@@ -137,7 +135,7 @@ def _follow(process: subprocess.Popen[bytes], output: IO[bytes], update: Update)
             return
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -116,7 +116,7 @@ class Space:
     def group_size(self, config: LlamaConfig) -> int | None:
         """The recipe's group size (the first of several) if it divides all inputs, else the largest that does."""
         sizes = (config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim)
-        wanted = gptq.several(self.settings.group_size)
+        wanted = gptq.as_tuple(self.settings.group_size)
         options = [*wanted, *(g for g in GROUPS if -1 in wanted or g < min(wanted))]
         return next((g for g in options if g == -1 or all(s % g == 0 for s in sizes)), None)
 
@@ -287,7 +287,7 @@ class OnChip(Space):
         """Width -> bytes of embedding and LM head; only widths that fit into a memory, if there are any."""
         found, fitting = {}, {}
         config = replace(self.config, num_layers=1)
-        group_size = gptq.several(self.settings.group_size)[0]
+        group_size = gptq.as_tuple(self.settings.group_size)[0]
         for bits in EMBEDDING_WIDTHS:
             one = self.uniform(config, group_size, min(WIDTHS), bits)
             stored = [m.bytes for m in (one.head, one.embedding) if m is not None]

@@ -1,9 +1,9 @@
-"""A BPE tokenizer with fewer tokens: which ones stay, and its ``tokenizer.json`` with those alone.
+"""Vocabulary pruning of a BPE tokenizer: the choice of tokens, and the ``tokenizer.json`` with these tokens only.
 
-A token is made of two others by a merge, down to units: bytes or characters.  Units stay, so
-that every text still has its ids, and a token stays only together with all that it is made of.  Then
-a text whose tokens all stay keeps its tokens: the merges that made them are there in their old
-order, and those that went were none of its.  Any other text is spelt in smaller pieces.
+A merge makes a token of two smaller ones, down to units: bytes or characters.  All units are kept, so every text can
+still be encoded.  A token is kept only together with all tokens that it is made of.  A text with kept tokens only
+then keeps its encoding: its merges remain in their order, and removed merges did not apply to it.  Any other text
+is encoded in smaller tokens.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Document = Mapping[str, Any]  # the content of a tokenizer.json
 
 @dataclass(frozen=True)
 class Choice:
-    """``kept``: ids that stay, ascending; the place of each is its new id.  ``covered``: share of
-    the texts' tokens that are among them.  ``required``: how many stay whatever the texts say.
+    """The kept tokens.  ``kept``: old ids, ascending; the index of an old id is the new id.  ``covered``: share of the
+    texts' tokens that are kept.  ``required``: number of ids that are kept whatever the texts contain.
     """
 
     kept: tuple[int, ...]
@@ -36,10 +36,11 @@ class Choice:
     required: int
 
 
-class Pieces:
-    """The pieces of a tokenizer and how they are made of each other.
+class BpeTokens:
+    """The tokens and merges of a BPE tokenizer, from its ``tokenizer.json``.
 
-    Raises TokenizerNotCut for one that is not a BPE that can spell every text in bytes.
+    ``ids``: text of a token -> id; ``texts``: id -> text.  Raises TokenizerNotCut for other kinds of tokenizers, and
+    for a BPE that cannot encode every text in bytes.
     """
 
     def __init__(self, document: Document) -> None:
@@ -65,25 +66,25 @@ class Pieces:
                 )
         self.document = document
         self.ids: dict[str, int] = model["vocab"]
-        self.pieces = {index: piece for piece, index in self.ids.items()}
+        self.texts = {index: text for text, index in self.ids.items()}
         self.merges = [_pair(merge) for merge in model["merges"]]
         self._ranks = {pair: rank for rank, pair in reversed(list(enumerate(self.merges)))}
-        self._made: dict[int, tuple[int, ...]] = {}
+        self._parts: dict[int, tuple[int, ...]] = {}
         self.units = self._units(model)
 
     def _units(self, model: Mapping[str, Any]) -> set[int]:
-        """The ids that spell every text."""
+        """Return the ids that suffice to encode every text."""
         parts = _flatten(self.document.get("pre_tokenizer"), "pretokenizers")
         parts += _flatten(self.document.get("normalizer"), "normalizers")
         if any(part.get("type") == "ByteLevel" for part in parts):
-            # one that lacks some bytes, as SmolLM2's does, never had ids for them
+            # some vocabularies, such as SmolLM2's, lack some bytes
             return {self.ids[c] for c in UNICODE_TO_BYTE if c in self.ids}
         if model.get("byte_fallback") and all(byte in self.ids for byte in BYTES):
-            # what normaliser and decoder write, such as "▁", has no other spelling: bytes of it
-            # would be decoded after it was replaced
+            # Characters that normaliser and decoder write, such as "▁", must stay: as bytes, they would be decoded
+            # only after the decoder has replaced "▁".
             parts += _flatten(self.document.get("decoder"), "decoders")
             written = {c for part in parts for text in _texts(part) for c in text}
-            return {self.ids[piece] for piece in (*BYTES, *sorted(written)) if piece in self.ids}
+            return {self.ids[text] for text in (*BYTES, *sorted(written)) if text in self.ids}
         raise TokenizerNotCut(
             "the tokenizer has no bytes to spell a text with: it is neither byte-level nor has it "
             "the pieces <0x00> to <0xFF> and byte_fallback.",
@@ -92,24 +93,24 @@ class Pieces:
 
     @cached_property
     def required(self) -> set[int]:
-        """Ids that always stay: units, the unknown token, and every added token."""
+        """Ids that are always kept: units, the unknown token, and every added token."""
         found = self.units | {int(t["id"]) for t in self.document.get("added_tokens") or []}
         unknown = self.document["model"].get("unk_token")
         return found | ({self.ids[unknown]} if unknown in self.ids else set())
 
-    def made(self, index: int) -> tuple[int, ...]:
-        """The ids that are made while the piece ``index`` is, in order, itself the last.
+    def parts(self, index: int) -> tuple[int, ...]:
+        """Return the ids that occur while merges build the token ``index``, in order; the last one is ``index``.
 
-        Within a text the merges inside a token are those of the piece alone, since none crossed
-        its borders.  A piece that merges do not lead to is made of itself alone.
+        No merge crosses the borders of a final token, so the merges within it are the same in every text.  A token
+        that merges cannot build has only itself.
         """
-        if index not in self._made:
-            piece = self.pieces.get(index)
-            self._made[index] = (index,) if piece is None else self._merge(piece, index)
-        return self._made[index]
+        if index not in self._parts:
+            text = self.texts.get(index)
+            self._parts[index] = (index,) if text is None else self._merge(text, index)
+        return self._parts[index]
 
-    def _merge(self, piece: str, index: int) -> tuple[int, ...]:
-        parts = list(piece)
+    def _merge(self, text: str, index: int) -> tuple[int, ...]:
+        parts = list(text)
         if index in self.units or not all(part in self.ids for part in parts):
             return (index,)
         made = [self.ids[part] for part in parts]
@@ -133,56 +134,52 @@ class Pieces:
         share: float | None = None,
         multiple: int = 1,
     ) -> Choice:
-        """``keep`` ids, or as few as are ``share`` of all that are used.
+        """Choose ``keep`` ids, or the fewest ids that cover ``share`` of the texts' tokens.
 
-        ``used``: id -> how often texts have it.  ``always``: ids that stay besides the required
-        ones.  Of the others those stay that are made the most often, on their own or on the way to
-        a longer one, counted in the texts and as ``expected`` has them as well: the same as taking
-        away, again and again, the token that is used least and no other needs.  Where that makes no
-        more, those of the earliest merges follow.  With ``share`` the number is rounded up to a
-        ``multiple``.  A ``keep`` that is too small gives as many as have to stay.
+        ``used``: id -> occurrences in the texts.  ``always``: ids that are kept besides the required ones.
+        ``expected``: id -> additional counts.  The other tokens are ranked by how often merges make them, as final
+        tokens or as parts of longer ones.  This gives the same result as repeatedly removing the least used token
+        that no other token needs.  Ties go to the earliest merges.  With ``share``, the number is rounded up to a
+        ``multiple``.  A too small ``keep`` gives the ids that must be kept.
         """
         total = sum(used.values())
-        made: defaultdict[int, float] = defaultdict(float)
+        counts: defaultdict[int, float] = defaultdict(float)
         for index, count in (*used.items(), *expected.items()):
-            for part in self.made(index):
-                made[part] += count
+            for part in self.parts(index):
+                counts[part] += count
         kept = set(self.required)
         for index in always:
-            kept.update(self.made(index))
+            kept.update(self.parts(index))
         required = len(kept)
         covered = sum(count for index, count in used.items() if index in kept)
         goal = keep
-        for index in sorted(self.pieces, key=lambda i: (-made[i], self._first(i))):
+        for index in sorted(self.texts, key=lambda i: (-counts[i], self._first_rank(i))):
             if goal is None and covered >= (share or 0) * total:
                 goal = -(-len(kept) // multiple) * multiple
             if goal is not None and len(kept) >= goal:
                 break
-            new = set(self.made(index)) - kept
+            new = set(self.parts(index)) - kept
             if goal is None or len(kept) + len(new) <= goal:
                 kept |= new
                 covered += sum(used.get(i, 0) for i in new)
         return Choice(tuple(sorted(kept)), covered / total if total else 1.0, required)
 
     @cached_property
-    def _order(self) -> dict[int, int]:
+    def _first_ranks(self) -> dict[int, int]:
         found: dict[int, int] = {}
         for rank, (left, right) in enumerate(self.merges):
             found.setdefault(self.ids[left + right], rank)
         return found
 
-    def _first(self, index: int) -> int:
-        """The rank of the first merge that makes a piece; behind all ranks where none does."""
-        return self._order.get(index, len(self.merges))
+    def _first_rank(self, index: int) -> int:
+        """Return the rank of the first merge that makes a token; the number of merges if none does."""
+        return self._first_ranks.get(index, len(self.merges))
 
     def cut(self, kept: Sequence[int]) -> dict[str, Any]:
-        """The ``tokenizer.json`` of ``kept`` (see Choice): a merge stays where its parts and what
-        it makes do."""
+        """Return the ``tokenizer.json`` of ``kept`` (see Choice).  A merge is kept if its parts and its result are."""
         new = {old: index for index, old in enumerate(kept)}
         model = dict(self.document["model"])
-        model["vocab"] = {
-            self.pieces[old]: index for old, index in new.items() if old in self.pieces
-        }
+        model["vocab"] = {self.texts[old]: index for old, index in new.items() if old in self.texts}
         model["merges"] = [
             merge
             for merge, (left, right) in zip(model["merges"], self.merges, strict=True)
@@ -217,7 +214,7 @@ def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
 
 
 def _texts(part: Mapping[str, Any]) -> list[str]:
-    """What a step of a normaliser, pre-tokenizer or decoder looks for and writes."""
+    """Return the texts that a step of a normaliser, pre-tokenizer or decoder searches and writes."""
     found = [part.get(key) for key in ("prepend", "replacement", "content")]
     pattern = part.get("pattern")
     if isinstance(pattern, dict):

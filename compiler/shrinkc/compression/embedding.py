@@ -1,8 +1,8 @@
-"""Quantises embedding and LM head, or the one matrix that is both.
+"""Quantisation of embedding and LM head, separate or tied.
 
 The LM head multiplies the final hidden states x, so an error δ of a row costs ``δᵀ H δ`` with ``H = E[x xᵀ]``.  A row
 of the embedding enters the network directly, so its error costs ``δᵀ δ``.  A tied matrix is weighted with both.
-:mod:`shrinkc.compression.gptq` does the rounding (Frantar et al. 2022, "GPTQ").
+:mod:`shrinkc.compression.gptq` rounds (Frantar et al. 2022, "GPTQ").
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ HEAD_DAMP = 0.01  # of a separate LM head: numerical safety
 
 
 def embedding_zero(bits: int) -> Zero:
-    """Kind of zero points at that width: up to 4 bits, an integer zero point takes a quarter of an offset's bytes."""
+    """Return the kind of zero points: integers up to 4 bits, where they take a quarter of an offset's bytes."""
     return Zero.POINT if bits <= 4 else Zero.ANY
 
 
 def quantize_embeddings(
     model: LlamaForCausalLM, windows: Tensor, *, bits: int, group_size: int
 ) -> dict[str, QuantizedWeight]:
-    """File name -> quantised matrix: the embedding, and the LM head if it is separate.
+    """Return file name -> quantised matrix, for the embedding and for the LM head if it is separate.
 
     ``windows``: int64 token ids [samples, length]; ``bits`` 2, 3, 4 or 8; ``group_size`` divides the
     hidden size.
     """
     given = embedding_weightings(model, head_moment(model, windows))
     return {
-        file: quantize_embedding(table, weighting, bits=bits, group_size=group_size)
-        for file, (table, weighting) in zip((SIDECAR, HEAD_SIDECAR), given, strict=False)
+        file: quantize_embedding(matrix, weighting, bits=bits, group_size=group_size)
+        for file, (matrix, weighting) in zip((SIDECAR, HEAD_SIDECAR), given, strict=False)
     }
 
 
 def embedding_weightings(model: LlamaForCausalLM, moment: Tensor) -> list[tuple[Tensor, Weighting]]:
-    """The embedding, and the LM head if it is separate, each with the cost of its errors; ``moment``
-    [hidden, hidden]: see :func:`head_moment`."""
+    """Return the embedding, and the LM head if it is separate, each with the weighting of its errors.
+
+    ``moment`` [hidden, hidden]: see :func:`head_moment`."""
     import torch
 
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
@@ -54,16 +55,16 @@ def embedding_weightings(model: LlamaForCausalLM, moment: Tensor) -> list[tuple[
 
 
 def quantize_embedding(
-    table: Tensor, weighting: Weighting, *, bits: int, group_size: int
+    matrix: Tensor, weighting: Weighting, *, bits: int, group_size: int
 ) -> QuantizedWeight:
-    """Quantises ``table`` [vocab, hidden]."""
+    """Quantise the embedding or LM head ``matrix`` [vocab, hidden]."""
     points = embedding_zero(bits) is Zero.POINT
-    weight = table.detach().float().cpu()
+    weight = matrix.detach().float().cpu()
     return quantize_matrix(weight, weighting, bits=bits, group_size=group_size, points=points)
 
 
 def head_moment(model: LlamaForCausalLM, windows: Tensor) -> Tensor:
-    """``E[x xᵀ]`` of the head's input x over all positions: float32 [hidden, hidden]."""
+    """Return ``E[x xᵀ]`` of the LM head's input x over all positions, float32 [hidden, hidden]."""
     import torch
 
     size = model.config.hidden_size

@@ -1,7 +1,7 @@
-"""A search over recipes: bytes against perplexity, as an Optuna study that many may work on.
+"""Search over recipes for few bytes and low perplexity, as an Optuna study.
 
-The study is the memory: every trial's values, outcome or reason of failure are in its storage, so
-that any number of processes, on any number of machines, now or later, go on from what is known.
+The study's storage has the values, and the outcome or reason of failure, of every trial.  Any number of processes on
+any number of machines can work on a study at the same time or later.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from shrinkc.core.errors import OutputError, ShrinkcError, StageFailed
 from shrinkc.core.fingerprint import Fingerprint
 
 STARTUP = 10  # trials before the sampler learns from them
-GUIDED, TRIES = 40, 200  # proposals that may be known already: of the sampler, then random ones
-CONDITIONS = "shrinkc"  # the study's attribute that says what its trials have in common
+# proposals that may repeat earlier trials: the first GUIDED are the sampler's, the rest of TRIES are random
+GUIDED, TRIES = 40, 200
+CONDITIONS = "shrinkc"  # attribute of a study with the conditions that its trials share
 
 _PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
 
 
 class InfeasibleError(Exception):
-    """What a preflight says of a trial's recipe; no work was done."""
+    """A trial's recipe is impossible; found by preflight before any work."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to.  ``figures``: whatever else is worth keeping, JSON-able."""
+    """Outcome of a trial.  ``figures``: further JSON-able values."""
 
     packed_bytes: int
     perplexity: float
@@ -43,13 +44,13 @@ class Outcome:
 
 
 RunTrial = Callable[[int, Values], Outcome]
-"""Runs the trial of that number; raises InfeasibleError, or any other exception when it fails."""
+"""Function that runs the trial of a number; raises InfeasibleError, or another exception if the trial fails."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One finished trial of a study.  ``state``: complete, infeasible or failed.  ``best``: no other
-    one is smaller and better."""
+    """A finished trial of a study.  ``state``: complete, infeasible or failed.  ``best``: it is on the Pareto front of
+    bytes and perplexity."""
 
     number: int
     values: Values
@@ -67,8 +68,7 @@ class Result:
 
 @contextmanager
 def storage_errors(storage: str) -> Iterator[None]:
-    """OutputError in place of what the libraries say of a study's storage: it cannot be opened,
-    read or written."""
+    """Raise OutputError instead of the libraries' errors if a study's storage cannot be opened, read or written."""
     import sqlalchemy
     from optuna.exceptions import StorageInternalError
 
@@ -85,10 +85,10 @@ def storage_errors(storage: str) -> Iterator[None]:
 
 
 def open_study(storage: str, name: str, conditions: Fingerprint) -> Any:
-    """The Optuna study called ``name``, made if there is none.
+    """Open the Optuna study ``name``, or make it.
 
-    ``conditions`` are what all its trials have in common.  Raises RunChanged, naming what differs,
-    when the study was made under others; OutputError for a storage that cannot be used.
+    ``conditions``: fingerprint that all its trials share.  Raises RunChanged with the differences if the study was
+    made with other conditions, and OutputError if the storage cannot be used.
     """
     import optuna
 
@@ -111,12 +111,11 @@ def open_study(storage: str, name: str, conditions: Fingerprint) -> Any:
 
 
 def propose(study: Any, space: Space, seed: int) -> dict[str, Any] | None:
-    """Parameters whose values no trial of the study has; None when there seem to be no more.
+    """Propose parameters with values that no trial of the study has; None if there seem to be no more.
 
-    A trial that was interrupted comes first.  Depends on nothing but the study's trials and the
-    seed, so that a study in one go and one in parts make the same proposals.  They are made by
-    Optuna's tree-structured Parzen estimator, to which trials that were pruned are worse than any
-    other, on a copy of the study.
+    Interrupted trials are proposed first.  The result depends only on the study's trials and the seed, so an
+    interrupted search makes the same proposals as an uninterrupted one.  New proposals come from Optuna's
+    tree-structured Parzen estimator on a copy of the study; it ranks pruned trials below all others.
     """
     import optuna
 
@@ -152,13 +151,12 @@ def explore(
     expired: Callable[[], bool] = lambda: False,
     finished: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """Runs ``trials`` more trials, fewer if ``expired`` says so before one or the space is at its
-    end; infeasible ones do not count, up to ten times as many.
+    """Run ``trials`` more trials, or fewer if ``expired()`` is true before one or no new values are left.
 
-    ``finished`` hears of every one.  A trial that fails is recorded with its reason and does not
-    stop the others.  One that is interrupted, or cannot be written (OutputError), waits for
-    whoever goes on.
-    StageFailed if every one of them failed, or none was feasible in the whole study.
+    Infeasible trials do not count, but at most 10 · ``trials`` are started.  ``finished`` is called after each trial.
+    A failed trial is recorded with its reason, and the search continues.  A trial that is interrupted or cannot be
+    written (OutputError) is proposed again later.  Raises StageFailed if all trials failed, or if the study has no
+    feasible trial.
     """
     done: list[Result] = []
     counted = 0
@@ -189,13 +187,12 @@ def explore(
 def _run_one(
     study: Any, space: Space, params: Mapping[str, Any], run_trial: RunTrial
 ) -> int | None:
-    """Runs a trial with these parameters and returns its number; None if another process has just
-    begun the same."""
+    """Run a trial with these parameters and return its number; None if another process has just started the same."""
     from optuna.trial import Trial, TrialState, create_trial
 
     values = space.values(params)
-    # All at once.  Optuna's queue lets two processes on SQLite take the same trial, and Study.ask()
-    # shows others a trial without its values.
+    # The trial is added with its values in one call: Optuna's queue lets two processes on SQLite take the same
+    # trial, and Study.ask() shows other processes a trial without values.
     token = uuid4().hex
     study.add_trial(
         create_trial(
@@ -217,7 +214,7 @@ def _run_one(
             raise StageFailed(f"the perplexity is {outcome.perplexity}.")
     except BaseException as error:
         if not isinstance(error, Exception) or isinstance(error, OutputError):
-            # Ctrl-C and the like, and a full disk, which says nothing of these values
+            # an interrupt or a full disk, which do not depend on these values
             study.tell(trial, state=TrialState.FAIL)
             raise
         kind = f"{getattr(error, 'title', type(error).__name__)}: "
@@ -225,16 +222,16 @@ def _run_one(
         trial.set_user_attr("state", "infeasible" if infeasible else "failed")
         said = error.message if isinstance(error, ShrinkcError) else str(error)
         trial.set_user_attr("reason", " ".join(f"{'' if infeasible else kind}{said}".split()))
-        study.tell(trial, state=TrialState.PRUNED)  # FAIL is nothing that the sampler learns from
+        study.tell(trial, state=TrialState.PRUNED)  # the sampler ignores FAIL
     else:
         trial.set_user_attr("outcome", vars(outcome))
-        # the sampler measures how far trials are apart: nats do not grow without bound
+        # the sampler uses distances between trials, which nats keep moderate
         study.tell(trial, [outcome.packed_bytes, math.log(outcome.perplexity)])
     return int(trial.number)
 
 
 def results_of(study: Any) -> list[Result]:
-    """Every finished trial of the study, whoever ran it."""
+    """Return every finished trial of the study, of all processes."""
     best = {t.number for t in study.best_trials}
     out = []
     for t in study.get_trials(deepcopy=False):
@@ -251,7 +248,7 @@ def results_of(study: Any) -> list[Result]:
 
 
 def front_of(results: Sequence[Result]) -> list[Result]:
-    """Those that no other one beats in bytes and perplexity; from the smallest on."""
+    """Return the Pareto front of bytes and perplexity, sorted by bytes."""
     return sorted(
         (r for r in results if r.best), key=lambda r: r.outcome.packed_bytes if r.outcome else 0
     )

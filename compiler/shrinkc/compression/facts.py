@@ -60,16 +60,16 @@ class ModelFacts:
 
 
 def facts_of(directory: Path) -> ModelFacts:
-    """The facts of a Hugging Face or GPTQModel directory, with its adapter if it has one.
+    """Return the facts of a Hugging Face or GPTQModel directory, with its adapter if it has one.
 
-    Reads all weights, without torch.  Raises what :func:`shrinkc.importer.load_model` does.
+    Reads all weights, without torch.  Raises the errors of :func:`shrinkc.importer.load_model`.
     """
     model = load_model(directory, adapter=find_adapter(directory))
     count = non_zero = packed = 0
     for weight in _every(model):
         if isinstance(weight, QuantizedWeight):
             count += weight.q.size
-            # not the integers: which of them means zero differs between groups
+            # count dequantised weights, because the integer that means zero differs between groups
             non_zero += int(np.count_nonzero(weight.dequantized()))
             packed += integer_bytes(weight)
         else:
@@ -89,18 +89,18 @@ def facts_of(directory: Path) -> ModelFacts:
 
 
 def float_facts(config: LlamaConfig) -> ModelFacts:
-    """The facts of a model of that config, written in float32."""
+    """Return the facts of a model with that config, stored in float32."""
     count = parameters_of(config)
     return ModelFacts(config, False, count, count, 4 * count, FLOAT_BYTES * count)
 
 
 def facts_before(source: Path) -> ModelFacts:
-    """The facts of a model; for a GGUF file, of the directory that it will be converted to."""
+    """Return the facts of a model; for a GGUF file, of the directory that it will be converted to."""
     return float_facts(load_config(source)) if source.is_file() else facts_of(source)
 
 
 def predicted(facts: ModelFacts, **changes: Any) -> ModelFacts:
-    """The float model after fields of its config were changed."""
+    """Return the facts of the float model after ``changes`` of its config."""
     config = replace(facts.config, **changes)
     count = parameters_of(config)
     return replace(
@@ -114,13 +114,13 @@ def predicted(facts: ModelFacts, **changes: Any) -> ModelFacts:
 
 
 def parameters_of(config: LlamaConfig) -> int:
-    """Weights of a float model; a tied embedding counts once."""
+    """Return the number of weights of a float model; a tied embedding counts once."""
     matrices = sum(n * k for n, k in matrix_shapes(config).values())
     return matrices + sum(n for (n,) in norm_shapes(config).values())
 
 
 def integer_bytes(weight: QuantizedWeight) -> int:
-    """Bytes of integers, 16-bit scales, and of zero points and an input order if there are any."""
+    """Return the bytes of integers, 16-bit scales, and of zero points and an input order if there are any."""
     rows, inputs = weight.q.shape
     total = -(-rows * inputs * weight.bits // 8) + weight.scale.size * 2
     middle = -(2.0 ** (weight.bits - 1)) * weight.scale
@@ -135,7 +135,7 @@ def integer_bytes(weight: QuantizedWeight) -> int:
 
 
 def _every(model: FloatModel) -> Iterator[Weight]:
-    """Every tensor once, low-rank adapters included."""
+    """Yield every tensor once, low-rank adapters included."""
     yield model.embedding
     yield model.final_norm
     if model.head is not None:

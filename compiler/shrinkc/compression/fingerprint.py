@@ -1,4 +1,4 @@
-"""What a step was made from (see :mod:`shrinkc.core.fingerprint`)."""
+"""Fingerprints of runs, stages and evaluations (see :mod:`shrinkc.core.fingerprint`)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def run_fingerprint(recipe: Recipe) -> Fingerprint:
 
 
 def stage_fingerprint(stage: Stage, calibration: Calibration) -> Fingerprint:
-    """Settings, the texts, and the calibration data if the stage looks at it."""
+    """Return a stage's settings, the hashes of its texts, and its calibration data if it uses any."""
     found: Fingerprint = {"stage": stage.kind}
     for key, value in asdict(stage.settings).items():
         if key not in PATH_KEYS:
-            found[f"{stage.name}.{key}"] = json.loads(json.dumps(value))  # as it is read back
+            found[f"{stage.name}.{key}"] = json.loads(json.dumps(value))  # tuples become lists
     if texts := getattr(stage.settings, "text", ()):
         for text in read_texts(texts, f"{stage.kind}.text", calibration.self_generated):
             found[f"{FILE}{text.name}"] = text.spec or text.sha256
@@ -44,7 +44,7 @@ def evaluation_fingerprint(settings: EvaluateSettings | None) -> Fingerprint:
         return {}
     found: Fingerprint = {}
     for key, value in asdict(settings).items():
-        if key == "tasks":  # by the content of their files, below
+        if key == "tasks":  # tasks_made_from() below hashes their files
             continue
         if key in PATH_KEYS and value is not None:
             try:

@@ -1,7 +1,7 @@
-"""Franken models: the layers of a LLaMA in any order, some skipped, some repeated.
+"""Franken models (layer passthrough): the layers of a LLaMA in any order, some skipped, some repeated.
 
-A franken model shares the tensors of the model it is made from.  Every occurrence of a layer is a
-module of its own with its own index, so that it has its own slot in the KV cache.
+A franken model shares the tensors of the original model.  Each occurrence of a layer is a separate module with its own
+index, and so its own place in the KV cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shrinkc.evaluation.plan import EvalPlan, evaluate
 from shrinkc.evaluation.rows import task_values
 from shrinkc.evaluation.torch_scorer import TorchScorer
 
-LAYERS_MAX = 1000  # of a configuration: a slip of the finger is no model
+LAYERS_MAX = 1000  # layers of a configuration; more are a typing error
 TIMED_TOKENS = 16
 TIMED_ROUNDS = 5
 NOTE = "franken.json"
@@ -40,7 +40,7 @@ _SYNTAX = (
 
 @dataclass(frozen=True)
 class Configuration:
-    """``text``: the layers as they were given; ``layers``: which layer of the model runs at each place."""
+    """An order of layers.  ``text``: as the user wrote it; ``layers``: the model's layer at each place."""
 
     name: str
     text: str
@@ -48,11 +48,10 @@ class Configuration:
 
 
 def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
-    """The layers that ``text`` names: parts ``a``, ``a-b`` (both included) and ``axn`` (layer a n
-    times), separated by commas.
+    """Parse a list of layers: parts ``a``, ``a-b`` (both included) and ``axn`` (layer a n times), separated by commas.
 
-    Raises UsageError, naming the part: one that cannot be read, a layer that the model of
-    ``num_layers`` layers does not have, a range that runs backwards, or too many layers.
+    Raises UsageError with the part: if it cannot be read, names a layer beyond ``num_layers``, is a backward range, or
+    makes more than LAYERS_MAX layers.
     """
     out: list[int] = []
     for part in map(str.strip, text.split(",")):
@@ -79,12 +78,12 @@ def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
 
 
 def assemble(model: Any, layers: Sequence[int]) -> Any:
-    """A LlamaForCausalLM that runs ``layers`` of ``model`` in that order, sharing its tensors."""
+    """Return a LlamaForCausalLM that runs ``layers`` of ``model`` in that order and shares its tensors."""
     from torch.nn import ModuleList
 
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     out = copy.deepcopy(model, dict(shared))
-    # a copy for each occurrence, which has a place in the KV cache
+    # one module per occurrence, for its own place in the KV cache
     out.model.layers = ModuleList(
         copy.deepcopy(model.model.layers[layer], dict(shared)) for layer in layers
     )
@@ -95,18 +94,17 @@ def assemble(model: Any, layers: Sequence[int]) -> Any:
 
 
 def save_checkpoint(loaded: Loaded, configuration: Configuration, directory: Path) -> None:
-    """Writes ``configuration`` as a plain Hugging Face directory that any library loads.
+    """Write ``configuration`` as a plain Hugging Face directory.
 
-    A repeated layer is stored once per occurrence, as the format asks; ``franken.json`` says which
-    layer of which model each one is.  Weights are stored in the narrowest float type that holds
-    them exactly.  Raises OutputError, StageFailed.
+    The format requires a copy per occurrence of a layer; ``franken.json`` records the model and the original layers.
+    Weights are stored in the narrowest float type that holds them exactly.  Raises OutputError, StageFailed.
     """
     from torch.nn import ModuleList
 
     model = copy.deepcopy(assemble(loaded.model, configuration.layers))
-    # safetensors refuses tensors that occurrences of a layer share
+    # safetensors refuses shared tensors
     model.model.layers = ModuleList(copy.deepcopy(layer) for layer in model.model.layers)
-    _narrow(model)
+    _use_stored_dtype(model)
     note = {
         "format": "shrinkc-franken",
         "version": 1,
@@ -119,9 +117,10 @@ def save_checkpoint(loaded: Loaded, configuration: Configuration, directory: Pat
         (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
-def _narrow(model: Any) -> None:
-    """Turns a float32 model (in place) into the 16-bit type that holds all its weights exactly, if
-    there is one: what was loaded as float32 was mostly stored so."""
+def _use_stored_dtype(model: Any) -> None:
+    """Convert a float32 model in place to a 16-bit type that holds all its weights exactly, if there is one.
+
+    Most checkpoints are stored in 16 bits and were loaded as float32."""
     import torch
 
     for dtype in (torch.bfloat16, torch.float16):
@@ -132,8 +131,7 @@ def _narrow(model: Any) -> None:
 
 @dataclass(frozen=True)
 class Story:
-    """A text to be told: greedily, and once more by sampling from the likeliest tokens that have
-    the probability ``top_p`` together."""
+    """Settings of a text that is generated twice: greedily, and with nucleus sampling (``top_p``)."""
 
     prompt: str = "Once upon a time"
     tokens: int = 48
@@ -144,8 +142,8 @@ class Story:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one configuration.  ``metrics``: what ``evaluate`` returns.  ``seconds``: per
-    new token with a KV cache, the least of TIMED_ROUNDS; ``ratio``: to the unchanged model."""
+    """Results of one configuration.  ``metrics``: result of ``evaluate``.  ``seconds``: time per new token with a KV
+    cache, the least of TIMED_ROUNDS; ``ratio``: time relative to the unchanged model."""
 
     configuration: Configuration
     parameters: int
@@ -177,8 +175,9 @@ def generate(
     sample: Story | None = None,
     exact: bool = False,
 ) -> list[int]:
-    """The new tokens after ``ids``: greedy, or sampled with the seed of ``sample``; they end with an
-    end token unless ``exact``."""
+    """Generate up to ``new`` tokens after ``ids``, greedily or with the settings of ``sample``.
+
+    Generation stops after an end token unless ``exact``."""
     import torch
 
     settings: dict[str, Any] = {
@@ -203,7 +202,7 @@ def generate(
 def _time(
     models: Sequence[Any], ids: Sequence[int], update: Callable[[int, int], None]
 ) -> list[float]:
-    """Seconds per new token of each model; in turns, so that a busy machine is busy for all."""
+    """Measure the seconds per new token of each model, in turns, so that other load affects all of them."""
     taken: list[list[float]] = [[] for _ in models]
     update(0, TIMED_ROUNDS * len(models))
     for turn in range(TIMED_ROUNDS):
@@ -223,10 +222,9 @@ def compare(
     plan: EvalPlan,
     reporter: Reporter,
 ) -> list[Row]:
-    """Runs every configuration and, first of all, the unchanged model.
+    """Run the unchanged model, then every configuration.
 
-    Raises BadData when prompt and text are longer than the model's context, and what ``evaluate``
-    raises.
+    Raises BadData if prompt and text are longer than the model's context, and the errors of ``evaluate``.
     """
     count = loaded.model.config.num_hidden_layers
     asked = [Configuration(UNCHANGED, f"0-{count - 1}", tuple(range(count))), *configurations]
@@ -257,9 +255,9 @@ def compare(
 
 
 def prompt_ids(loaded: Loaded, prompt: str, new: int = 0) -> list[int]:
-    """The ids of ``prompt``, begin token included if the model's tokenizer adds one.
+    """Return the ids of ``prompt``, with the begin token if the model's tokenizer adds one.
 
-    Raises BadData if they and ``new`` tokens more do not fit the model's context.
+    Raises BadData if they and ``new`` more tokens do not fit the model's context.
     """
     tokenizer = loaded.tokenizer
     ids = list(tokenizer(prompt)["input_ids"])
@@ -277,7 +275,7 @@ def prompt_ids(loaded: Loaded, prompt: str, new: int = 0) -> list[int]:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """The rows as Markdown: the figures that were measured, then the texts."""
+    """Return Markdown with a table of the measurements, followed by the texts."""
     columns: dict[str, Callable[[Row], str]] = {
         "configuration": lambda r: r.configuration.name,
         "layers": lambda r: r.configuration.text,

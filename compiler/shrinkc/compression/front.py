@@ -1,4 +1,4 @@
-"""The outcome of a search: a picture, a table and a file of the quality-against-bytes front."""
+"""Results of a search as picture, table and JSON: the Pareto front of perplexity against bytes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from shrinkc.core.output import write_file
 from shrinkc.core.parsing import parse_json
 
 MIB = 1 << 20
-REASON = 160  # characters of a reason in a table
-# what a reference has to say of how it was measured; what else it says is compared as well
+REASON = 160  # most characters of a reason in a table
+# fields of ``measured`` that a reference must have; its other fields are compared too
 STATED = ("protocol", "windows", "sha256", "dtype")
 
 
@@ -33,11 +33,11 @@ class Reference:
 
 
 def read_references(file: Path, measured: Mapping[str, Any]) -> list[Reference]:
-    """References from a JSON file: a list of objects with ``name``, ``packed_bytes``, ``perplexity``
+    """Read references from a JSON file: a list of objects with ``name``, ``packed_bytes``, ``perplexity``
     and ``measured``, or the ``run.json`` of ``shrinkc compress``.
 
-    ``measured``: how the trials are measured, which every reference has to share.  Raises BadData
-    that names all that do not, or do not say.
+    ``measured``: the measurement conditions of the trials.  Raises BadData with the names of all references
+    whose conditions are missing or differ.
     """
     found, faults = [], []
     try:
@@ -71,8 +71,8 @@ def read_references(file: Path, measured: Mapping[str, Any]) -> list[Reference]:
 def write_front(
     folder: Path, study: Any, references: Sequence[Reference], about: dict[str, Any]
 ) -> list[str]:
-    """Writes ``front.json``, ``front.md`` and ``front.svg`` of the ``study`` into ``folder``, each
-    whole; returns the lines of the table.  ``about`` goes into the JSON."""
+    """Write ``front.json`` (which includes ``about``), ``front.md`` and ``front.svg`` of the ``study`` into
+    ``folder``, each atomically; return the lines of the table."""
     results = results_of(study)
     content = {
         **about,
@@ -89,7 +89,7 @@ def write_front(
 
 
 def front_table(results: Sequence[Result], references: Sequence[Reference]) -> list[str]:
-    """The front and the references by their bytes, then what failed, as Markdown."""
+    """Return the front and the references sorted by bytes, then failed trials, as Markdown."""
     front = front_of(results)
     names = list(dict.fromkeys(name for r in front for name in r.values))
     rows: list[tuple[int, list[str]]] = []
@@ -111,7 +111,7 @@ def front_table(results: Sequence[Result], references: Sequence[Reference]) -> l
 
 
 def short(reason: str) -> str:
-    """The beginning of a reason that is long: front.json has all of it."""
+    """Shorten a long reason; front.json has the whole text."""
     return reason if len(reason) <= REASON else f"{reason[: REASON - 1]}…"
 
 
@@ -124,7 +124,7 @@ def _figures(point: Any) -> list[str]:
 
 
 def draw_front(study: Any, references: Sequence[Reference], file: Path) -> None:
-    """Optuna's picture of all complete trials, those of the front in red, and the references by name."""
+    """Draw all complete trials with Optuna, the front in red, and the references with their names."""
     with style(), warnings.catch_warnings():
         from matplotlib import pyplot as plt
         from optuna.exceptions import ExperimentalWarning

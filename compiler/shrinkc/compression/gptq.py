@@ -1,10 +1,9 @@
-"""GPTQ of one matrix (Frantar et al. 2022), in torch: for what GPTQModel does not quantise.
+"""GPTQ of one matrix (Frantar et al. 2022) in torch, for matrices that GPTQModel does not quantise.
 
-Rows are quantised independently, in asymmetric groups along the inputs: ``w ≈ scale·q + offset``
-with 16-bit floats, or ``w ≈ scale·(q - zero)`` with whole zero points, which take less.  An error δ of
-a row costs ``δᵀ H δ``, H the second moment of the inputs: columns are quantised one after the other, and
-what one loses is made up for by those that follow (equations 2 and 3 of the paper, with the Cholesky
-factor of H⁻¹).
+Rows are quantised independently, in asymmetric groups along the inputs: ``w ≈ scale·q + offset`` with 16-bit floats,
+or ``w ≈ scale·(q - zero)`` with integer zero points, which take fewer bytes.  An error δ of a row costs ``δᵀ H δ``,
+where the Hessian H is the second moment of the inputs.  Columns are quantised one after another, and the following
+columns compensate each error (equations 2 and 3 of the paper, with the Cholesky factor of H⁻¹).
 """
 
 from __future__ import annotations
@@ -18,17 +17,16 @@ from shrinkc.importer.model import QuantizedWeight
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Ranges tried for a group, as shares of the whole one.
+# bits -> ranges that are tried for a group, relative to its full range
 SHRINK = {8: (1.0, 0.95), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)}
-_ROWS = 8192  # at a time: bounds the memory beside the matrix
-# a constant row needs some scale; the least normal float16 keeps its integers small
-_LEAST = 2.0**-14
+_ROWS = 8192  # rows that are quantised together; limits the memory
+_LEAST = 2.0**-14  # least scale, for constant rows: the smallest normal float16
 
 _Fit = Callable[["Tensor", "Tensor", int], "tuple[Tensor, Tensor]"]
 
 
 def damped(moment: Tensor, share: float) -> Tensor:
-    """``moment`` scaled to a mean diagonal of 1, plus ``share`` times the identity."""
+    """Return ``moment`` scaled to a mean diagonal of 1, plus ``share`` times the identity."""
     import torch
 
     mean = moment.diagonal().mean().clamp_min(torch.finfo(moment.dtype).tiny)
@@ -37,14 +35,14 @@ def damped(moment: Tensor, share: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Weighting:
-    """What an error costs: the diagonal of H [k], and the upper Cholesky factor of H⁻¹ [k, k]."""
+    """Weighting of errors: the diagonal of H [k], and the upper Cholesky factor of H⁻¹ [k, k]."""
 
     importance: Tensor
     factor: Tensor
 
     @classmethod
     def of(cls, hessian: Tensor) -> Weighting:
-        """``hessian`` [k, k] has to be positive definite: see :func:`damped`."""
+        """Return the weighting for ``hessian`` [k, k], which has to be positive definite: see :func:`damped`."""
         import torch
 
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian.double()))
@@ -55,10 +53,10 @@ class Weighting:
 def quantize_matrix(
     weight: Tensor, weighting: Weighting, *, bits: int, group_size: int, points: bool = False
 ) -> QuantizedWeight:
-    """``weight`` [n, k] float32 in groups of ``group_size`` inputs, which divides k.
+    """Quantise ``weight`` [n, k] float32; ``group_size`` divides k.
 
-    Scales are values of 16-bit floats, and so are offsets, unless with ``points`` they are those of zero
-    points, integers of ``bits`` bits.
+    Scales are float16 values.  Offsets are float16 values too, or with ``points`` come from integer zero points of
+    ``bits`` bits.
     """
     import torch
 
@@ -74,7 +72,7 @@ def quantize_matrix(
 def _quantize_rows(
     w: Tensor, weighting: Weighting, bits: int, group_size: int, fit: _Fit
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """q, scale and offset of ``w`` [n, k], which is used up: it holds what is still to be stored."""
+    """Return q, scale and offset of ``w`` [n, k], which is overwritten by the compensated weights."""
     import torch
 
     n, k = w.shape
@@ -95,10 +93,10 @@ def _quantize_rows(
 
 
 def fit_groups(w: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale (> 0) and offset per row of ``w`` [n, group_size] with the least weighted squared error.
+    """Return scale (> 0) and offset per row of ``w`` [n, group_size] with the least weighted squared error.
 
-    Tries ranges shrunk around the middle; for each the best scale and offset of its integers
-    (weighted regression).  Both results are [n] float32 that float16 holds exactly.
+    Tries ranges that are shrunk around the middle, and for each the best scale and offset for its integers (weighted
+    regression).  Both results are float32 [n] with float16 values.
     """
     import torch
 
@@ -129,12 +127,11 @@ def fit_groups(w: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor
 
 
 def fit_points(w: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale (> 0) per row of ``w`` [n, group_size] and offset, -scale times a whole zero point of ``bits`` bits,
-    with the least weighted squared error.
+    """Return scale (> 0) and offset (−scale · zero point) per row of ``w`` [n, group_size] with the least weighted
+    squared error; zero points are integers of ``bits`` bits.
 
-    Tries ranges, which hold zero, shrunk around the middle; for each the zero points on both sides, and the
-    best scale of the integers that they give (weighted regression).  Both results are [n] float32, of which
-    float16 holds the scale exactly.
+    Tries ranges that include zero and are shrunk around the middle, for each the two nearest zero points, and for
+    these the best scale (weighted regression).  Both results are float32 [n]; scales are float16 values.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What a compression run and its steps are, from what they say of themselves."""
+"""Summary of a compression run and its steps, from their records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEFT_OUT = ("measured", "protocol", "parameters", "non_zeros", "seconds")
 
 
 def inspect_run(path: Path) -> Findings | None:
-    """A run, step by step, the hashes of their files checked; None where ``path`` is no run."""
+    """Return the steps of a run after checking the hashes of their files; None if ``path`` is no run."""
     if not is_run(path):
         return None
     found = Findings("compression run", name_of(path))
@@ -43,7 +43,7 @@ def inspect_run(path: Path) -> Findings | None:
 
 
 def read_records(run: Path) -> tuple[list[StepRecord], list[str]]:
-    """The steps that are whole, and what is wrong with the others."""
+    """Return the records of all intact steps, and a message for each damaged one."""
     records, faults = [], []
     for folder in sorted(p for p in run.iterdir() if p.is_dir() and _STEP.fullmatch(p.name)):
         try:
@@ -59,7 +59,7 @@ def read_records(run: Path) -> tuple[list[StepRecord], list[str]]:
 
 
 def step_facts(path: Path) -> dict[str, Any]:
-    """Which step of a run made this directory; nothing where none did."""
+    """Return name and stage of the step that made this directory; {} if none did."""
     try:
         about = read_json(path / STEP)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Chooses one width for each matrix: the least increase in loss within a number of bytes."""
+"""Choice of one bit-width per matrix with the least increase in loss within a number of bytes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shrinkc.checkpoints import need
 GAP = 1e-6  # relative gap to the optimum at which the solver stops
 
 Option = tuple[int, int, float]
-"""Width, bytes, increase in loss."""
+"""Bit-width, bytes, increase in loss."""
 
 
 def knapsack(items: Sequence[Sequence[Option]], budget: int) -> list[int] | None:
-    """Index of one option per item with the least sum of losses within ``budget`` bytes, or None.
+    """Return the index of one option per item with the least sum of losses within ``budget`` bytes, or None.
 
     A multiple-choice knapsack problem, solved with SciPy's mixed-integer solver.
     """

@@ -1,4 +1,4 @@
-"""RMSNorm weights that are trained relative to their initial values.
+"""Training of RMSNorm weights relative to their initial values.
 
 The weights of one model differ by a factor of 100,000: SmolLM2 suppresses a channel of huge activations by a weight
 of 1e-5 where others are 0.3.  Adam moves every parameter by about the learning rate, so the weight itself must not be
@@ -13,14 +13,14 @@ _CHANGE = "change"
 
 
 def train_norms(model: Any) -> None:
-    """Replaces every RMSNorm of the model by a trainable one with the same weights."""
+    """Replace every RMSNorm of the model by a trainable one with the same weights."""
     for name, module in list(model.named_modules()):
         if name.endswith("norm"):
             model.set_submodule(name, _trained(module))
 
 
 def norm_weights(model: Any) -> dict[str, Any]:
-    """Name -> current weights, float32, of the norms that :func:`train_norms` made."""
+    """Return name -> current weights, float32, of the norms that :func:`train_norms` made."""
     return {
         name: m.current_weight().detach()
         for name, m in model.named_modules()
@@ -29,7 +29,7 @@ def norm_weights(model: Any) -> dict[str, Any]:
 
 
 def is_change(name: str, found: dict[str, Any]) -> bool:
-    """Whether ``name`` is the parameter behind one of :func:`norm_weights`."""
+    """Return whether ``name`` is the parameter of one of the norms ``found`` by :func:`norm_weights`."""
     module, _, kind = name.rpartition(".")
     return kind == _CHANGE and module in found
 
@@ -51,15 +51,15 @@ def _trained(norm: Any) -> Any:
             return (wide * by).mul_(weight).to(x.dtype)
 
         @staticmethod
-        def backward(ctx: Any, slope: Any) -> Any:
+        def backward(ctx: Any, grad: Any) -> Any:
             x, weight = ctx.saved_tensors
-            wide, slope = x.float(), slope.float()
+            wide, grad = x.float(), grad.float()
             by = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(epsilon))
             normed = wide * by
-            to_weight = (slope * normed).flatten(0, -2).sum(0)
-            slope = slope * weight
-            along = (slope * normed).mean(-1, keepdim=True)
-            return slope.sub_(normed.mul_(along)).mul_(by).to(x.dtype), to_weight
+            to_weight = (grad * normed).flatten(0, -2).sum(0)
+            grad = grad * weight
+            along = (grad * normed).mean(-1, keepdim=True)
+            return grad.sub_(normed.mul_(along)).mul_(by).to(x.dtype), to_weight
 
     class TrainedNorm(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -69,7 +69,7 @@ def _trained(norm: Any) -> Any:
             self.change = torch.nn.Parameter(torch.zeros_like(begin))
 
         def current_weight(self) -> Any:
-            """float32 [channels]"""
+            """Return the weights, float32 [channels]."""
             return self.begin * (1 + self.change)
 
         def forward(self, x: Any) -> Any:

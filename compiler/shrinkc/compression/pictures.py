@@ -1,4 +1,4 @@
-"""Pictures whose bytes depend on nothing but what they show: one font, no dates, fixed names."""
+"""Reproducible pictures: equal data give equal bytes, with one font, no dates and fixed names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shrinkc.core.output import new_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito: told apart by colour-blind eyes too
+# the palette of Okabe and Ito, which colour-blind people can distinguish
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX"
 
@@ -35,8 +35,9 @@ _STYLE = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Within the context a figure (of matplotlib.figure.Figure, no window needed) looks like every
-    other picture of shrinkc, whatever the user's own matplotlibrc says.  Raises ExtraMissing."""
+    """Apply shrinkc's style to matplotlib figures within the context and ignore the user's matplotlibrc.
+
+    Raises ExtraMissing."""
     need("matplotlib")
     import matplotlib as mpl
 
@@ -47,7 +48,7 @@ def style() -> Iterator[None]:
 
 
 def save_picture(figure: Figure, file: Path) -> None:
-    """Writes ``file`` (.svg or .png), whole or not at all; call it inside :func:`style`."""
+    """Write ``file`` (.svg or .png) atomically; call it inside :func:`style`."""
     kind = file.suffix.removeprefix(".")
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     with new_file(file) as picture:

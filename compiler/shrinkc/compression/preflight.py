@@ -13,7 +13,7 @@ from typing import Any
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.recipe import EvaluateSettings, Recipe
-from shrinkc.compression.run_directory import kept_of, step_name
+from shrinkc.compression.run_directory import saved_state_bytes, step_name
 from shrinkc.compression.self_generated import SelfGeneratedSettings
 from shrinkc.compression.stages.context import Stage
 from shrinkc.compression.stages.kinds import KINDS
@@ -310,7 +310,7 @@ def _estimate(
         memory = max(memory, own_memory)
         kept = kind.kept(stage.settings, before)
         if number == done:  # state of an interrupted attempt is on disk already
-            kept = max(0, kept - kept_of(out, step_name(number + 1, stage.name)))
+            kept = max(0, kept - saved_state_bytes(out, step_name(number + 1, stage.name)))
         most = max(most, disk + kept)
     total = len(recipe.stages)
     return Estimate((seconds, seconds * speed.busy), memory, max(most, disk), (total - done, total))

@@ -25,9 +25,9 @@ from shrinkc.compression.checks import (
     Dtype,
     OneOf,
     converted_key,
+    did_you_mean,
     exactly_one,
     hints_of,
-    nearest,
 )
 from shrinkc.compression.self_generated import SelfGeneratedSettings, is_self, tokens_of
 from shrinkc.compression.stages.context import Stage
@@ -321,7 +321,7 @@ def parse_recipe(
         else:
             problems.found.append(
                 BadRecipe(
-                    f"[{table}] is no table of a recipe{nearest(table, [*_GLOBAL, *KINDS])}.",
+                    f"[{table}] is no table of a recipe{did_you_mean(table, [*_GLOBAL, *KINDS])}.",
                     f"allowed: {', '.join(_GLOBAL)}; stages {', '.join(KINDS)}, with a label "
                     "such as 'lora-2' where one comes twice.",
                 )
@@ -386,7 +386,7 @@ def _assign(tables: dict[str, dict[str, Any]], assignment: str) -> None:
         stages = [name for name in tables if name not in _GLOBAL]
         raise BadRecipe(
             f"--set {assignment}: the recipe has no table [{table}]"
-            f"{nearest(table, [*tables, *_GLOBAL])}.",
+            f"{did_you_mean(table, [*tables, *_GLOBAL])}.",
             f"it has the stages {', '.join(stages) or '(none)'}.",
         )
     value: Any

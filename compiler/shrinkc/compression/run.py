@@ -1,4 +1,4 @@
-"""A compression run: stage after stage, each in a directory of its own, continued where it stopped."""
+"""A compression run: executes the stages, each in its own directory, and continues interrupted runs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from shrinkc.compression.fingerprint import (
 from shrinkc.compression.preflight import preflight, resolve_recipe
 from shrinkc.compression.recipe import Recipe
 from shrinkc.compression.run_directory import (
-    CHOSEN,
+    BUDGET,
     LOGS,
     SCRATCH,
     SOURCE,
-    begun,
+    can_continue,
     check_state,
     clear,
     foreign_files,
     is_run,
     is_step,
     locked,
-    state_of,
+    state_folder,
     step_name,
 )
 from shrinkc.compression.self_generated import FOLDER as SELF_GENERATED
@@ -69,22 +69,19 @@ def compress(
     dry_run: bool = False,
     device: str = "cpu",
 ) -> CompressionResult:
-    """Runs ``recipe`` on ``model`` (see :func:`shrinkc.checkpoints.resolve`) into ``out``.
+    """Run ``recipe`` on ``model`` (see :func:`shrinkc.checkpoints.resolve`) and write to ``out``.
 
-    A directory of an earlier attempt is continued after its last complete step.  RunChanged when
-    something that decides the result differs from that attempt, BadStep when a step of it is
-    damaged; ``force`` starts from nothing.  ``dry_run`` ends after preflight.  Other errors are
-    those of loading (:func:`shrinkc.checkpoints.load`), of preflight and of the stages.  BadData that names
-    every text file that cannot be read comes before all of them.
+    An earlier run in ``out`` is continued after its last complete step; ``force`` starts from the beginning.
+    ``dry_run`` ends after preflight.  Raises RunChanged if model, texts or settings differ from the earlier run,
+    BadStep if one of its steps is damaged, BadData with all unreadable text files, and the errors of
+    :func:`shrinkc.checkpoints.load`, preflight and stages.
     """
-    check_text_files(
-        recipe.text_files(), recipe.task_files()
-    )  # before torch is imported, which takes seconds
+    # before torch is imported, which takes seconds
+    check_text_files(recipe.text_files(), recipe.task_files())
     need("torch", "transformers")
     use_threads(recipe.run.threads)
     source = resolve(model)
-    # a run that is there is continued, so only something else is in the way
-    check_folder(out, begun)
+    check_folder(out, can_continue)
     run = _Run(source, out, recipe, reporter, device)
     if dry_run:
         if force and is_run(out):
@@ -93,9 +90,9 @@ def compress(
     with locked(out):
         if force and is_run(out):
             refuse_to_delete(out, foreign_files(out))
-            run.plan(fresh=True)  # refusals come while the earlier run is still there
+            run.plan(fresh=True)  # raises before the earlier run is deleted
             clear(out)
-        return run.go()
+        return run.execute()
 
 
 _OTHER = (
@@ -117,68 +114,69 @@ class _Run:
         self.records: list[StepRecord] = []
         self.estimate = ""
 
-    # ---- the whole ----
+    # ---- the whole run ----
 
     def plan(self, *, fresh: bool = False) -> CompressionResult:
-        """What a run would refuse, and what it would take; ``fresh``: from nothing.  Nothing is written."""
-        found = None if fresh else self._continued()
+        """Check and estimate the run without writing anything; ``fresh``: ignore an earlier run."""
+        found = None if fresh else self._resume()
         if found is None:
             facts = facts_before(self.source)
             self._resolve(facts)
             found = self.source, facts
-        if self._is_over():
+        if self._is_finished():
             self.estimate = f"all {len(self.recipe.stages)} steps are over; nothing is left to do"
             self.reporter.note(self.estimate)
         else:
             self._preflight(*found)
         return CompressionResult(self.out, [], self.source, self.estimate, self.notes)
 
-    def go(self) -> CompressionResult:
+    def execute(self) -> CompressionResult:
         remove_partials(self.out)
-        source, facts = self._continued() or self._begun()
-        if not is_run(self.out):  # what an earlier attempt wrote stays until this one may go on
+        source, facts = self._resume() or self._start()
+        if not is_run(self.out):  # files of an earlier run stay until preflight has succeeded
             self._write_summary()
-        if self.recipe.budget is not None:  # nothing was chosen yet
+        if self.recipe.budget is not None:  # no choice was made yet
             self._write_self_generated(source, facts)
-            self.recipe = self._choice(*self._before_budget(source, facts))
-            self.estimate = ""  # of the stages that were chosen, not of what was given
-            self._check_what_is_there()
-        if not (self.estimate or self._is_over()):
+            self.recipe = self._choose(*self._run_before_budget(source, facts))
+            self.estimate = ""  # estimate again, with the chosen stages
+            self._read_finished_steps()
+        if not (self.estimate or self._is_finished()):
             self._preflight(source, facts)
         self._write_self_generated(source, facts)
         self._write_summary()
         self._measure(0)
         for number in range(1, len(self.recipe.stages) + 1):
             if number >= len(self.records):
-                self._step(number)
+                self._run_step(number)
             self._measure(number)
         shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
         final = self._model_of(self.records[-1])
         return CompressionResult(self.out, rows_of(self.records), final, self.estimate, self.notes)
 
-    def _continued(self) -> tuple[Path, ModelFacts] | None:
-        """MODEL as an earlier attempt has it, once all that this one left was held against this run; None
-        where there is none.  RunChanged and BadStep unless this run can go on from it.  Nothing is written."""
+    def _resume(self) -> tuple[Path, ModelFacts] | None:
+        """Check an earlier run in the directory, and return its source model; None if there is none.
+
+        Raises RunChanged and BadStep if it cannot be continued.  Nothing is written."""
         directory = self.out / SOURCE
         if not directory.exists():
             return None
-        self.records = [self._found(directory, self._source_fingerprint())]
+        self.records = [self._checked_step(directory, self._source_fingerprint())]
         source = self._model_of(self.records[0])
         facts = facts_of(source)
         self._resolve(facts)
         if self.recipe.budget is not None:
-            self.recipe = self._kept_choice() or self.recipe
+            self.recipe = self._earlier_choice() or self.recipe
         whole = self.recipe
         if whole.budget is not None:
             self.recipe = whole.with_stages(budget.before_budget(whole))
-        self._check_what_is_there()
+        self._read_finished_steps()
         self.recipe = whole
         if self.self_generated is not None and self._steps_left():
             self._check_self_generated(self.self_generated)
         return source, facts
 
-    def _begun(self) -> tuple[Path, ModelFacts]:
-        """MODEL, after preflight, with its record."""
+    def _start(self) -> tuple[Path, ModelFacts]:
+        """Run preflight, write the record of the source model, and return the model and its facts."""
         directory, expected = self.out / SOURCE, self._source_fingerprint()
         with new_directory(directory) as folder:
             source = self.source
@@ -191,7 +189,7 @@ class _Run:
             self._resolve(facts)
             self._preflight(source, facts)
             self.records = [
-                self._written(
+                self._write_record(
                     folder,
                     facts,
                     name=SOURCE,
@@ -206,11 +204,11 @@ class _Run:
     def _steps_left(self) -> bool:
         return self.recipe.budget is not None or len(self.records) <= len(self.recipe.stages)
 
-    def _is_over(self) -> bool:
+    def _is_finished(self) -> bool:
         return not self._steps_left() and not self._unmeasured()
 
     def _unmeasured(self) -> list[int]:
-        """Numbers of the steps that are over and still have to be evaluated as the recipe says."""
+        """Return the numbers of finished steps that have no evaluation with the recipe's settings."""
         if self.recipe.evaluate is None:
             return []
         wanted = evaluation_fingerprint(self.recipe.evaluate)
@@ -221,7 +219,7 @@ class _Run:
         return Calibration(given.text, given.samples, given.length, self.self_generated)
 
     def _write_self_generated(self, source: Path, facts: ModelFacts) -> None:
-        """Writes the self-generated text that the recipe asks for and that is not there yet."""
+        """Generate the part of the recipe's self-generated text that is missing."""
         if self.self_generated is None or not self._steps_left():
             return
         made_from = self._check_self_generated(self.self_generated)
@@ -242,7 +240,7 @@ class _Run:
         self.calibration = self._calibration()
 
     def _check_self_generated(self, store: SelfGenerated) -> Fingerprint:
-        """Fingerprint of the self-generated text; RunChanged if the text was made with another one."""
+        """Return the fingerprint of the self-generated text; raise RunChanged if it was made with another one."""
         made_from = self.records[0].fingerprint | run_fingerprint(self.recipe)
         made_from |= {"device": self.device}
         made_from |= {
@@ -258,7 +256,7 @@ class _Run:
         return made_from
 
     def _resolve(self, facts: ModelFacts) -> None:
-        """The recipe is from here on what was chosen of it; a budget chooses by itself."""
+        """Resolve lists of alternatives in the recipe; a recipe with a budget is only checked."""
         if self.recipe.budget is not None:
             budget.check_recipe(self.recipe, facts)
             return
@@ -268,7 +266,7 @@ class _Run:
 
     def _preflight(self, source: Path, facts: ModelFacts) -> None:
         with self.reporter.stage("preflight"):
-            from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401 - not a part of loading
+            from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401 - not timed as loading
 
             started = time.monotonic()
             loaded = load(source, dtype=self.recipe.run.dtype, device=self.device)
@@ -293,19 +291,19 @@ class _Run:
         self.reporter.note(self.estimate)
 
     def _note(self, text: str) -> None:
-        """Said at once, since a run takes long, and kept for its result."""
+        """Print a note now, since a run takes long, and store it for the result."""
         if text not in self.notes:
             self.notes.append(text)
             self.reporter.note(f"note: {text}")
 
-    # ---- the model that is given ----
+    # ---- the source model ----
 
     def _source_fingerprint(self) -> Fingerprint:
         with self.reporter.stage("reading the model"):
             return model_fingerprint(self.source)
 
-    def _written(self, folder: Path, facts: ModelFacts, **about: Any) -> StepRecord:
-        """The record of a step's folder, in the folder as well."""
+    def _write_record(self, folder: Path, facts: ModelFacts, **about: Any) -> StepRecord:
+        """Write the record of a step into its folder, and return it."""
         run = self.recipe.run
         record = StepRecord(
             seed=run.seed,
@@ -323,10 +321,10 @@ class _Run:
             return self.out / record.name
         return self.out / SOURCE / "model" if record.model is None else self.source
 
-    # ---- what an earlier attempt left ----
+    # ---- steps of an earlier run ----
 
-    def _check_what_is_there(self) -> None:
-        """Reads the steps that are over; RunChanged, BadStep unless this run can go on from them."""
+    def _read_finished_steps(self) -> None:
+        """Read the records of finished steps.  Raises RunChanged and BadStep if the run cannot continue after them."""
         del self.records[1:]
         wanted = [SOURCE, *(self._name(i + 1) for i in range(len(self.recipe.stages)))]
         present = sorted(
@@ -351,9 +349,9 @@ class _Run:
                 check_state(self.out, wanted[number], self._fingerprint(number, self.records[-1]))
                 break
             expected = self._fingerprint(number, self.records[number - 1])
-            self.records.append(self._found(self.out / wanted[number], expected))
+            self.records.append(self._checked_step(self.out / wanted[number], expected))
 
-    def _found(self, directory: Path, expected: Fingerprint) -> StepRecord:
+    def _checked_step(self, directory: Path, expected: Fingerprint) -> StepRecord:
         record = read_step(directory)
         check_unchanged(
             f"{self.out}: step {directory.name} was made from something else",
@@ -370,7 +368,7 @@ class _Run:
 
     def _fingerprint(self, number: int, before: StepRecord) -> Fingerprint:
         stage = self.recipe.stages[number - 1]
-        made_from = before.fingerprint if before.stage == "source" else before.outcome()
+        made_from = before.fingerprint if before.stage == "source" else before.content_fingerprint()
         made_from = made_from | run_fingerprint(self.recipe) | {"device": self.device}
         if isinstance(stage.settings, StepSettings):
             given = trained_before(stage.settings, self.calibration, self._earlier(number))
@@ -382,10 +380,10 @@ class _Run:
     def _earlier(self, number: int) -> tuple[Any, ...]:
         return tuple(stage.settings for stage in self.recipe.stages[: number - 1])
 
-    def _step(self, number: int) -> None:
+    def _run_step(self, number: int) -> None:
         stage, before, name = self.recipe.stages[number - 1], self.records[-1], self._name(number)
         expected = self._fingerprint(number, before)
-        scratch = state_of(self.out, name, expected)
+        scratch = state_folder(self.out, name, expected)
         logs = self.out / LOGS / name
         logs.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
@@ -393,7 +391,7 @@ class _Run:
             report = self._run_stage(stage, before, folder, scratch, logs)
             loading = write_readme(folder, name)
             with self.reporter.stage(f"{name}: counting"):
-                self._written(
+                self._write_record(
                     folder,
                     facts_of(folder),
                     name=name,
@@ -404,7 +402,7 @@ class _Run:
                     notes=report.notes,
                     seconds=round(time.monotonic() - started, 3),
                 )
-        # read back: JSON has no tuples, and a resumed run has to see the same
+        # read from the file, as a continued run does: JSON has lists instead of tuples
         self.records.append(read_step(self.out / name))
         for note in report.notes:
             self._note(f"{name}: {note}")
@@ -446,7 +444,7 @@ class _Run:
     # ---- figures ----
 
     def _measure(self, number: int) -> None:
-        """Evaluates a step, unless that was done in just this way."""
+        """Evaluate a step, unless it has an evaluation with these settings."""
         settings, record = self.recipe.evaluate, self.records[number]
         wanted = evaluation_fingerprint(settings)
         if settings is None or not differences(record.evaluation, wanted):
@@ -463,41 +461,43 @@ class _Run:
 
     # ---- a budget ----
 
-    def _before_budget(self, source: Path, facts: ModelFacts) -> tuple[Path, ModelFacts]:
-        """The model that the budget chooses for: what the stages before it leave, run now."""
+    def _run_before_budget(self, source: Path, facts: ModelFacts) -> tuple[Path, ModelFacts]:
+        """Run the stages before the budget's choice, and return their result."""
         whole = self.recipe
         first = budget.before_budget(whole)
         if not first:
             return source, facts
         self.recipe = whole.with_stages(first)
-        self._check_what_is_there()
+        self._read_finished_steps()
         for number in range(len(self.records), len(first) + 1):
-            self._step(number)
+            self._run_step(number)
         source = self._model_of(self.records[-1])
         del self.records[1:]  # read again with those of all stages
         self.recipe = whole
         return source, facts_of(source)
 
-    def _choice(self, source: Path, facts: ModelFacts) -> Recipe:
-        """The recipe that the budget leads to; the search is made once and kept."""
-        made_from, measured_from = self._chosen_from()
-        scratch = state_of(self.out, "budget", measured_from)
+    def _choose(self, source: Path, facts: ModelFacts) -> Recipe:
+        """Choose by the budget, store the choice, and return the resulting recipe."""
+        made_from, measured_from = self._choice_fingerprints()
+        scratch = state_folder(self.out, "budget", measured_from)
         decision = budget.decide(
             self.recipe, source, facts, self.calibration, self.reporter, scratch
         )
-        decision.keep(self.out / CHOSEN, made_from)
+        decision.keep(self.out / BUDGET, made_from)
         self._note(decision.note())
-        chosen = budget.kept_choice(self.out / CHOSEN, self.recipe, made_from)
-        assert chosen is not None  # as a resumed run will see it
+        chosen = budget.earlier_choice(self.out / BUDGET, self.recipe, made_from)
+        assert chosen is not None  # read from the file, as a continued run does
         return chosen
 
-    def _kept_choice(self) -> Recipe | None:
-        """The recipe that the budget led to in an earlier attempt.  RunChanged where it had another budget."""
-        made_from, measured_from = self._chosen_from()
-        kept = budget.kept_choice(self.out / CHOSEN, self.recipe, made_from)
+    def _earlier_choice(self) -> Recipe | None:
+        """Return the recipe that an earlier run chose, or None.  Raises RunChanged if it had another budget."""
+        made_from, measured_from = self._choice_fingerprints()
+        kept = budget.earlier_choice(self.out / BUDGET, self.recipe, made_from)
         if kept is None:
             check_state(self.out, "budget", measured_from)
         return kept
 
-    def _chosen_from(self) -> tuple[Fingerprint, Fingerprint]:
-        return budget.chosen_from(self.recipe, self.records[0].fingerprint, self.calibration)
+    def _choice_fingerprints(self) -> tuple[Fingerprint, Fingerprint]:
+        return budget.choice_fingerprints(
+            self.recipe, self.records[0].fingerprint, self.calibration
+        )

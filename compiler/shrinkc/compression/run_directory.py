@@ -1,4 +1,4 @@
-"""The directory of a compression run: names in it, what in it is a run's own, and that one process has it."""
+"""The directory of a compression run: names of its files, detection of foreign files, and its lock."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ LOGS, SCRATCH = "logs", ".scratch"
 FORMAT = "shrinkc-run"
 VERSION = 1
 SOURCE = "00-source"
-MADE_FROM = "made-from.json"  # beside a stage's state: the fingerprint of that stage
-CHOSEN = "budget.json"  # what a budget chose, and from what
+MADE_FROM = "made-from.json"  # fingerprint of a stage, in the folder of its state
+BUDGET = "budget.json"  # a budget's choice and its inputs
 
 
 def is_run(directory: Path) -> bool:
-    """Whether shrinkc made this directory as a run, in any version."""
+    """Return whether this is the directory of a run of any version of shrinkc."""
     try:
         return read_json(directory / RUN).get("format") == FORMAT
     except (OSError, ValueError):
         return False
 
 
-def begun(directory: Path) -> bool:
-    """Whether this is a run, or what an attempt left or has so far that came to none yet."""
+def can_continue(directory: Path) -> bool:
+    """Return whether this is a run, an incomplete run without run.json yet, or has partial files only."""
     if is_run(directory) or (directory / SOURCE / STEP).is_file():
         return True
     return all(path.name == LOCK or _is_partial(path.name) for path in directory.iterdir())
 
 
 def foreign_files(out: Path) -> list[str]:
-    """Files in the run ``out`` that no attempt made, by the records of its steps.  A step whose
-    record is damaged is taken for made here."""
-    own = {RUN, RECIPE, TABLE, PICTURE, LOCK, CHOSEN}
+    """Return the files in the run ``out`` that shrinkc did not write, according to the records of its steps.
+
+    All files of a step with a damaged record count as shrinkc's."""
+    own = {RUN, RECIPE, TABLE, PICTURE, LOCK, BUDGET}
     own |= {name for name in REPORTS if is_report(out / name)}
     try:
         written = SelfGenerated(out / SELF_GENERATED, SelfGeneratedSettings()).files()
@@ -77,12 +78,12 @@ def _recorded(step: Path) -> set[str] | None:
 
 
 def step_name(number: int, stage: str) -> str:
-    """Of the directory of the stage of that name, counted from 1."""
+    """Return the name of the directory of a step; ``number`` counts stages from 1."""
     return f"{number:02d}-{stage}"
 
 
-def kept_of(out: Path, step: str) -> int:
-    """Bytes of what an interrupted attempt at a step has left to go on from."""
+def saved_state_bytes(out: Path, step: str) -> int:
+    """Return the bytes of the saved state of an interrupted step."""
     found = (out / SCRATCH / step).rglob("*")
     return sum(file.stat().st_size for file in found if file.is_file())
 
@@ -95,8 +96,8 @@ def _is_partial(name: str) -> bool:
     return name.startswith(".") and name.endswith(".partial")
 
 
-def state_of(out: Path, step: str, expected: Fingerprint) -> Path:
-    """The folder for a step's state, from this very step or empty."""
+def state_folder(out: Path, step: str, expected: Fingerprint) -> Path:
+    """Return the folder for a step's state, with the state of the same interrupted step or empty."""
     folder = out / SCRATCH / step
     if not check_state(out, step, expected):
         shutil.rmtree(folder, ignore_errors=True)
@@ -107,7 +108,7 @@ def state_of(out: Path, step: str, expected: Fingerprint) -> Path:
 
 
 def check_state(out: Path, step: str, expected: Fingerprint) -> bool:
-    """Whether an interrupted attempt left state; RunChanged when that is from something else."""
+    """Return whether an interrupted step has saved state; raise RunChanged if its fingerprint differs."""
     folder = out / SCRATCH / step
     if not (folder / MADE_FROM).exists():
         return False
@@ -122,14 +123,14 @@ def check_state(out: Path, step: str, expected: Fingerprint) -> bool:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """OutputError while another process works on ``out``."""
+    """Lock ``out`` within the context.  Raises OutputError if another process has locked it."""
     made = make_folder(out)
     with os.fdopen(_lock(out), "ab"):
         try:
             yield
         finally:
-            # while the lock is held: whoever comes next finds all of it or nothing
-            if made and not is_run(out):  # refused before anything was made
+            # while the lock is held, so that no other process sees a part of the directory
+            if made and not is_run(out):  # refused before the run wrote anything
                 shutil.rmtree(out.resolve(), ignore_errors=True)
                 remove_folders(made)
             else:
@@ -137,7 +138,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def _lock(out: Path) -> int:
-    """The locked file; whoever closes it gives up the lock."""
+    """Return the descriptor of the locked file; closing it releases the lock."""
     while True:
         make_folder(out)
         try:
@@ -148,11 +149,11 @@ def _lock(out: Path) -> int:
         except OutputError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
-        # the one that had it removed all of it just then
+        # the process with the lock has just removed the directory
 
 
 def clear(out: Path) -> None:
-    """Removes what is in a run; it stays one, so that the next attempt may go on."""
+    """Delete the content of a run except run.json, so that the directory still counts as a run."""
     for path in out.iterdir():
         if path.name in (LOCK, RUN):
             continue

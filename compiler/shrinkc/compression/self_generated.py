@@ -24,7 +24,7 @@ from shrinkc.core.parsing import parse_json
 SELF = "self"
 DEFAULT_TOKENS = 200_000
 LEAST_TOKENS = 100
-FOLDER = "self-generated"  # of a run
+FOLDER = "self-generated"  # in a run
 RECORD = "record.json"
 FORMAT, VERSION = "shrinkc-self-generated", 1
 
@@ -49,12 +49,12 @@ class SelfGeneratedSettings(Checked):
 
 
 def is_self(source: str) -> bool:
-    """Whether a source is self-generated text; ``./self`` is a file of that name."""
+    """Return whether a source is self-generated text; ``./self`` is a file of that name."""
     return source == SELF or source.startswith(f"{SELF}:")
 
 
 def tokens_of(source: str) -> int:
-    """Number of self-generated tokens that a source asks for.  Raises BadRecipe if it is malformed."""
+    """Return the number of self-generated tokens that a source asks for.  Raises BadRecipe if it is malformed."""
     match = _SOURCE.fullmatch(source)
     wanted = DEFAULT_TOKENS
     if match and match[1]:
@@ -70,7 +70,7 @@ def tokens_of(source: str) -> int:
 
 @dataclass(frozen=True)
 class Document:
-    """``text`` includes special tokens; ``tokens`` counts prompt and sampled tokens."""
+    """A self-generated document.  ``text`` has special tokens; ``tokens`` counts prompt and sampled tokens."""
 
     text: str
     tokens: int
@@ -89,18 +89,18 @@ class SelfGenerated:
         return [RECORD, *shards] if (self.folder / RECORD).exists() else []
 
     def made_from(self) -> dict[str, Any]:
-        """Model, seed, threads, versions and settings that gave the text; {} before the first shard."""
+        """Return model, seed, threads, versions and settings that gave the text; {} before the first shard."""
         return dict(self._record().get("made_from", {}))
 
     def begin(self) -> Any:
-        """The start of the documents, as given to :meth:`start`."""
+        """Return the start of the documents, as given to :meth:`start`."""
         return self._record().get("begin")
 
     def shards(self) -> int:
         return len(self._record().get("shards", []))
 
     def documents(self) -> Iterator[Document]:
-        """The written documents without duplicates.  Raises BadStep if a shard is missing or was changed."""
+        """Yield the written documents without duplicates.  Raises BadStep if a shard is missing or was changed."""
         known: set[str] = set()
         for number, record in enumerate(self._record().get("shards", [])):
             path = self._shard(number)
@@ -117,11 +117,11 @@ class SelfGenerated:
                     yield document
 
     def written(self) -> int:
-        """Tokens of :meth:`documents`."""
+        """Return the number of tokens of :meth:`documents`."""
         return sum(document.tokens for document in self.documents())
 
     def content(self, tokens: int) -> str | None:
-        """The first documents with ``tokens`` tokens in total; None if they are not written yet."""
+        """Return the first documents with at least ``tokens`` tokens in total; None if they are not written yet."""
         parts: list[str] = []
         total = 0
         for document in self.documents():
@@ -132,14 +132,14 @@ class SelfGenerated:
         return None
 
     def spec(self, source: str) -> str:
-        """Everything but the model that decides a source's text, for the fingerprint of a stage."""
+        """Return everything but the model that determines a source's text, for the fingerprint of a stage."""
         said = {"tokens": tokens_of(source), **asdict(self.settings)}
         return ", ".join(f"{key} {value}" for key, value in said.items())
 
     # ---- writing ----
 
     def start(self, made_from: dict[str, Any], begin: Any) -> None:
-        """Makes the folder and its record; ``begin`` is JSON-able."""
+        """Make the folder and its record; ``begin`` is JSON-able."""
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
@@ -147,7 +147,7 @@ class SelfGenerated:
         self._write({"made_from": made_from, "begin": begin, "shards": []})
 
     def add(self, documents: list[Document]) -> None:
-        """Writes the next shard, atomically."""
+        """Write the next shard, atomically."""
         record = self._record()
         path = self._shard(len(record["shards"]))
         with new_file(path) as file:

@@ -17,7 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shrinkc.compression.blocks import INPUT_OF, batches, block, embed, rope, watched
+from shrinkc.compression.blocks import INPUT_OF, batches, block, embed, rope, second_moments
 from shrinkc.compression.calibration import encode_texts
 from shrinkc.compression.embedding import embedding_weightings, quantize_embedding
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
@@ -188,8 +188,10 @@ class _Run:
             new = f"{i} removed" not in self.found  # the last probe of a layer
             if new:
                 update(done, total)
-            plain, _ = self._watched(layer, fitted, relative=False)  # as the stage width has them
-            moments, fitted = self._watched(layer, fitted)
+            plain, _ = self._second_moments(
+                layer, fitted, weighted=False
+            )  # as the stage width has them
+            moments, fitted = self._second_moments(layer, fitted)
             for name, change in _changes(layer, moments, plain, self.group_size):
                 self._probe(f"{i} {name}", hidden, i, change)
                 if new:
@@ -216,12 +218,12 @@ class _Run:
                 found.append(torch.log_softmax(logits, -1))
         return found
 
-    def _watched(
-        self, layer: Any, hidden: list[Tensor], *, relative: bool = True
+    def _second_moments(
+        self, layer: Any, hidden: list[Tensor], *, weighted: bool = True
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Matrix -> second moment of its inputs, float64 [k, k]; and the states after the layer."""
         names = tuple(dict.fromkeys(INPUT_OF.values()))
-        moments, after = watched(layer, hidden, self.tables, names, relative=relative)
+        moments, after = second_moments(layer, hidden, self.tables, names, weighted=weighted)
         return {name: moments[source] for name, source in INPUT_OF.items()}, after
 
     def _probe(

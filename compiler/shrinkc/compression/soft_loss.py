@@ -1,16 +1,16 @@
-"""The loss of a large vocabulary, without keeping the logits of all rows.
+"""Cross-entropy and KL divergence for a large vocabulary, without storing the logits of all rows.
 
 Logits of 49,152 tokens are most of the memory and much of the time of a small model's training.
-The gradients of the hidden state and of the head can be had at once, a block of rows at a time.
+Loss and gradients of hidden states and LM head are computed together, for one block of rows at a time.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# Rows whose matrix products are done at once: logits of them are kept in the head's dtype.
+# Rows per matrix product; their logits are stored in the LM head's dtype.
 BLOCK = 256
-# Rows whose probabilities a CPU computes at once, so that its cache holds them: 3 MB of 49,152 tokens.
+# Rows of probabilities that a CPU computes together: 3 MB for 49,152 tokens, which fit its cache.
 ROWS = 16
 
 
@@ -20,14 +20,14 @@ def loss_and_gradient(
     targets: Any,
     teacher: tuple[Any, Any] | None,
     weight: float,
-    to_head: Any = None,
+    head_gradient: Any = None,
 ) -> tuple[float, Any]:
-    """Sum over rows of (1 − w) · CE(target) + w · KL(teacher ‖ student) in nats, and d sum / d hidden.
+    """Return the sum over rows of (1 − w) · CE(target) + w · KL(teacher ‖ student) in nats, and d sum / d hidden.
 
-    ``hidden`` [rows, d] after the final norm, ``head`` [vocab, d], ``targets`` int64 [rows],
-    ``teacher`` its hidden states and head, or None (then w is 0).  The gradient of the logits is
-    softmax − (1 − w) · onehot − w · softmax(teacher).  Logits are float32, the matrix products are
-    of the head's dtype.  d sum / d head is added to ``to_head`` [vocab, d], float32, where that is given.
+    ``hidden`` [rows, d]: after the final norm.  ``head`` [vocab, d].  ``targets``: int64 [rows].  ``teacher``: its
+    hidden states and LM head, or None (then w is 0).  The gradient of the logits is softmax − (1 − w) · onehot −
+    w · softmax(teacher).  Losses are computed in float32, matrix products in the LM head's dtype.
+    If ``head_gradient`` [vocab, d] float32 is given, d sum / d head is added to it.
     """
     import torch
     from torch.nn import functional
@@ -39,37 +39,39 @@ def loss_and_gradient(
         for at in range(0, len(hidden), BLOCK):
             block = slice(at, at + BLOCK)
             logits = functional.linear(hidden[block], head)
-            known = None if teacher is None else functional.linear(teacher[0][block], teacher[1])
+            teacher_logits = (
+                None if teacher is None else functional.linear(teacher[0][block], teacher[1])
+            )
             for first in range(0, len(logits), count):
                 rows = slice(first, first + count)
-                total += _slope(
+                total += _loss_of_rows(
                     logits[rows],
                     targets[block][rows],
-                    None if known is None else known[rows],
+                    None if teacher_logits is None else teacher_logits[rows],
                     weight,
                 )
             torch.mm(logits, head, out=gradient[block])
-            if to_head is not None:
-                to_head += torch.mm(logits.T, hidden[block])
+            if head_gradient is not None:
+                head_gradient += torch.mm(logits.T, hidden[block])
     return float(total), gradient
 
 
-def _slope(logits: Any, targets: Any, known: Any, weight: float) -> Any:
-    """The loss of some rows, a float64 tensor; ``logits`` become its gradient.  ``known``: the teacher's, or None."""
+def _loss_of_rows(logits: Any, targets: Any, teacher_logits: Any, weight: float) -> Any:
+    """Return the loss of some rows as a float64 tensor, and replace ``logits`` by its gradient."""
     import torch
 
     wanted = targets[:, None]
     logs = torch.log_softmax(logits, 1, dtype=torch.float32)
     loss = -(1 - weight) * logs.gather(1, wanted).sum(dtype=torch.float64)
-    if known is None:
-        slope = logs.exp_()
+    if teacher_logits is None:
+        gradient = logs.exp_()
     else:
-        soft_logs = torch.log_softmax(known, 1, dtype=torch.float32)
+        soft_logs = torch.log_softmax(teacher_logits, 1, dtype=torch.float32)
         soft = soft_logs.exp()
         divergences = torch.linalg.vecdot(soft, soft_logs.sub_(logs))
         loss += weight * divergences.sum(dtype=torch.float64)
-        slope = logs.exp_().sub_(soft, alpha=weight)
+        gradient = logs.exp_().sub_(soft, alpha=weight)
     if weight != 1:
-        slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, weight - 1.0))
-    logits.copy_(slope)
+        gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, weight - 1.0))
+    logits.copy_(gradient)
     return loss

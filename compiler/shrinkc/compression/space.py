@@ -1,8 +1,7 @@
-"""What a search may change in a recipe: the table ``[explore]``, as Optuna's distributions.
+"""Search space over a recipe: the table ``[explore]`` as Optuna's distributions.
 
-Its keys are those of the recipe's stages.  A list is a choice; ``{from, to}`` is a range, both ends
-included, with ``step`` for a coarser one and ``log = true`` for one in which ratios count.
-``STAGE.use = [true, false]`` leaves the whole stage out, or not.
+Its keys are keys of the recipe's stages.  A list is a choice; ``{from, to}`` is a range that includes both ends, with
+an optional ``step``, and sampled by ratio with ``log = true``.  ``STAGE.use = [true, false]`` makes a stage optional.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _RANGE = {"from", "to", "step", "log"}
 _FIXED = ("run", "evaluate", "budget")  # trials that differ in these cannot be compared
 
 Values = dict[str, Any]
-"""Dimension's name -> value, without those of stages that are left out."""
+"""Name of a dimension -> value, without dimensions of omitted stages."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Dimension:
 
     @property
     def name(self) -> str:
-        """Such as ``gptq.bits``."""
+        """Name, such as ``gptq.bits``."""
         return ".".join(self.path)
 
     @property
@@ -44,7 +43,7 @@ class Dimension:
 
     @property
     def switch(self) -> bool:
-        """Whether it is about the whole stage."""
+        """Whether the dimension includes or omits a whole stage."""
         return self.path[1:] == (USE,)
 
 
@@ -54,12 +53,12 @@ class Space:
 
     @property
     def distributions(self) -> dict[str, Any]:
-        """Name -> distribution, as ``Study.ask`` takes them."""
+        """Name -> distribution, for ``Study.ask``."""
         return {d.name: d.distribution for d in self.dimensions}
 
     def values(self, params: Mapping[str, Any]) -> Values:
-        """What an Optuna trial's ``params`` mean."""
-        # choices are JSON: one may be a list or a table, which Optuna does not store
+        """Convert an Optuna trial's ``params`` to values."""
+        # choices are JSON texts, because Optuna does not store lists and tables
         found = {k: json.loads(v) if isinstance(v, str) else v for k, v in params.items()}
         off = {d.stage for d in self.dimensions if d.switch and found.get(d.name) is False}
         return {
@@ -69,7 +68,7 @@ class Space:
         }
 
     def apply(self, tables: Mapping[str, Any], values: Values) -> dict[str, Any]:
-        """The recipe's ``tables`` with ``values`` in their places."""
+        """Return the recipe's ``tables`` with ``values`` inserted."""
         out = copy.deepcopy(dict(tables))
         for d in self.dimensions:
             if d.switch:
@@ -85,17 +84,17 @@ class Space:
         return out
 
     def describe(self) -> dict[str, str]:
-        """Name -> what is allowed; equal for equal spaces."""
+        """Return name -> allowed values as text; equal for equal spaces."""
         from optuna.distributions import distribution_to_json
 
         return {d.name: distribution_to_json(d.distribution) for d in self.dimensions}
 
 
 def parse_space(table: Mapping[str, Any], recipe: Mapping[str, Any]) -> Space:
-    """The space of an ``[explore]`` table around the tables of a recipe.
+    """Parse an ``[explore]`` table for the tables of a ``recipe``.
 
-    Raises BadRecipe that names the key: no choice, an empty range, a stage that the recipe does
-    not have, a table that has to stay as it is.
+    Raises BadRecipe with the key for a value that is no choice or range, an empty range, a stage that is not in the
+    recipe, and a table that must be equal for all trials.
     """
     need("optuna")
     found = [Dimension(path, _distribution(path, value)) for path, value in _leaves((), table)]
@@ -116,7 +115,7 @@ def parse_space(table: Mapping[str, Any], recipe: Mapping[str, Any]) -> Space:
 
 
 def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every key with its list or range; TOML's dotted keys are tables in tables."""
+    """Yield every key path with its list or range; dotted keys of TOML are nested tables."""
     if isinstance(value, Mapping) and not (value and set(value) <= _RANGE):
         for key, inner in value.items():
             yield from _leaves((*path, key), inner)
@@ -152,9 +151,11 @@ def _distribution(path: tuple[str, ...], value: Any) -> Any:
     step = value.get("step", 1 if whole else None)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of steps that do not arrive, which is refused below
+            warnings.simplefilter(
+                "ignore"
+            )  # a step that does not divide the range is refused below
             made = kind(value["from"], value["to"], log=value.get("log", False), step=step)
-    except ValueError as error:  # what Optuna refuses
+    except ValueError as error:  # refused by Optuna
         raise BadRecipe(f"{name} = {dict(value)}: {error}") from error
     if abs(made.high - value["to"]) > 1e-9 * abs(made.high):
         raise BadRecipe(f"{name} = {dict(value)}: the steps do not arrive at 'to'.")

@@ -1,4 +1,4 @@
-"""The directory of a run: a folder per step with its ``step.json``, checked before it is relied on."""
+"""Records of the steps of a run: each step's folder has a ``step.json`` with hashes of its files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ VERSION = 1
 
 @dataclass
 class StepRecord:
-    """What ``step.json`` says.
+    """Content of ``step.json``.
 
-    ``model``: the directory with the model; None where it is the step's own.  ``figures``: sizes
-    (see ModelFacts.figures).  ``metrics``: what evaluate() returned, made under
-    ``evaluation``.  ``files``: every other file of the step's directory.
+    ``model``: the directory of the model; None for the step's own directory.  ``figures``: sizes
+    (see ModelFacts.figures).  ``metrics``: result of evaluate() with the fingerprint
+    ``evaluation``.  ``files``: all other files of the step's directory.
     """
 
     name: str
@@ -45,13 +45,13 @@ class StepRecord:
     metrics: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileRecord] = field(default_factory=dict)
 
-    def outcome(self) -> Fingerprint:
-        """What the next step is made from: the hashes of this one's files."""
+    def content_fingerprint(self) -> Fingerprint:
+        """Return the hashes of the step's files, for the fingerprint of the next step."""
         return {f"content of {self.name}/{n}": record.sha256 for n, record in self.files.items()}
 
 
 def list_files(directory: Path) -> list[str]:
-    """Every file below ``directory`` but step.json, with slashes, in a fixed order."""
+    """Return the sorted relative paths (with slashes) of all files below ``directory`` except step.json."""
     files = (p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
     return sorted(name for name in files if name != STEP)
 
@@ -61,13 +61,13 @@ def write_step(directory: Path, record: StepRecord) -> None:
 
 
 def read_step(directory: Path) -> StepRecord:
-    """The record of a step whose files are all there and as they were; else BadStep."""
+    """Return the record of a step; raise BadStep if it is damaged or a file is missing or was changed."""
     path = directory / STEP
     hint = (
         f"delete {directory} and the steps after it to make them again, or start over with --force."
     )
     if not path.exists():
-        # without a record nothing tells whose the files are, and --force would not delete them
+        # without a record, --force does not delete the files, since they may be the user's
         raise BadStep(
             f"{path} is missing.", f"delete {directory} and the steps after it to make them again."
         )
@@ -85,7 +85,7 @@ def read_step(directory: Path) -> StepRecord:
                 faults.append(f"{name} is missing")
             elif file_record(file) != wanted:
                 faults.append(f"{name} is not as it was written")
-        except OSError as error:  # its name may be none that a file can have
+        except OSError as error:  # such as an impossible name
             faults.append(f"{name[:80]} cannot be read: {error.strerror}")
     if faults:
         raise BadStep(f"{directory}: {', '.join(faults)}.", hint)
@@ -93,7 +93,7 @@ def read_step(directory: Path) -> StepRecord:
 
 
 def read_record(path: Path, kind: str, version: int, hint: str) -> dict[str, Any]:
-    """The content of a file of the format ``kind``, without format and version.  Raises BadStep."""
+    """Return the content of a file of the format ``kind``, without format and version.  Raises BadStep."""
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
@@ -106,7 +106,7 @@ def read_record(path: Path, kind: str, version: int, hint: str) -> dict[str, Any
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what a killed process left half-written."""
+    """Remove the partial files of a killed process."""
     for leftover in folder.glob(".*.partial"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -114,14 +114,14 @@ def remove_partials(folder: Path) -> None:
             leftover.unlink()
 
 
-def check_unchanged(said: str, old: Fingerprint, new: Fingerprint, hint: str) -> None:
-    """RunChanged unless both are the same; ``said`` is what it says before the differences."""
+def check_unchanged(problem: str, old: Fingerprint, new: Fingerprint, hint: str) -> None:
+    """Raise RunChanged unless both are equal; ``problem`` is the message before the list of differences."""
     if changed := differences(old, new):
-        raise RunChanged(f"{said}: {'; '.join(changed)}.", hint)
+        raise RunChanged(f"{problem}: {'; '.join(changed)}.", hint)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file.  Raises OSError, ValueError."""
+    """Return the JSON object of a file.  Raises OSError, ValueError."""
     content = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("no JSON object")

@@ -1,4 +1,4 @@
-"""A run for people: a table with a row per step, and a picture of bytes against perplexity."""
+"""Summary of a run: a table with a row per step, and a picture of bytes against perplexity."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Row:
-    """A step.  ``share``: packed bytes over the bytes of the given model in bf16.
+    """A step; values that were not measured are None.
 
-    What was not measured is None.  ``vocabulary``: tokens.  ``measured``: how the perplexity was, as
-    far as another one has to share it to be compared with it.  ``tasks``: values by task and metric.
+    ``share``: packed bytes ÷ bytes of the original model in bf16.  ``vocabulary``: number of tokens.  ``measured``:
+    conditions of the perplexity, which must be equal for a comparison.  ``tasks``: values by task and metric.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Row:
 
 
 def rows_of(records: Sequence[StepRecord]) -> list[Row]:
-    """A row per record, the first of which is the given model."""
+    """Return a row per record; the first record is the original model."""
     whole = 2 * records[0].figures["parameters"] if records else 1
     return [_row(record, whole) for record in records]
 
@@ -136,7 +136,7 @@ class CompressionResult:
 
 
 def write_summary(out: Path, model: str, recipe: str, records: Sequence[StepRecord]) -> None:
-    """run.json, table.md, run.svg and recipe.toml of a run of ``model`` by the text of a ``recipe``."""
+    """Write run.json, table.md, run.svg and recipe.toml of a run; ``recipe`` is a TOML text."""
     rows = rows_of(records)
     write_file(out / RECIPE, recipe)
     write_file(out / TABLE, markdown(rows))
@@ -147,7 +147,7 @@ def write_summary(out: Path, model: str, recipe: str, records: Sequence[StepReco
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table.  Packed bytes: integers at their width, everything else at 16 bit."""
+    """Return the table.  Packed bytes: integers at their width, all other numbers at 16 bit."""
     tasks = task_names(rows)
     head = (
         "step", "layers", "FFN", "KV heads", "tokens", "parameters", "non-zeros", "on disk, MiB",
@@ -172,7 +172,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def same_tokens(rows: Sequence[Row]) -> bool:
-    """Whether all measured rows predicted the same tokens, so that their perplexities compare."""
+    """Return whether all measured rows predicted the same tokens, so that perplexities can be compared."""
     return len({row.measured["text_tokens"] for row in rows if row.measured}) <= 1
 
 
@@ -181,13 +181,14 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def task_names(rows: Sequence[Row]) -> list[str]:
-    """The tasks' metrics that any step has, in the order in which they were measured."""
+    """Return the task metrics of all steps, in the order of measurement."""
     return list(dict.fromkeys(name for row in rows for name in row.tasks))
 
 
 def picture(rows: Sequence[Row]) -> tuple[str, str] | None:
-    """What is measured, and an SVG document of it over packed bytes: perplexity, or bits per byte where the tokens
-    differ; None where no step was measured."""
+    """Return the name of the measure and an SVG document of it over packed bytes; None if no step was measured.
+
+    The measure is perplexity, or bits per byte if the tokens of the steps differ."""
     perplexity = same_tokens(rows)
     steps = [
         Measured(row.name, row.packed_bytes, value, _said(row))

@@ -1,4 +1,4 @@
-"""Texts for calibration and training: local files, data sets of the Hugging Face hub, self-generated text."""
+"""Texts for calibration and training: local files, data sets of the Hugging Face hub, and self-generated text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from shrinkc.compression.self_generated import SelfGenerated, is_self, tokens_of
 from shrinkc.core.errors import BadData
 from shrinkc.core.parsing import parse_json
 
-HUB = "hub:"  # of a source that is a data set
-HUB_CHARACTERS = 20_000_000  # as much of a data set is taken: some have terabytes
-DUPLICATE_LENGTH = 50  # shorter paragraphs, such as headings, may come again
+HUB = "hub:"  # prefix of a data set
+HUB_CHARACTERS = 20_000_000  # most characters of a data set to read: some have terabytes
+DUPLICATE_LENGTH = 50  # characters; shorter paragraphs, such as headings, may repeat
 MANY_DUPLICATES = 0.1
 
 _BLANK = re.compile(r"\n[ \t]*\n")
@@ -24,35 +24,36 @@ _BLANK = re.compile(r"\n[ \t]*\n")
 
 @dataclass(frozen=True)
 class Text:
-    """``name`` is the file's name, the hub id or "self:200k", without folders.  ``spec``: what
-    decides self-generated text besides the model.  ``promised``: tokens of such a text that is not written yet;
-    its content is "".
+    """A text.  ``name``: the file's name without folders, the hub id, or a source such as "self:200k".
+
+    Only for self-generated text, ``spec`` lists everything but the model that determines it.  If it is not written
+    yet, ``unwritten`` is its number of tokens and ``content`` is "".
     """
 
     name: str
     content: str
     spec: str = ""
-    promised: int = 0
+    unwritten: int = 0
 
     @cached_property
     def sha256(self) -> str:
-        """Of the UTF-8 content, or of ``spec`` for self-generated text, which may not be written yet."""
+        """SHA-256 of the UTF-8 content, or of ``spec`` for self-generated text, which may not be written yet."""
         return hashlib.sha256((self.spec or self.content).encode()).hexdigest()
 
 
 def is_file(source: str) -> bool:
-    """Whether a source is a local file, not a data set or self-generated text."""
+    """Return whether a source is a local file, not a data set or self-generated text."""
     return not source.startswith(HUB) and not is_self(source)
 
 
 def read_texts(
     sources: tuple[str, ...], key: str, store: SelfGenerated | None = None
 ) -> list[Text]:
-    """The texts that the recipe's ``key`` lists.
+    """Read the texts that the recipe's ``key`` lists.
 
-    A path of a text file, of a ``.jsonl`` file whose lines have a field "text",
+    A source is the path of a text file or of a ``.jsonl`` file with a field "text" in each line,
     ``hub:dataset[:config][:split]``, or ``self[:tokens]`` from ``store``.  Line ends become LF.
-    BadData when one cannot be read, or when there is none.
+    Raises BadData if ``sources`` is empty or a source cannot be read.
     """
     if not sources:
         raise BadData(
@@ -72,7 +73,7 @@ def _read(source: str, key: str, store: SelfGenerated | None) -> Text:
         )
     content, tokens = store.content(tokens_of(source)), tokens_of(source)
     if content is None:
-        return Text(source, "", store.spec(source), promised=tokens)
+        return Text(source, "", store.spec(source), unwritten=tokens)
     return Text(source, content, store.spec(source))
 
 
@@ -111,7 +112,7 @@ def _hub(source: str) -> Text:
             size += len(parts[-1]) + 1
             if size >= HUB_CHARACTERS:
                 break
-    except Exception as error:  # whatever the network, the hub or the data set's form says
+    except Exception as error:  # any error of the network, the hub or the data set
         first = str(error).strip().split("\n")[0]
         raise BadData(
             f"{source} cannot be read from the Hugging Face hub: {first}",
@@ -121,7 +122,7 @@ def _hub(source: str) -> Text:
 
 
 def duplicated(texts: list[Text]) -> tuple[int, int]:
-    """Paragraphs of at least DUPLICATE_LENGTH characters: (how many repeat an earlier one, of how many)."""
+    """Count paragraphs of at least DUPLICATE_LENGTH characters: (repetitions of an earlier one, all)."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(
@@ -131,8 +132,9 @@ def duplicated(texts: list[Text]) -> tuple[int, int]:
 
 
 def check_duplicates(texts: list[Text], key: str) -> list[str]:
-    """A warning when paragraphs repeat; BadData when more than MANY_DUPLICATES of them do.  Self-generated
-    documents never repeat."""
+    """Return a warning if paragraphs repeat; raise BadData if more than the share MANY_DUPLICATES do.
+
+    Self-generated text is not checked: its documents never repeat."""
     texts = [text for text in texts if not text.spec]
     repeated, total = duplicated(texts)
     names = ", ".join(text.name for text in texts)

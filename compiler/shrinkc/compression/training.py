@@ -1,4 +1,4 @@
-"""Training on text: code that ``lora``, ``finetune_scales``, ``qat`` and partly ``reconstruct`` share."""
+"""Training on text, shared by ``lora``, ``finetune_scales``, ``qat`` and partly ``reconstruct``."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from shrinkc.core.memory import freed_memory_kept
 from shrinkc.core.output import new_file
 
 DEFAULT_SAMPLES = 8192
-# Between two saved states, which is what a crash loses at most; one that takes longer to write than SAVE_TAKES is
-# written as many times more seldom, so that a slow disk does not take most of the time.
+# Seconds between two saved states.  If writing one takes longer than SAVE_TAKES, the interval grows in proportion, so
+# that a slow disk does not take most of the time.
 SAVE_SECONDS, SAVE_TAKES = 60.0, 3.0
 CURVE_POINTS = 200
-CLIP = 1.0  # of the gradient's norm
-ADAM_PASSES = 12  # over what is trained, of a step
-STATE_BYTES = 12  # of a trained number: itself and AdamW's two moments, in float32
+CLIP = 1.0  # largest norm of the gradient
+ADAM_PASSES = 12  # passes over the trained values in an optimiser step
+STATE_BYTES = 12  # per trained value: itself and AdamW's two moments, in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,26 +58,26 @@ class StepSettings(Checked):
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether the calibration's text is trained on."""
+        """Whether to train on the calibration's text."""
         return not self.text
 
     def windows(self, per_epoch: int) -> int:
-        """How many it trains on, of a text that has so many."""
+        """Return the number of windows to train on; ``per_epoch``: windows of the text."""
         return DEFAULT_SAMPLES if self.samples is None else self.samples
 
-    def share(self, step: int, steps: int) -> float:
-        """Of its rate, in a step, counted from 0."""
+    def rate_factor(self, step: int, steps: int) -> float:
+        """Return the factor of the learning rate, 0 to 1, in a step counted from 0."""
         warm = max(1, round(self.warmup * steps))
         if step < warm:
             return (step + 1) / warm
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        return self.learning_rate * self.share(step, steps)
+        """Return the learning rate of a step, counted from 0."""
+        return self.learning_rate * self.rate_factor(step, steps)
 
     def length_problems(self, facts: ModelFacts) -> list[str]:
-        """Windows that are longer than the model's context."""
+        """Return the problem that windows are longer than the model's context, if they are."""
         if self.length > facts.config.max_position:
             return [f"length = {self.length}: the model's context is {facts.config.max_position}"]
         return []
@@ -109,7 +109,7 @@ class TrainingSettings(StepSettings):
             )
 
     def windows(self, per_epoch: int) -> int:
-        """How many it trains on, of a text that has so many: whole batches."""
+        """Return the number of windows to train on, a multiple of ``batch``."""
         epochs = self.epochs
         count = super().windows(per_epoch) if epochs is None else round(epochs * per_epoch)
         return -(-count // self.batch) * self.batch
@@ -118,7 +118,7 @@ class TrainingSettings(StepSettings):
 def check_texts(
     settings: StepSettings, calibration: Calibration, tokenizer: Any, *, kind: str
 ) -> list[str]:
-    """Notes on the text; BadData when it is too short or repeats itself."""
+    """Return notes on the text; raise BadData if it is too short or has too many duplicates."""
     key = f"{kind}.text"
     texts = read_texts(settings.text or calibration.text, key, calibration.self_generated)
     notes = check_duplicates(texts, key)
@@ -127,32 +127,32 @@ def check_texts(
 
 
 def samples_to_train(settings: TrainingSettings, kind: str, calibration: Calibration) -> int:
-    """About how many windows will be trained on, from the text's length in characters."""
+    """Estimate the number of windows to train on from the text's length in characters."""
     if settings.epochs is None:
         return settings.samples or DEFAULT_SAMPLES
     texts = read_texts(
         settings.text or calibration.text, f"{kind}.text", calibration.self_generated
     )
     characters = sum(len(t.content) for t in texts)
-    tokens = characters / calibration.characters_per_token + sum(t.promised for t in texts)
+    tokens = characters / calibration.characters_per_token + sum(t.unwritten for t in texts)
     return round(settings.epochs * tokens / settings.length)
 
 
-def state_bytes(numbers: int) -> int:
-    """What training so many numbers keeps on disk: a state is written beside the one that it takes the place of."""
-    return 2 * STATE_BYTES * numbers
+def state_bytes(values: int) -> int:
+    """Return the peak disk space of the training state: a new state is written before the old one is deleted."""
+    return 2 * STATE_BYTES * values
 
 
 class Windows:
-    """Windows of token ids in the order of training, from ``first`` on: sample i is the same whenever it is
-    asked for."""
+    """Windows of token ids in the order of training, starting with number ``first``.  Each epoch has another offset and
+    order, which depend on the seed only."""
 
     def __init__(self, ids: list[int], length: int, seed: int, key: str) -> None:
         import torch
 
         self.ids = torch.tensor(ids)
         self.length, self.seed, self.first = length, seed, 0
-        # a window less than would fit, so that every epoch can start at another place
+        # one window less than would fit, so that every epoch can have another offset
         self.per_epoch = (len(ids) - length) // length
         self._order: tuple[int, Any] = (-1, None)
         if self.per_epoch < 2:
@@ -162,7 +162,7 @@ class Windows:
             )
 
     def sample(self, index: int) -> Any:
-        """int64 [length]."""
+        """Return the ids of a window, int64 [length]."""
         import torch
 
         epoch, place = divmod(self.first + index, self.per_epoch)
@@ -175,7 +175,7 @@ class Windows:
         return self.ids[start : start + self.length]
 
     def batch(self, step: int, batch: int, micro: int) -> Iterator[Any]:
-        """The micro-batches, int64 [micro, length], of a step."""
+        """Yield the micro-batches of a step, int64 [micro, length]."""
         import torch
 
         for first in range(step * batch, (step + 1) * batch, micro):
@@ -183,8 +183,9 @@ class Windows:
 
 
 def windows_of(settings: StepSettings, step: StepContext, kind: str, tokenizer: Any) -> Windows:
-    """Those of the texts of a stage, behind those that the stages before it have trained on: text that was not seen
-    yet teaches more than text that was.  A stage that counts epochs begins with a whole one."""
+    """Return the windows for a stage, starting after those that earlier stages trained on: new text teaches more.
+
+    A stage with ``epochs`` starts at the begin of an epoch."""
     key, calibration = f"{kind}.text", step.calibration
     texts = read_texts(settings.text or calibration.text, key, calibration.self_generated)
     windows = Windows(encode_texts(texts, tokenizer), settings.length, step.seed, key)
@@ -198,8 +199,7 @@ def windows_of(settings: StepSettings, step: StepContext, kind: str, tokenizer: 
 def trained_before(
     settings: StepSettings, calibration: Calibration, earlier: Iterable[Any]
 ) -> list[StepSettings]:
-    """Those of the settings ``earlier`` whose stages train on the windows that one of ``settings`` has: of the same
-    texts, as they are named, and of the same length."""
+    """Return the settings in ``earlier`` that train on the same windows: equal names of texts and equal length."""
 
     def text(one: StepSettings) -> tuple[tuple[str, ...], int]:
         return tuple(one.text or calibration.text), one.length
@@ -209,15 +209,15 @@ def trained_before(
 
 
 def load_to_train(source: Path, settings: StepSettings, device: str) -> Loaded:
-    """The model of a directory, frozen, in the dtype of the computation."""
+    """Load a model for training, frozen, in the dtype of the computation."""
     loaded = load(source, dtype=settings.dtype, device=device)
     if device == "cpu" and settings.dtype == "bfloat16":
         use_products(loaded.model)
     return loaded
 
 
-def computing(settings: StepSettings, device: str) -> Any:
-    """The context in which such a model is called."""
+def autocast(settings: StepSettings, device: str) -> Any:
+    """Return the autocast context for forward passes with these settings."""
     import torch
 
     low = torch_dtype(settings.dtype) != torch.float32
@@ -225,11 +225,10 @@ def computing(settings: StepSettings, device: str) -> Any:
 
 
 class Training:
-    """A model of which some tensors are trained, their optimiser, and the teacher if there is one.
+    """Training of some tensors of a model, with an optimiser and an optional teacher.
 
-    ``prepare(model)`` changes the frozen model of ``step.source`` in place, so that what is to be
-    trained, and nothing else, requires a gradient (float32).  ``rates``: how many times the learning
-    rate a tensor has, by the last part of its name.
+    ``prepare(model)`` changes the frozen model of ``step.source`` in place, so that exactly the tensors to train
+    require a gradient; they are float32.  ``rates``: last part of a tensor's name -> factor of its learning rate.
     """
 
     def __init__(
@@ -267,11 +266,11 @@ class Training:
         self.losses: list[float] = []
 
     def train(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Trains on, from the saved state if there is one.  A signal that ends the process does so after the step at
-        hand, whose state is saved.
+        """Train, continuing from a saved state if there is one.  On Ctrl-C the current step is finished and its state
+        saved.
 
-        Returns facts for step.json (steps, tokens, epochs, trainable numbers, and the loss curve in nats per token),
-        and :meth:`trained_tensors`.  The model is given up.
+        Returns facts for step.json (steps, tokens, epochs, number of trained values, and the loss curve in nats per
+        token), and :meth:`trained_tensors`.  Afterwards the model is released.
         """
         settings = self.settings
         windows = windows_of(settings, self.step, self.kind, self.tokenizer)
@@ -281,7 +280,7 @@ class Training:
             self._all_steps(windows, steps)
             trained = self.trained_tensors()
             count = sum(p.numel() for p in self.parameters.values())
-            # frees their memory at once
+            # frees their memory now
             self.optimizer = self.teacher = self.model = None
             self.parameters = {}
         facts = {
@@ -297,7 +296,7 @@ class Training:
     def _all_steps(self, windows: Windows, steps: int) -> None:
         state = self.step.scratch / "training.pt"
         self.losses = restore_state(state, self.parameters, self.optimizer)
-        saved, seldom = time.monotonic(), 1.0
+        saved, interval = time.monotonic(), SAVE_SECONDS
         reporter = self.step.reporter
         with reporter.stage(self.kind) as update, deferred(reporter) as stop:
             update(len(self.losses), steps)
@@ -305,14 +304,14 @@ class Training:
                 self.losses.append(self._one_step(windows, number, steps))
                 update(number + 1, steps, f"loss {fmean(self.losses[-20:]):.3f}")
                 began = time.monotonic()
-                if stop.came or began - saved >= SAVE_SECONDS * seldom:
+                if stop.came or began - saved >= interval:
                     save_state(state, self.parameters, self.optimizer, self.losses)
                     saved = time.monotonic()
-                    seldom = max(1.0, (saved - began) / SAVE_TAKES)
+                    interval = SAVE_SECONDS * max(1.0, (saved - began) / SAVE_TAKES)
                     stop.act()
 
     def trained_tensors(self) -> dict[str, Any]:
-        """Name -> float32 tensor of everything that was trained; RMSNorm weights included."""
+        """Return name -> float32 tensor of all trained values, RMSNorm weights included."""
         found = norm_weights(self.model)
         trained = {n: p.detach() for n, p in self.parameters.items() if not is_change(n, found)}
         trained |= {f"{norm}.weight": weight for norm, weight in found.items()}
@@ -341,28 +340,33 @@ class Training:
         return total
 
     def _backward(self, ids: Any, tokens: int) -> float:
-        """Adds the gradients of ``ids`` [micro, length]; its share of the mean loss of ``tokens``."""
+        """Add the gradients of ``ids`` [micro, length], and return their loss divided by ``tokens``."""
         import torch
 
         dtype = torch_dtype(self.settings.dtype)
-        with computing(self.settings, self.step.device):
-            # the last token predicts nothing, but sizes that are powers of two are faster
+        with autocast(self.settings, self.step.device):
+            # the last token is not needed, but sizes that are powers of two are faster
             hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         hidden = hidden.flatten(0, 1).to(dtype)
-        side = None
+        teacher_output = None
         if self.teacher is not None:
             with torch.no_grad():
                 known = self.teacher.model(input_ids=ids, use_cache=False).last_hidden_state
-            side = (known[:, :-1].flatten(0, 1), self.teacher.lm_head.weight)
+            teacher_output = (known[:, :-1].flatten(0, 1), self.teacher.lm_head.weight)
         head = self.model.lm_head.weight
-        to_head = torch.zeros_like(head, dtype=torch.float32) if head.requires_grad else None
+        head_gradient = torch.zeros_like(head, dtype=torch.float32) if head.requires_grad else None
         loss, gradient = loss_and_gradient(
-            hidden, head.detach(), ids[:, 1:].flatten(), side, self.settings.distill, to_head
+            hidden,
+            head.detach(),
+            ids[:, 1:].flatten(),
+            teacher_output,
+            self.settings.distill,
+            head_gradient,
         )
-        if to_head is None:
+        if head_gradient is None:
             hidden.backward(gradient / tokens)
         else:
-            slopes = [gradient / tokens, to_head.div_(tokens).to(head.dtype)]
+            slopes = [gradient / tokens, head_gradient.div_(tokens).to(head.dtype)]
             torch.autograd.backward([hidden, head], slopes)
         return loss / tokens
 
@@ -370,8 +374,8 @@ class Training:
 def save_state(
     file: Path, parameters: Mapping[str, Any], optimizer: Any, figures: list[float]
 ) -> None:
-    """Writes what training needs to go on after a step: what is trained by its names, the optimiser's and the
-    random numbers' state, and the ``figures`` so far.  ``file`` appears whole."""
+    """Write the state of training atomically: trained tensors by name, states of optimiser and random generator, and
+    the ``figures`` so far."""
     import torch
 
     content = {
@@ -385,8 +389,9 @@ def save_state(
 
 
 def restore_state(file: Path, parameters: Mapping[str, Any], optimizer: Any) -> list[float]:
-    """Makes everything what it was at :func:`save_state`, and returns the figures; where there is no ``file``,
-    nothing changes, and there are none.  Raises RunChanged when the file has other tensors."""
+    """Load a state of :func:`save_state` and return its figures; without ``file``, change nothing and return [].
+
+    Raises RunChanged if the file has other tensors."""
     import torch
 
     if not file.exists():
@@ -406,7 +411,7 @@ def restore_state(file: Path, parameters: Mapping[str, Any], optimizer: Any) -> 
 
 
 def _thinned(curve: list[float]) -> list[list[float]]:
-    """At most CURVE_POINTS pairs (last step, mean loss) of equally long stretches of steps."""
+    """Return at most CURVE_POINTS pairs (last step, mean loss) of equally many steps each."""
     length = math.ceil(len(curve) / CURVE_POINTS)
     parts = [curve[at : at + length] for at in range(0, len(curve), length)]
     ends = [min((i + 1) * length, len(curve)) for i in range(len(parts))]

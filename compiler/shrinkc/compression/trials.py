@@ -1,4 +1,4 @@
-"""A trial of a search: a compression run that takes over the steps it shares with earlier ones."""
+"""Trials of a search: compression runs that reuse the steps they share with earlier trials."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from shrinkc.evaluation import text_measured
 
 @dataclass
 class Trials:
-    """The recipe around which is searched, and how a trial of it is run.
+    """The base recipe of a search, and the execution of trials.
 
-    ``tables``: of the recipe's file, without ``[explore]``; ``base``: what its paths are
-    relative to.  Trials go to ``folder``/NNNN, runs as ``shrinkc compress`` makes them.
+    ``tables``: the recipe's tables without ``[explore]``.  ``base``: the folder for its relative paths.  Each trial
+    is a run of ``shrinkc compress`` in ``folder``/NNNN.
     """
 
     model: Path
@@ -53,15 +53,15 @@ class Trials:
     reporter: Reporter
 
     def recipe(self, values: Values) -> Recipe:
-        """The recipe of a trial.  Raises BadRecipe."""
+        """Return the recipe of a trial.  Raises BadRecipe."""
         tables = self.space.apply(self.tables, values)
         return parse_recipe(tables, self.assignments, base=self.base, name="trial")
 
     def conditions(self) -> Fingerprint:
-        """What all trials have in common: model, texts, seed, versions, and what is not searched.
+        """Return the fingerprint of everything that all trials share: model, texts, seed, versions, fixed settings.
 
-        Raises BadRecipe when the recipe is not one, or measures no perplexity, or when a key of the
-        space is none of its stage's: every trial of it would be infeasible.
+        Raises BadRecipe if the recipe is invalid, measures no perplexity or has a budget, or if a stage does not have
+        a key of the space.
         """
         recipe = self.recipe({})
         settings = {stage.name: stage.settings for stage in recipe.stages}
@@ -86,9 +86,8 @@ class Trials:
             found = model_fingerprint(self.model)
         found |= run_fingerprint(recipe) | evaluation_fingerprint(recipe.evaluate)
         given = recipe.calibration
-        unwritten = SelfGenerated(
-            self.folder / SELF_GENERATED, recipe.self_generated
-        )  # only what decides it counts
+        # the text may be unwritten: a fingerprint has only its settings
+        unwritten = SelfGenerated(self.folder / SELF_GENERATED, recipe.self_generated)
         calibration = Calibration(given.text, given.samples, given.length, unwritten)
         searched = {d.name for d in self.space.dimensions}
         for stage in recipe.stages:
@@ -97,12 +96,12 @@ class Trials:
         return found | {"stages": [s.name for s in recipe.stages], TABLE: self.space.describe()}
 
     def measured(self) -> dict[str, Any]:
-        """How the perplexity of every trial is measured: ``Row.measured`` of its steps.
+        """Return the measurement conditions of every trial's perplexity, as in ``Row.measured``.
 
         Raises BadData, BadTokenizer, UsageError.
         """
         settings = self.recipe({}).evaluate
-        assert settings is not None  # conditions() sees to it
+        assert settings is not None  # conditions() checks it
         tokenizer = load_tokenizer(self.model)
 
         def encode(text: str, *, special: bool) -> list[int]:
@@ -111,7 +110,7 @@ class Trials:
         return text_measured(settings.plan(), encode, settings.dtype)
 
     def run(self, number: int, values: Values) -> Outcome:
-        """Runs one trial.  InfeasibleError before any work; else what ``compress`` raises."""
+        """Run one trial.  Raises InfeasibleError before any work, and the errors of ``compress``."""
         try:
             recipe = self.recipe(values)
         except BadRecipe as error:
@@ -121,15 +120,15 @@ class Trials:
         if problems:
             raise InfeasibleError("; ".join(text for _, text in problems))
         out = self.folder / f"{number:04d}"
-        self._take_over(recipe, out)
+        self._link_shared_steps(recipe, out)
         run = partial(
             compress, str(self.model), out, recipe, reporter=self.reporter, device=self.device
         )
         try:
             last = run().rows[-1]
-        except (BadStep, RunChanged):  # what was taken over is of no use after all
+        except (BadStep, RunChanged):  # the linked steps cannot be reused
             last = run(force=True).rows[-1]
-        assert last.perplexity is not None  # conditions() saw to it
+        assert last.perplexity is not None  # conditions() checks it
         figures = {key: value for key, value in asdict(last).items() if value is not None}
         return Outcome(last.packed_bytes, last.perplexity, figures)
 
@@ -137,10 +136,9 @@ class Trials:
     def _sizes(self) -> ModelFacts:
         return facts_before(self.model)
 
-    def _take_over(self, recipe: Recipe, out: Path) -> None:
-        """Links into ``out`` the steps of the earlier trial that begins with the most stages of
-        ``recipe``, and what the model wrote for it; the run then goes on from there, after checking
-        them as it always does."""
+    def _link_shared_steps(self, recipe: Recipe, out: Path) -> None:
+        """Link into ``out`` the steps and self-generated text of the earlier trial that shares most stages with
+        ``recipe``.  The run checks these steps and continues after them."""
         shared = [_shared_steps(trial, recipe) for trial in sorted(self.folder.glob("[0-9]*"))]
         best = max(shared, key=len, default=[])
         if not best or out.exists():
@@ -151,12 +149,12 @@ class Trials:
                 if folder.is_dir():
                     shutil.copytree(folder, out / folder.name, copy_function=os.link)
             shutil.copyfile(trial / RUN, out / RUN)
-        except OSError:  # another process thins that trial out just now; no links there
+        except OSError:  # no links, or another process deletes that trial's files
             shutil.rmtree(out, ignore_errors=True)
 
-    def thin_out(self, results: Sequence[Result]) -> None:
-        """Removes the last model of trials that are not on the front: earlier steps may serve
-        others, and a trial's figures stay."""
+    def delete_dominated_models(self, results: Sequence[Result]) -> None:
+        """Delete the last model of each trial that is not on the Pareto front.  Its earlier steps stay, because other
+        trials may share them, and so do its records."""
         for result in results:
             trial = self.folder / f"{result.number:04d}"
             steps = sorted(trial.glob(f"[0-9][0-9]-*/{STEP}"))
@@ -175,8 +173,9 @@ def plan_trials(
     device: str,
     reporter: Reporter,
 ) -> Trials:
-    """Trials around ``recipe`` in the space of its table ``[explore]``, or of that in the TOML file
-    ``space``.  Raises BadRecipe, ModelNotFound."""
+    """Prepare trials of ``recipe`` with the ranges of its table ``[explore]``, or of the TOML file ``space``.
+
+    Raises BadRecipe, ModelNotFound."""
     tables, base, _ = read_tables(recipe)
     ranges = tables.pop(TABLE, None)
     if space is not None:
@@ -194,8 +193,7 @@ def plan_trials(
 
 
 def _shared_steps(trial: Path, recipe: Recipe) -> list[Path]:
-    """The first steps of ``trial`` that are those of ``recipe``, by stage, name and settings, and
-    still have their files."""
+    """Return the first steps of ``trial`` that have the names and settings of ``recipe`` and all their files."""
     wanted: dict[str, dict[str, Any]] = {SOURCE: {}} | {
         step_name(i, stage.name): asdict(stage.settings) for i, stage in enumerate(recipe.stages, 1)
     }

@@ -1,4 +1,4 @@
-"""Writes self-generated text (:mod:`shrinkc.compression.self_generated`): samples many documents at a time.
+"""Generation of text (:mod:`shrinkc.compression.self_generated`): samples many documents at the same time.
 
 Shards alternate between conversations and free text.  In a conversation the model continues its chat template where
 the user's message would be, then the template's tokens follow, then it answers (Xu et al. 2024, "Magpie").  Free text
@@ -24,19 +24,18 @@ from shrinkc.importer.chat_template import ChatTemplate
 if TYPE_CHECKING:
     from torch import Tensor
 
-MESSAGE_TOKENS = 96  # of a user's message at most
+MESSAGE_TOKENS = 96  # most tokens of a user's message
 EMPTY_SHARDS = 4  # consecutive empty shards after which NothingWritten is raised
 LEAST_WRITTEN = 8  # sampled tokens; shorter documents are dropped
 _MARK = "THE-MESSAGE"
-TOKEN_COST = (
-    1.3  # tokens of a forward pass over windows in float32 that take as long as writing one
-)
+# time of generating a token, in tokens of a forward pass over windows in float32
+TOKEN_COST = 1.3
 
 
 @dataclass(frozen=True)
 class Beginnings:
-    """Token ids.  ``chat``: before and after a user's message, None without a template.  ``free``: the start of
-    free text.  ``ends``: each of them ends a text."""
+    """Token ids for the start of documents.  ``chat``: before and after a user's message, None without a template.
+    ``free``: the start of free text.  ``ends``: ids that end a text."""
 
     chat: tuple[list[int], list[int]] | None
     free: list[int]
@@ -44,7 +43,7 @@ class Beginnings:
 
     @classmethod
     def of(cls, tokenizer: Any, model: Any, directory: Path, *, chat: bool) -> Beginnings:
-        """Those of a model; BadTokenizer when its chat template cannot be used."""
+        """Return the beginnings for a model.  Raises BadTokenizer if its chat template cannot be used."""
         ends = {tokenizer.eos_token_id}
         for config in (model.config, model.generation_config):
             given = getattr(config, "eos_token_id", None)
@@ -76,10 +75,10 @@ def write_text(
     made_from: dict[str, Any],
     reporter: Reporter,
 ) -> None:
-    """Writes text with the model in ``source`` until ``store`` has ``tokens`` tokens.
+    """Generate text with the model in ``source`` until ``store`` has ``tokens`` tokens.
 
-    ``made_from`` is kept with the first shard.  Raises NothingWritten if the model ends its texts at once, and
-    what :func:`shrinkc.checkpoints.load` raises.
+    ``made_from`` is stored in the record.  Raises NothingWritten if the model ends its texts at once, and the errors
+    of :func:`shrinkc.checkpoints.load`.
     """
     settings = store.settings
     remove_partials(store.folder)
@@ -90,7 +89,7 @@ def write_text(
         use_products(loaded.model)
         if not store.made_from():
             found = Beginnings.of(loaded.tokenizer, loaded.model, source, chat=settings.chat)
-            # kept: a template may name today's date
+            # stored in the record, because a template may contain today's date
             store.start(made_from, [found.chat, found.free, found.ends])
         begin = Beginnings(*store.begin())
         empty = 0
@@ -122,9 +121,9 @@ def write_shard(
     number: int,
     report: Any = lambda done, rate: None,
 ) -> list[Document]:
-    """Shard ``number``: at most ``settings.batch`` documents, of which none is empty.
+    """Generate shard ``number``: at most ``settings.batch`` documents, without empty ones.
 
-    ``report(tokens, tokens per second)`` is called as it goes on.
+    ``report(tokens, tokens per second)`` is called after each step.
     """
     import torch
 
@@ -158,14 +157,14 @@ def write_shard(
 
 
 def _decoded(tokenizer: Any, ids: list[int], first: int) -> str:
-    """With special tokens.  The ``first`` ids are decoded separately: some tokenizers put a space after them,
-    which would become a token when the text is read."""
+    """Decode ``ids`` with special tokens.  The ``first`` ids are decoded separately: some tokenizers put a space after
+    them, which would become a token when the text is read."""
     parts = (ids[:first], ids[first:])
     return "".join(tokenizer.decode(part, skip_special_tokens=False) for part in parts if part)
 
 
 class _Row:
-    """A document that is being written: decides between the sampled token and the template's next one."""
+    """A document that is being generated: chooses between the sampled token and the template's next token."""
 
     def __init__(self, before: list[int], after: list[int], ends: list[int], limit: int) -> None:
         self.ids, self.after, self.ends, self.limit = list(before), list(after), ends, limit
@@ -175,7 +174,7 @@ class _Row:
         self.over = len(before) >= limit
 
     def take(self, token: int) -> int:
-        """The next token, if the model sampled ``token``."""
+        """Return the next token, given the sampled ``token``."""
         if self.forced:
             token = self.forced.pop(0)
         elif self.after and self._message_ends(token):
@@ -196,7 +195,7 @@ class _Row:
 
 
 def _choose(model: Any, tokens: Tensor, cache: Any, temperature: float, generator: Any) -> Tensor:
-    """A token per row [rows], drawn from softmax(logits / temperature); ``tokens`` [rows, t] are fed."""
+    """Feed ``tokens`` [rows, t] and sample a token per row from softmax(logits / temperature)."""
     import torch
 
     kept = cached(model.model, cache)
@@ -209,7 +208,7 @@ def _choose(model: Any, tokens: Tensor, cache: Any, temperature: float, generato
 
 
 def _cache(model: Any, room: int) -> Any:
-    """A KV cache with room for all tokens; that of transformers is copied for every token."""
+    """Return a preallocated KV cache for ``room`` tokens; the default cache of transformers is copied per token."""
     from transformers.cache_utils import Cache, DynamicLayer
 
     class Layer(DynamicLayer):  # type: ignore[misc]

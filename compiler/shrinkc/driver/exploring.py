@@ -80,7 +80,7 @@ def explore_recipes(
 
     def write() -> list[str]:
         if not request.keep_all:
-            trials.thin_out(results_of(study))
+            trials.delete_dominated_models(results_of(study))
         return write_front(out, study, references, about)
 
     def finished(result: Result) -> None:

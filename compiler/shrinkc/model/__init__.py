@@ -1,4 +1,4 @@
-"""The structure of the models that shrinkc compiles, stated once: a file per family."""
+"""Structure of the models that shrinkc compiles, with one file per family."""
 
 from shrinkc.model.config import Llama3RopeScaling as Llama3RopeScaling
 from shrinkc.model.config import LlamaConfig as LlamaConfig

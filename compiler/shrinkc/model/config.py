@@ -1,4 +1,4 @@
-"""The sizes and numbers of one model, of whatever family."""
+"""Sizes and constants of one model of any family."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The mathematics of one model that is built as LLaMA is.
+    """Architecture of one LLaMA-like model.
 
     ``head_dim`` need not be ``hidden_size // num_heads``.  ``rope_scaling`` is None or
-    the validated Llama-3 scaling.  ``family`` is a name of ``FAMILIES``; ``biased`` are the
-    modules of every layer that add a bias ("self_attn.q_proj" ...); ``sliding_window`` is how many
-    positions, its own included, a token attends to, or None for all.
+    the validated Llama-3 scaling.  ``family`` is a key of ``FAMILIES``.  ``biased`` names the
+    modules of each layer that add a bias ("self_attn.q_proj" ...).  ``sliding_window`` is the number of
+    positions that a token attends to, its own included, or None for all.
     """
 
     vocab_size: int

@@ -12,4 +12,4 @@ FAMILIES: dict[str, Family] = {f.name: f for f in (LLAMA, MISTRAL, QWEN2, QWEN3)
 """``model_type`` -> family."""
 
 SUPPORTED = ", ".join(f"{f.name} ({f.architecture})" for f in FAMILIES.values())
-"""For messages."""
+"""Supported families, for messages."""

@@ -1,4 +1,4 @@
-"""What a family of models is: data that checks itself, one file per family."""
+"""Description of a model family, checked when it is made; each family has its own file."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DIMENSIONS = ("hidden", "ffn", "q", "kv", "head")
-"""Sizes that modules and norms are given in; ``structure.dimensions`` has their values."""
+"""Names of the sizes of modules and norms; ``structure.dimensions`` returns their values."""
 
 SLOTS = ("qkv", "o", "gate_up", "down")
-"""Matrices of a layer on the device, in the order they are read; modules of one slot are fused."""
+"""Matrices of a layer on the device, in the order of computation; the modules of one slot are fused."""
 
 
 @dataclass(frozen=True)
 class Module:
     """A matrix of a layer.
 
-    ``name`` is that within a layer of a Hugging Face checkpoint, ``field`` that in FloatLayer,
-    ``gguf`` that of llama.cpp.  ``rows`` and ``inputs`` are DIMENSIONS.  ``rotated``: RoPE turns
-    its rows, which some GGUF architectures therefore store in another order.
+    ``name`` is its name within a layer of a Hugging Face checkpoint, ``field`` its field of FloatLayer,
+    ``gguf`` its name in llama.cpp.  ``rows`` and ``inputs`` are DIMENSIONS.  ``rotated``: RoPE applies to
+    its outputs, so some GGUF architectures store its rows in another order.
     """
 
     name: str
@@ -32,15 +32,15 @@ class Module:
 
     @property
     def short(self) -> str:
-        """The last part of the name, such as ``q_proj``."""
+        """Last part of the name, such as ``q_proj``."""
         return self.name.rpartition(".")[2]
 
 
 @dataclass(frozen=True)
 class Norm:
-    """An RMSNorm of a layer: ``size`` gains, one of DIMENSIONS; names as of :class:`Module`.
+    """An RMSNorm of a layer.  ``size``, one of DIMENSIONS, is its number of weights; names as in :class:`Module`.
 
-    "hidden": of the residual stream; "head": of every head of q, or of k, before RoPE.
+    Size "hidden" normalises the residual stream, "head" every head of q or of k before RoPE.
     """
 
     name: str
@@ -72,14 +72,14 @@ ATTENTION, MLP = QKV + OUT, GATE_UP + DOWN
 
 @dataclass(frozen=True)
 class Family:
-    """One family; ``name`` is its ``model_type``, ``architecture`` that of Hugging Face.
+    """One model family; ``name`` is its ``model_type``, ``architecture`` its class in transformers.
 
-    ``gguf``: its architecture in GGUF files; ``gguf_interleaved``: rows that RoPE pairs are
-    neighbours there.  ``biased``: the modules with a bias, all of them or none: as the field
-    ``bias_field`` of config.json says, or always where there is no such field.  ``defaults``: fields
-    of config.json that a file may leave out, with what transformers puts there.  ``windowed``:
-    ``sliding_window`` limits what every layer attends to.  ``neutral``: field -> (values that change
-    nothing, what any other would mean); ``harmless``: fields that are never read.
+    ``gguf``: its architecture in GGUF files.  ``gguf_interleaved``: there, the two rows of a RoPE pair are
+    neighbours.  ``biased``: the modules that have a bias if the field ``bias_field`` of config.json is
+    true, or always if ``bias_field`` is None.  ``defaults``: optional fields of config.json with the
+    values that transformers uses.  ``windowed``: ``sliding_window`` limits the attention of every layer.
+    ``neutral``: field -> (values that change nothing, meaning of other values).  ``harmless``: fields that
+    are never read.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Family:
     harmless: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what contradicts itself, or what no kernel computes."""
+        """Raise ValueError if the description contradicts itself or no kernel computes such a family."""
         names = [m.name for m in self.modules] + [n.name for n in self.norms]
         fields = [m.field for m in self.modules] + [n.field for n in self.norms]
         sizes = {m.rows for m in self.modules} | {m.inputs for m in self.modules}
@@ -119,7 +119,7 @@ class Family:
 
     @property
     def head_norms(self) -> tuple[Norm, ...]:
-        """Those of q and of k, or none."""
+        """Norms of the heads of q and of k, or none."""
         return tuple(n for n in self.norms if n.size == "head")
 
     def _slots(self) -> tuple[str, ...]:

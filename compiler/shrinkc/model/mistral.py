@@ -1,4 +1,4 @@
-"""Mistral 7B and what follows it: LLaMA with a sliding window (https://arxiv.org/abs/2310.06825)."""
+"""Mistral 7B and its successors: LLaMA with a sliding window (https://arxiv.org/abs/2310.06825)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from shrinkc.model.family import Family
 MISTRAL = Family(
     name="mistral",
     architecture="MistralForCausalLM",
-    gguf="llama",  # llama.cpp knows no difference
+    gguf="llama",  # llama.cpp does not distinguish it
     gguf_interleaved=True,
     windowed=True,
     defaults={

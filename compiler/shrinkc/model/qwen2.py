@@ -9,7 +9,7 @@ QWEN_NEUTRAL = {
     "use_sliding_window": (_OFF, "sliding-window attention is not supported"),
     "use_mrope": (_OFF, "positions of several dimensions are not supported"),
 }
-# of layers that only use_sliding_window would switch on
+# they apply only to layers with use_sliding_window
 QWEN_HARMLESS = frozenset({"sliding_window", "max_window_layers"})
 
 QWEN2 = Family(
@@ -20,5 +20,5 @@ QWEN2 = Family(
     biased=QKV,
     defaults={"num_key_value_heads": 32, "bos_token_id": None, "eos_token_id": None},
     neutral=QWEN_NEUTRAL,
-    harmless=QWEN_HARMLESS | {"attention_bias"},  # never read: the biases are always there
+    harmless=QWEN_HARMLESS | {"attention_bias"},  # never read: the biases always exist
 )

@@ -1,4 +1,4 @@
-"""Qwen3 (dense): heads of q and k are normalised before RoPE (https://arxiv.org/abs/2505.09388)."""
+"""Qwen3 (dense): the heads of q and k are normalised before RoPE (https://arxiv.org/abs/2505.09388)."""
 
 from __future__ import annotations
 

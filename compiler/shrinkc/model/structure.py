@@ -1,4 +1,4 @@
-"""Names and shapes of everything that a model of a family has, from its config."""
+"""Names and shapes of a model's matrices, norms and biases, computed from its config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm"
 SLOT_MODULES: dict[str, tuple[str, ...]] = {
     slot: tuple(m.short for m in MODULES if m.slot == slot) for slot in SLOTS
 }
-"""Slot -> its modules' last names, in the order in which their rows are fused."""
+"""Slot -> last names of its modules, in the order in which their rows are fused."""
 
 FIELDS: dict[str, str] = {m.short: m.field for m in MODULES}
 """A module's last name -> its field of FloatLayer."""
@@ -27,12 +27,12 @@ NAMES: dict[str, str] = {m.short: m.name for m in MODULES}
 
 
 def family_of(config: LlamaConfig) -> Family:
-    """The family of ``config``."""
+    """Return the family of ``config``."""
     return FAMILIES[config.family]
 
 
 def dimensions(config: LlamaConfig) -> dict[str, int]:
-    """Values of ``family.DIMENSIONS``."""
+    """Return the values of ``family.DIMENSIONS``."""
     return {
         "hidden": config.hidden_size,
         "ffn": config.intermediate_size,
@@ -43,13 +43,13 @@ def dimensions(config: LlamaConfig) -> dict[str, int]:
 
 
 def layer_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """Name within a layer, such as "mlp.up_proj" -> (outputs, inputs)."""
+    """Map the name of a module within a layer, such as "mlp.up_proj", to (outputs, inputs)."""
     sizes = dimensions(config)
     return {m.name: (sizes[m.rows], sizes[m.inputs]) for m in family_of(config).modules}
 
 
 def slot_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """Slot -> (outputs, inputs) of its fused modules, in the order of SLOTS."""
+    """Map each slot, in the order of SLOTS, to (outputs, inputs) of its fused modules."""
     shapes = layer_shapes(config)
     found: dict[str, tuple[int, int]] = {}
     for module in family_of(config).modules:
@@ -59,39 +59,39 @@ def slot_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
 
 
 def matrix_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """Module name -> (outputs, inputs) of every matrix that ``config`` asks for."""
-    table = (config.vocab_size, config.hidden_size)
-    shapes = {EMBEDDING: table, **_per_layer(config, layer_shapes(config))}
+    """Map the module name of every matrix to (outputs, inputs)."""
+    embedding = (config.vocab_size, config.hidden_size)
+    shapes = {EMBEDDING: embedding, **_per_layer(config, layer_shapes(config))}
     if not config.tie_embeddings:
-        shapes[HEAD] = table
+        shapes[HEAD] = embedding
     return shapes
 
 
 def norm_shapes(config: LlamaConfig) -> dict[str, tuple[int]]:
-    """Module name -> (gains,) of every norm."""
+    """Map the module name of every RMSNorm to (weights,)."""
     sizes = dimensions(config)
     shapes = {n.name: (sizes[n.size],) for n in family_of(config).norms}
     return {**_per_layer(config, shapes), FINAL_NORM: (config.hidden_size,)}
 
 
 def bias_shapes(config: LlamaConfig) -> dict[str, tuple[int]]:
-    """Module name -> (outputs,) of every matrix that adds a bias."""
+    """Map the module name of every matrix with a bias to (outputs,)."""
     shapes = layer_shapes(config)
     return _per_layer(config, {name: shapes[name][:1] for name in config.biased})
 
 
 def slots_with_bias(config: LlamaConfig) -> tuple[str, ...]:
-    """The slots one of whose modules adds a bias."""
+    """Return the slots with at least one module that adds a bias."""
     return tuple(dict.fromkeys(m.slot for m in MODULES if m.name in config.biased))
 
 
 def module_name(layer: int, short: str) -> str:
-    """A module's name in a checkpoint: that of ``q_proj`` is "model.layers.0.self_attn.q_proj"."""
+    """Return a module's name in a checkpoint, such as "model.layers.0.self_attn.q_proj" for ``q_proj``."""
     return f"model.layers.{layer}.{NAMES[short]}"
 
 
 def check_window(config: LlamaConfig, context: int) -> None:
-    """Raise UnsupportedModel when a program of ``context`` positions would have to forget some."""
+    """Raise UnsupportedModel if the sliding window is shorter than ``context`` positions."""
     window = config.sliding_window
     if window is not None and window < context:
         raise UnsupportedModel(
@@ -102,7 +102,7 @@ def check_window(config: LlamaConfig, context: int) -> None:
 
 
 def window_notes(config: LlamaConfig, context: int) -> tuple[str, ...]:
-    """What to know of a sliding window that ``check_window`` has let pass."""
+    """Return a note if the model has a sliding window that ``check_window`` accepts."""
     if config.sliding_window is None:
         return ()
     return (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.compression.inspecting import read_records
-from shrinkc.compression.run_directory import CHOSEN, RECIPE, RUN, is_run
+from shrinkc.compression.run_directory import BUDGET, RECIPE, RUN, is_run
 from shrinkc.compression.sensitivity import MODULES
 from shrinkc.compression.steps import StepRecord, read_json
 from shrinkc.compression.summary import Row, picture, rows_of, task_names
@@ -209,12 +209,12 @@ class Sensitivities:
 
 def _measured(path: Path, notes: list[str]) -> Sensitivities | None:
     """Return the sensitivities of a budget's search, or of a file of ``shrinkc sensitivity`` in ``path``."""
-    for name in (CHOSEN, SENSITIVITY):
+    for name in (BUDGET, SENSITIVITY):
         if not (path / name).is_file():
             continue
         try:
             found = read_json(path / name)
-            found = found["report"]["sensitivity"] if name == CHOSEN else found
+            found = found["report"]["sensitivity"] if name == BUDGET else found
             return Sensitivities.of_json(found)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             notes.append(f"{name} was left out: it holds no sensitivities ({error!r})")

@@ -1,1 +1,1 @@
-"""The stages: a file each, listed in :mod:`~shrinkc.compression.stages.kinds`."""
+"""The stages, one file each; :mod:`~shrinkc.compression.stages.kinds` lists them."""

@@ -19,7 +19,14 @@ from itertools import product
 from typing import Annotated, Any
 
 from shrinkc.checkpoints import load, save, stored_dtype, torch_dtype
-from shrinkc.compression.blocks import batches, embed, keep, restore, rope, watched
+from shrinkc.compression.blocks import (
+    batches,
+    embed,
+    restore_block,
+    rope,
+    save_block,
+    second_moments,
+)
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import Between, Checked
 from shrinkc.compression.facts import ModelFacts
@@ -28,10 +35,10 @@ from shrinkc.compression.stages.context import Stage, StageKind, StepContext, St
 from shrinkc.compression.stages.gptq import (
     Groups,
     Width,
+    as_tuple,
     first_dividing,
     kept_layers,
     mean_inputs,
-    several,
     weights_of,
 )
 from shrinkc.model import ATTENTION, MLP
@@ -63,7 +70,7 @@ class Settings(Checked):
     @property
     def first_group(self) -> int:
         """The first choice; the only one once the settings are resolved."""
-        return int(several(self.group_size)[0])
+        return int(as_tuple(self.group_size)[0])
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def _inputs(facts: ModelFacts) -> set[int]:
 
 def resolve(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
     """Takes the first group size that divides, as ``gptq`` does; a note if it is not the first of the list."""
-    group_size, notes = first_dividing("group_size", several(settings.group_size), _inputs(facts))
+    group_size, notes = first_dividing("group_size", as_tuple(settings.group_size), _inputs(facts))
     return replace(settings, group_size=group_size), notes
 
 
@@ -155,15 +162,15 @@ def run(settings: Settings, step: StepContext) -> StepReport:
         update(finished, len(layers))
         for index, (layer, state) in enumerate(zip(layers, states, strict=True)):
             # the unscaled layer: its output is the same as with scales
-            moments, hidden = watched(layer, hidden, tables, names)
+            moments, hidden = second_moments(layer, hidden, tables, names)
             if state.exists():
-                facts.append(restore(layer, state))
+                facts.append(restore_block(layer, state))
                 continue
             facts.append({})
             for site in places:
                 moment = moments[site.readers[0]]
                 facts[-1][site.readers[0]] = scale_site(settings, layer, site, moment, stored)
-            keep(layer.state_dict(), facts[-1], state)
+            save_block(layer.state_dict(), facts[-1], state)
             update(index + 1, len(layers))
     model.to(stored)
     save(model, loaded.tokenizer, step.out)

@@ -1,4 +1,4 @@
-"""Stage ``depth``: removes whole blocks, the least important first."""
+"""Stage ``depth``: depth pruning removes the least important layers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Settings(Checked):
         return not self.layers and self.method != "magnitude"
 
     def count(self, layers: int) -> int:
-        """How many of ``layers`` blocks are removed."""
+        """Return how many of ``layers`` layers are removed."""
         if self.layers:
             return len(self.layers)
         return self.remove if self.remove is not None else layers - (self.keep or 0)
@@ -64,7 +64,7 @@ class Settings(Checked):
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """Problems: more blocks to remove than exist or are unprotected."""
+    """Return problems: more layers to remove than exist or are unprotected."""
     layers = facts.config.num_layers
     if settings.layers:
         beyond = [i for i in settings.layers if i >= layers]
@@ -89,7 +89,7 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Tokens through the whole model that the search computes."""
+    """Return the work of the search, in tokens through the whole model."""
     tokens, layers = calibration.samples * calibration.length, facts.config.num_layers
     if not settings.needs_calibration:
         return Work()
@@ -98,13 +98,13 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Wor
         return Work(3.0 * rounds * tokens)
     if settings.method == "cosine":
         return Work(1.0 * rounds * tokens)
-    # without block i, only the blocks after it are computed again
+    # for the loss without layer i, only the layers after it are computed again
     after = sum(layers - 1 - i for i in settings.candidates(layers)) / layers
     return Work(rounds * tokens * (1 + after))
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Removes blocks; ``parameters`` has the table of importances of every measurement."""
+    """Remove layers; ``parameters`` of the report has the importances of every measurement."""
     loaded = load(step.source, dtype=step.dtype, device=step.device)
     total = loaded.model.config.num_hidden_layers
     rounds: list[dict[str, Any]] = []
@@ -116,7 +116,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
         removed, rounds = search(settings, loaded.model, windows, step)
     kept = [i for i in range(total) if i not in removed]
 
-    # a fresh copy in the stored dtype: the weights that stay keep every bit
+    # loaded again in the stored dtype, so that kept weights do not change
     model = load(step.source, dtype=stored_dtype(step.source)).model
     keep_layers(model, kept)
     save(model, loaded.tokenizer, step.out)
@@ -124,12 +124,12 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 
 def keep_layers(model: Any, kept: list[int]) -> None:
-    """Leaves only the blocks ``kept`` (ascending) in the model, and makes its config say so."""
+    """Remove all layers except ``kept`` (ascending) from the model and its config."""
     import torch
 
     model.model.layers = torch.nn.ModuleList(model.model.layers[i] for i in kept)
     for index, layer in enumerate(model.model.layers):
-        layer.self_attn.layer_idx = index  # of the KV cache
+        layer.self_attn.layer_idx = index  # index in the KV cache
     kinds = getattr(model.config, "layer_types", None)
     if kinds:
         model.config.layer_types = [kinds[i] for i in kept]
@@ -139,10 +139,10 @@ def keep_layers(model: Any, kept: list[int]) -> None:
 def search(
     settings: Settings, model: Any, windows: Any, step: StepContext
 ) -> tuple[list[int], list[dict[str, Any]]]:
-    """The blocks to remove, in the order in which they go, and every measurement.
+    """Return the layers to remove, in order, and every measurement.
 
-    A measurement has the ``layers`` that were there, the ``importance`` of each (None for
-    protected ones) and what was ``removed`` because of it.
+    A measurement has the remaining ``layers``, the ``importance`` of each (None for protected ones) and the layers
+    that were ``removed`` after it.
     """
     total = model.config.num_hidden_layers
     free, goal = set(settings.candidates(total)), settings.count(total)
@@ -177,10 +177,10 @@ def search(
 def removal_losses(
     model: Any, windows: Any, places: list[int], state: Path, update: Update
 ) -> dict[int, float]:
-    """Place -> mean loss in nats of the model without the block there.
+    """Return the mean loss in nats without the layer, for each of ``places``.
 
-    The residual stream before a block is that of the whole model, so it is computed once; without
-    the block, it runs through those after it only.  ``state`` keeps the sums of finished batches.
+    The residual stream before a layer is computed once.  For the loss without the layer, only the layers after it
+    are computed again.  ``state``: file with the sums of finished batches.
     """
     import torch
 
@@ -214,7 +214,7 @@ def removal_losses(
 def taylor(
     model: Any, windows: Any, places: list[int], state: Path, update: Update
 ) -> dict[int, float]:
-    """Place -> sum of |weight · gradient of the mean loss| over all weights of the block."""
+    """Return the sum of |weight · gradient of the mean loss| over the layer's weights, for each of ``places``."""
     import torch
 
     layers = [model.model.layers[at] for at in places]
@@ -245,7 +245,7 @@ def taylor(
 def magnitude(
     model: Any, windows: Any, places: list[int], state: Path, update: Update
 ) -> dict[int, float]:
-    """Place -> sum of |weight| of the block."""
+    """Return the sum of |weight| of the layer, for each of ``places``."""
     import torch
 
     return {
@@ -259,7 +259,7 @@ def magnitude(
 def cosine(
     model: Any, windows: Any, places: list[int], state: Path, update: Update
 ) -> dict[int, float]:
-    """Place -> 1 − mean cosine of a token's residual stream before and after the block."""
+    """Return 1 − mean cosine of a token's residual stream before and after the layer, for each of ``places``."""
     import torch
     from torch.nn import functional
 

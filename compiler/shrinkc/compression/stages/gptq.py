@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 # the widths that GPTQModel supports
 WIDTHS = (2, 3, 4, 8)
 EMBEDDING_WIDTHS = (*WIDTHS, 16)
-GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)  # GPTQModel's kernels know no others
-GROUP_MIN = 8  # of embedding and LM head
+GROUPS = (-1, 16, 32, 64, 128, 256, 512, 1024)  # group sizes that GPTQModel's kernels support
+GROUP_MIN = 8  # least group size of embedding and LM head
 WORKER = "shrinkc.compression.stages.gptq_worker"
 LAYER = "model.layers.{}."
 _BATCH = 8  # windows of a step of AutoRound
-# GPTQModel's work: ranges that it tries, with passes over the weights and calls of torch for each; the same for a
-# column; passes of our own GPTQ of embedding and LM head.  A power costs as much as 15 plain passes; four passes over
-# groups and blocks, which caches hold, cost as much as one over a matrix.
+# GPTQModel's work: ranges that it tries; passes over the weights and calls of torch per range and per column.  Also
+# passes of our own GPTQ of embedding and LM head.  A power costs as much as 15 plain passes.  Four passes over groups
+# and blocks, which fit caches, cost as much as one pass over a matrix.
 _RANGES, _RANGE_PASSES, _RANGE_CALLS = 80, 6, 26
 _COLUMN_PASSES, _COLUMN_CALLS = 64, 30
 _EMBEDDING_PASSES = 200
@@ -105,7 +105,7 @@ class Settings(Checked):
             raise BadRecipe(
                 "desc_act and act_group_aware are GPTQ's; method = 'autoround' has no order of inputs."
             )
-        if self.act_group_aware and (self.desc_act or -1 in several(self.group_size)):
+        if self.act_group_aware and (self.desc_act or -1 in as_tuple(self.group_size)):
             raise BadRecipe(
                 "act_group_aware = true needs groups and desc_act = false: it is another "
                 "way to the same end."
@@ -128,7 +128,7 @@ class Settings(Checked):
     @property
     def embedding_group_sizes(self) -> tuple[int, ...]:
         """Group sizes of embedding and LM head, the first choice first."""
-        return several(self.embeddings.get("group_size", 64))
+        return as_tuple(self.embeddings.get("group_size", 64))
 
     @property
     def embedding_group_size(self) -> int:
@@ -136,12 +136,12 @@ class Settings(Checked):
         return self.embedding_group_sizes[0]
 
     def of(self, module: str) -> dict[str, Any]:
-        """``bits, group_size, sym, desc_act`` of the module of that full name."""
+        """Return ``bits, group_size, sym, desc_act`` of the module with that full name."""
         own = {key: getattr(self, key) for key in Override.__annotations__}
         return {**own, **self.override(module)}
 
     def override(self, module: str) -> Override:
-        """The override for the module of that full name."""
+        """Return the override for the module with that full name; {} if there is none."""
         matching = (o for p, o in self.modules.items() if re.fullmatch(_regex(p), module))
         return next(matching, Override())
 
@@ -153,7 +153,7 @@ class Settings(Checked):
         return possible if self.act_group_aware is None else self.act_group_aware
 
     def dynamic(self) -> dict[str, dict[str, Any]]:
-        """The overrides as GPTQModel takes them: it looks for ``pattern`` from a name's start."""
+        """Return the overrides in GPTQModel's form, whose patterns match from the start of a name."""
         found = {}
         for pattern, override in self.modules.items():
             rule: dict[str, Any] = {**override}
@@ -164,7 +164,7 @@ class Settings(Checked):
         return found
 
 
-def several(value: Any) -> tuple[Any, ...]:
+def as_tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
@@ -173,29 +173,29 @@ def _regex(pattern: str) -> str:
 
 
 def module_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """Full name -> ``(outputs, inputs)`` of every matrix of the layers."""
-    tables = (EMBEDDING, HEAD)
-    return {n: shape for n, shape in matrix_shapes(config).items() if n not in tables}
+    """Map the full name of every matrix of the layers to ``(outputs, inputs)``."""
+    shapes = matrix_shapes(config).items()
+    return {name: shape for name, shape in shapes if name not in (EMBEDDING, HEAD)}
 
 
 def resolve(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
-    """Takes the first group size of a list that divides; a note for each that is not the first of its list.
+    """Resolve each list of group sizes to the first that divides; return notes for those that are not first.
 
     If none divides, the last one stays, and :func:`preflight` refuses it.
     """
     shapes = module_shapes(facts.config)
     inputs = {k for name, (_, k) in shapes.items() if "group_size" not in settings.override(name)}
-    table, notes = settings.embeddings.copy(), list[str]()
-    if "group_size" in table:
-        table["group_size"], notes = first_dividing(
+    embeddings, notes = settings.embeddings.copy(), list[str]()
+    if "group_size" in embeddings:
+        embeddings["group_size"], notes = first_dividing(
             "embeddings.group_size", settings.embedding_group_sizes, {facts.config.hidden_size}
         )
-    group_size, more = first_dividing("group_size", several(settings.group_size), inputs)
-    return replace(settings, group_size=group_size, embeddings=table), notes + more
+    group_size, more = first_dividing("group_size", as_tuple(settings.group_size), inputs)
+    return replace(settings, group_size=group_size, embeddings=embeddings), notes + more
 
 
 def first_dividing(key: str, groups: tuple[int, ...], sizes: set[int]) -> tuple[int, list[str]]:
-    """The first of ``groups`` that divides all ``sizes``, else the last; a note if it is not the first."""
+    """Return the first of ``groups`` that divides all ``sizes``, else the last, and a note if it is not the first."""
     fitting = (g for g in groups if all(g == -1 or k % g == 0 for k in sizes))
     chosen = next(fitting, groups[-1])
     if chosen == groups[0]:
@@ -207,7 +207,7 @@ def first_dividing(key: str, groups: tuple[int, ...], sizes: set[int]) -> tuple[
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """Problems: group sizes that do not divide, words that are not full, an already quantised model."""
+    """Return problems: group sizes that do not divide, partly filled words, a quantised model."""
     settings, _ = resolve(settings, facts)
     problems = []
     if settings.method == "autoround":
@@ -217,7 +217,7 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
             "the model is quantised already; start from its float version, or leave the stage out"
         )
     shapes = module_shapes(facts.config)
-    wrong: dict[str, list[int]] = {}  # one message for the same module of all layers
+    wrong: dict[str, list[int]] = {}  # problem -> layers, for one message per problem
     for name, (n, k) in shapes.items():
         layer, _, module = name.removeprefix("model.layers.").partition(".")
         for text in _shape_problems(module, n, k, settings.of(name)):
@@ -269,30 +269,30 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
         )
         if settings.embedding_bits < 16:
             bits[name] = settings.embedding_bits
-    tables = len(_embeddings(c)) * c.vocab_size * c.hidden_size
-    on_disk = packed + _beside_weights(facts)
+    weights = len(_embeddings(c)) * c.vocab_size * c.hidden_size
+    on_disk = packed + _other_bytes(facts)
     if settings.embedding_bits < 16:
-        # the directory also has 16-bit floats of embedding and LM head for other readers, and its file stores
+        # the directory also has embedding and LM head as 16-bit floats for other readers, and sidecars store
         # offsets instead of zero points
-        on_disk += 2 * tables + 2 * (tables // settings.embedding_group_size)
+        on_disk += 2 * weights + 2 * (weights // settings.embedding_group_size)
     return replace(facts, quantized=True, bytes_on_disk=on_disk, packed_bytes=packed, bits=bits)
 
 
-def _beside_weights(facts: ModelFacts) -> int:
-    """Bytes of a float model's directory that are not weights (of 32 or 16 bits)."""
+def _other_bytes(facts: ModelFacts) -> int:
+    """Return the bytes of a float model's directory that are not weights (of 32 or 16 bits)."""
     sizes = (facts.bytes_on_disk - size * facts.parameters for size in (4, 2))
     return next((left for left in sizes if left >= 0), 0)
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    """The float32 model with quantised embeddings, and what GPTQModel saves, both with a tokenizer."""
+    """Return the bytes of the float32 model with quantised embeddings and of GPTQModel's output, with tokenizers."""
     c = facts.config
-    tables = len(_embeddings(c)) * c.vocab_size * c.hidden_size
+    embeddings = len(_embeddings(c)) * c.vocab_size * c.hidden_size
     start = 4 * facts.parameters * (settings.embedding_bits < 16)
-    # zero points and the inputs' order (32 bits each) are saved whether the format needs them or not
-    beside = sum(2 * n * k // 16 + 4 * k for n, k in module_shapes(c).values())
+    # GPTQModel always saves zero points and the inputs' order (32 bits each)
+    extra = sum(2 * n * k // 16 + 4 * k for n, k in module_shapes(c).values())
     matrices = sum(matrix_bytes(n, k, **settings.of(m)) for m, (n, k) in module_shapes(c).items())
-    return start + matrices + beside + 4 * tables + 2 * _beside_weights(facts)
+    return start + matrices + extra + 4 * embeddings + 2 * _other_bytes(facts)
 
 
 def _embeddings(config: Any) -> tuple[str, ...]:
@@ -300,7 +300,7 @@ def _embeddings(config: Any) -> tuple[str, ...]:
 
 
 def formats(settings: Settings, config: Any) -> Formats:
-    """The formats of the checkpoint's matrices, like ``Checkpoint.formats``; ``settings`` are resolved."""
+    """Return the formats of the checkpoint's matrices, like ``Checkpoint.formats``; ``settings`` are resolved."""
     found: Formats = {}
     for name, (_, k) in module_shapes(config).items():
         s = settings.of(name)
@@ -310,32 +310,29 @@ def formats(settings: Settings, config: Any) -> Formats:
             Zero.MIDDLE if s["sym"] else Zero.POINT,
         )
     if settings.embedding_bits < 16:
-        table = (
-            settings.embedding_bits,
-            settings.embedding_group_size,
-            embedding_zero(settings.embedding_bits),
-        )
-        found |= dict.fromkeys(_embeddings(config), table)
+        bits = settings.embedding_bits
+        one = (bits, settings.embedding_group_size, embedding_zero(bits))
+        found |= dict.fromkeys(_embeddings(config), one)
     return found
 
 
 def matrix_bytes(n: int, k: int, *, bits: int, group_size: int, sym: bool, desc_act: bool) -> int:
-    """Stored bytes of a matrix [n, k]: integers, 16-bit scales, zero points, the inputs' order."""
+    """Return the stored bytes of a matrix [n, k]: integers, 16-bit scales, zero points, the inputs' order."""
     scales = n * (1 if group_size == -1 else -(-k // group_size))
     zeros = 0 if sym else -(-scales * bits // 8)
     return -(-n * k * bits // 8) + 2 * scales + zeros + (2 * k if desc_act else 0)
 
 
 def embedding_bytes(vocab: int, hidden: int, bits: int, group_size: int) -> int:
-    """Stored bytes of an embedding or LM head: below 16 bits with a scale and an offset or zero point per group."""
+    """Return the stored bytes of an embedding or LM head; below 16 bits with a scale and a zero point per group."""
     scales = 0 if bits == 16 else vocab * -(-hidden // group_size)
     zero = bits if embedding_zero(bits) is Zero.POINT else 16
     return vocab * hidden * bits // 8 + scales * 2 + -(-scales * zero // 8)
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Every layer runs twice, and Hessians take as long.  GPTAQ runs the float layer too, and multiplies the
-    difference of the inputs.
+    """Return the work.  Every layer runs twice, and Hessians take as long.  GPTAQ also runs the float layer, and
+    multiplies the difference of the inputs.
 
     Columns are rounded one after the other, with a few calls each, and the others of their block are corrected.
     Before that, ranges are searched twice: of the whole matrix and of each group.
@@ -352,15 +349,15 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Wor
             numbers + one.numbers, calls + one.calls, products + one.tokens * n * k
         )  # fmt: skip
     if settings.embedding_bits < 16:
-        tables = len(_embeddings(facts.config)) * facts.config.vocab_size * facts.config.hidden_size
-        numbers += tables * _EMBEDDING_PASSES
+        c = facts.config
+        numbers += len(_embeddings(c)) * c.vocab_size * c.hidden_size * _EMBEDDING_PASSES
     passes = 5.5 if settings.gptaq else 4.0
     return Work(passes * tokens + products / weights_of(facts.config), numbers, calls)
 
 
 def work_of_matrix(settings: Settings, n: int, k: int, group_size: int) -> Work:
-    """The work of rounding a matrix [n, k]; its tokens are through this matrix only."""
-    # ranges of the whole matrix, and of each group
+    """Return the work of rounding a matrix [n, k]; its tokens are through this matrix only."""
+    # ranges are searched for the whole matrix, and for each group
     searches = 1 + (1 if group_size == -1 else k / group_size)
     ranges = _RANGES * bool(settings.mse)
     return Work(
@@ -371,22 +368,23 @@ def work_of_matrix(settings: Settings, n: int, k: int, group_size: int) -> Work:
 
 
 def weights_of(config: LlamaConfig) -> int:
-    """Weights of all matrices of the layers."""
+    """Return the number of weights of all matrices of the layers."""
     return sum(n * k for n, k in module_shapes(config).values())
 
 
 def kept_layers(settings: Any, facts: ModelFacts) -> int:
-    """Bytes of all layers in float32, the state of stages that go from layer to layer."""
+    """Return the bytes of all layers in float32: the state of stages that process layer after layer."""
     return 4 * weights_of(facts.config)
 
 
 def mean_inputs(config: LlamaConfig) -> float:
-    """Mean inputs of a matrix over all weights: n · k · k operations per matrix take as long as that many tokens."""
+    """Return the mean number of inputs over all weights: n · k · k operations per matrix take as long as that many
+    tokens."""
     return sum(n * k * k for n, k in module_shapes(config).values()) / weights_of(config)
 
 
 def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> int:
-    """GPTAQ keeps the inputs of a layer's matrices in the float model, as float32."""
+    """Return the bytes that GPTAQ stores: the inputs of a layer's matrices in the float model, as float32."""
     if settings.method != "gptq" or not settings.gptaq:
         return 0
     c = facts.config
@@ -395,7 +393,7 @@ def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> i
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Fills ``step.out`` with a GPTQModel checkpoint; StageFailed with the log's end."""
+    """Write a GPTQModel checkpoint to ``step.out``.  Raises StageFailed with the log's end."""
     windows, calibration = saved_windows(step)
     request = {
         **asdict(settings),
@@ -409,7 +407,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             "bits": settings.embedding_bits,
             "group_size": settings.embedding_group_size,
         },
-        # on a CPU GPTQ needs float32; where AutoRound trains, float32 weights may be multiplied in bfloat16
+        # on a CPU GPTQ needs float32; AutoRound can multiply float32 weights in bfloat16 ("mixed")
         "dtype": "float32" if step.device == "cpu" else step.dtype,
         "mixed": step.dtype == "bfloat16",
     }
@@ -418,7 +416,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 
 def saved_windows(step: StepContext, samples: int | None = None) -> tuple[dict[str, int], str]:
-    """The first ``samples`` calibration windows, or all, in a file for the worker: how many and how long, and where."""
+    """Write the first ``samples`` calibration windows, or all, to a file; return their sizes and the file."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(step.source, local_files_only=True)
@@ -429,7 +427,7 @@ def saved_windows(step: StepContext, samples: int | None = None) -> tuple[dict[s
 
 
 def run_worker(step: StepContext, task: str, title: str, request: Mapping[str, Any]) -> str:
-    """Runs a stage's task in ``gptq_worker``; returns the name of its log.  Raises StageFailed with the log's end."""
+    """Run a stage's task in ``gptq_worker`` and return the name of its log.  Raises StageFailed with the log's end."""
     log = step.log_dir / f"{title.partition(':')[0]}.log"
     common = {
         "task": task, "source": str(step.source), "out": str(step.out), "seed": step.seed,
@@ -441,7 +439,7 @@ def run_worker(step: StepContext, task: str, title: str, request: Mapping[str, A
 
 
 def _differing(settings: Settings, config: LlamaConfig) -> dict[str, dict[str, Any]]:
-    """Full name -> ``bits, group_size, sym, desc_act`` of the modules with an override."""
+    """Map the full name of each module with an override to its ``bits, group_size, sym, desc_act``."""
     usual = replace(settings, modules={}).of("")
     found = {name: settings.of(name) for name in module_shapes(config)}
     return {name: own for name, own in found.items() if own != usual}

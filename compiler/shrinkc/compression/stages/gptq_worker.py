@@ -1,7 +1,7 @@
-"""The child process of ``gptq`` and of the stages after it: the only place that runs GPTQModel.
+"""The child process of ``gptq`` and stages after it; only this module runs GPTQModel.
 
-It reads one request (:func:`shrinkc.compression.child.receive`) and writes into the directory that
-the request names; what it prints is the stage's log.
+It reads one request (:func:`shrinkc.compression.child.receive`) and writes into the directory ``out`` of the request.
+Its output is the stage's log.
 """
 
 from __future__ import annotations
@@ -25,22 +25,21 @@ COPIED = (
     "generation_config.json",
 )  # fmt: skip
 _HALF_MAX = 65504.0
-# On a CPU GPTQModel takes a kernel of torch for 4 bit that knows only these groups; where others are
-# used, the checkpoint names the kernel that knows all.
+# For 4 bit on a CPU, GPTQModel takes a kernel of torch that supports these group sizes only.  For other group sizes,
+# the checkpoint names a kernel that supports all.
 _CPU_GROUPS = (32, 64, 128, 256)
 _EVERY_GROUP = "gptq_torch"
-# AutoRound's, by symmetry: its usual symmetric one has negative scales, which no engine supports
+# AutoRound's data types by symmetry; its default symmetric one has negative scales, which no engine supports
 _GRIDS = {True: "int_sym_gptq", False: "int"}
 CHECKED_TOKENS = 32
 CHECKED_ERROR = 0.02
 
 
 def quantize(request: dict[str, Any]) -> None:
-    """GPTQ of every matrix of the layers; embedding and head as the request says.
+    """Quantise all matrices of the layers with GPTQ or AutoRound, and embedding and LM head if requested.
 
-    ``out`` gets a GPTQModel checkpoint with the floats as float16, the tokenizer of ``source``
-    as it is, and nothing that depends on when or where it was made; then it is loaded with
-    ``from_pretrained`` and compared with what shrinkc's importer reads (:func:`check`).
+    Writes a reproducible GPTQModel checkpoint to ``out``, with floats as float16 and the unchanged tokenizer of
+    ``source``.  Then loads it with ``from_pretrained`` and compares it with shrinkc's importer (:func:`check`).
     """
     from gptqmodel import GPTQModel, QuantizeConfig
     from gptqmodel.quantization import GPTAQConfig
@@ -68,12 +67,12 @@ def quantize(request: dict[str, Any]) -> None:
         device=request["device"],
     )
     saved = scratch / "saved"
-    shutil.rmtree(saved, ignore_errors=True)  # of an attempt that was interrupted
+    shutil.rmtree(saved, ignore_errors=True)  # from an interrupted attempt
     if request["method"] == "autoround":
         saved = _round_trained(request, windows, start, saved, config)
     else:
         model = GPTQModel.load(str(start), config, dtype=torch_dtype(request["dtype"]))
-        with relative_errors(model.model):
+        with token_weighted_hessians(model.model):
             model.quantize(_samples(windows), batch_size=1, calibration_data_min_length=2)
         model.save(str(saved))
         del model
@@ -88,9 +87,9 @@ def quantize(request: dict[str, Any]) -> None:
 
 
 @contextmanager
-def relative_errors(model: Any) -> Iterator[None]:
-    """Token-weighted Hessians: within the context, GPTQModel weights every token of the matrices that write to the
-    residual stream by :func:`~shrinkc.compression.blocks.token_weights`.
+def token_weighted_hessians(model: Any) -> Iterator[None]:
+    """Make GPTQModel weight every token by :func:`~shrinkc.compression.blocks.token_weights` within the context, for
+    matrices that write to the residual stream.
 
     GPTQModel has no token weights, so its inputs (of the quantised and of the float model) are multiplied by their
     roots.  Raises StageFailed at the end if it skipped a matrix.
@@ -100,7 +99,7 @@ def relative_errors(model: Any) -> Iterator[None]:
 
     from shrinkc.compression.blocks import NORMS, WRITERS, token_weights
 
-    stream: dict[str, Any] = {}  # writer -> the stream that it adds to, of the window under way
+    stream: dict[str, Any] = {}  # writer -> the stream that it adds to, for the current window
     waiting: set[str] = set()
     handles = []
     for index, layer in enumerate(model.model.layers):
@@ -119,7 +118,7 @@ def relative_errors(model: Any) -> Iterator[None]:
             if name in stream:
                 waiting.discard(name)
                 before = stream[name]
-                # as floats: float16 has no room for the squares
+                # in float32: squares overflow float16
                 roots = token_weights(before.float() + out.float().view_as(before)).sqrt()
                 inp = inp.float() * roots.view(*inp.shape[:-1], 1)
                 if isinstance(self, GPTAQ):
@@ -149,8 +148,8 @@ def relative_errors(model: Any) -> Iterator[None]:
 def _round_trained(
     request: dict[str, Any], windows: np.ndarray, start: Path, saved: Path, config: Any
 ) -> Path:
-    """Quantises ``start`` with AutoRound into a folder below ``saved``, and writes the formats as in ``config``, as
-    GPTQModel would."""
+    """Quantise ``start`` with AutoRound into a folder below ``saved``, with GPTQModel's description of the formats in
+    ``config``."""
     from importlib.metadata import version
 
     import torch
@@ -187,7 +186,7 @@ def _round_trained(
     (file,) = saved.rglob("config.json")
     fields = json.loads(file.read_text())
     stated = config.to_dict() | {"quant_method": "gptq"}
-    # who wrote it decides for GPTQModel how zero points are meant: AutoRound's are as its own
+    # GPTQModel interprets zero points according to the writer; AutoRound stores them like GPTQModel
     writers = ("gptqmodel", "auto-round")
     stated["meta"] = {"quantizer": [f"{name}:{version(name)}" for name in writers]}
     _write_json(file, fields | {"quantization_config": stated})
@@ -204,9 +203,9 @@ def _samples(windows: np.ndarray) -> list[dict[str, Any]]:
 def _quantize_embeddings(
     request: dict[str, Any], windows: np.ndarray, start: Path
 ) -> dict[str, Any]:
-    """Saves the source with quantised embedding and head into ``start``; file -> QuantizedWeight.
+    """Save the source with quantised embedding and LM head into ``start``; return file -> QuantizedWeight.
 
-    The layers are quantised after this, on top of what the quantised embedding gives them.
+    The layers are quantised afterwards, with inputs from the quantised embedding.
     """
     import torch
 
@@ -218,7 +217,7 @@ def _quantize_embeddings(
     bits, group_size = request["embeddings"]["bits"], request["embeddings"]["group_size"]
     tables = quantize_embeddings(model, torch.from_numpy(windows), bits=bits, group_size=group_size)
     with torch.no_grad():
-        # like the float copies in the directory: the sidecars' values in float16
+        # the values of the sidecars in float16, like the float copies in the directory
         for module, table in zip(
             (model.get_input_embeddings(), model.get_output_embeddings()),
             tables.values(),
@@ -234,10 +233,10 @@ def _quantize_embeddings(
 
 
 def _assemble(source: Path, saved: Path, out: Path) -> None:
-    """``out`` from what GPTQModel saved: its integers and scales, the other floats as float16.
+    """Write ``out`` with the integers and scales that GPTQModel saved, and other floats as float16.
 
-    Configuration and tokenizer are the source's: GPTQModel changes the padding token.  ``from_pretrained``
-    alone has to be able to run the result, so the configuration says which kernel can where not all do.
+    Configuration and tokenizer are copied from the source, because GPTQModel changes the padding token.  If not all
+    kernels support the group size, the configuration names one that does, so that ``from_pretrained`` works.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -263,7 +262,9 @@ def _assemble(source: Path, saved: Path, out: Path) -> None:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
     readable = (out / "config.json").stat().st_mode
-    (out / "model.safetensors").chmod(readable)  # safetensors makes private files
+    (out / "model.safetensors").chmod(
+        readable
+    )  # safetensors writes files that only their owner can read
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -271,15 +272,14 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def check_request(request: dict[str, Any]) -> None:
-    """Only :func:`check`, of the directory ``out``."""
+    """Perform the task "check": run :func:`check` on the directory ``out``."""
     check(Path(request["out"]))
 
 
 def check(directory: Path) -> None:
-    """StageFailed unless ``from_pretrained`` loads ``directory`` with the weights that shrinkc reads.
+    """Raise StageFailed unless ``from_pretrained`` loads ``directory`` with the weights that shrinkc reads.
 
-    That of transformers, or where modules differ in their formats, which transformers cannot
-    load (5.14), that of GPTQModel.
+    Uses transformers, or GPTQModel if formats differ between modules, which transformers (5.14) cannot load.
     """
     import torch
 
@@ -290,7 +290,7 @@ def check(directory: Path) -> None:
     wrong = []
     for name, weight in weights.items():
         module = model.get_submodule(name)
-        # GPTQModel dequantises in float16, [inputs, outputs]; an embedding is an ordinary one
+        # GPTQModel dequantises in float16, [inputs, outputs]; an embedding has float weights
         kernel = module.dequantize_weight().T if hasattr(module, "qweight") else module.weight
         exact = torch.from_numpy(weight.dequantized())
         if not torch.equal(kernel.detach().half(), exact.half()):
@@ -308,7 +308,7 @@ def check(directory: Path) -> None:
 
 
 def load_quantized(directory: Path) -> Any:
-    """The model of a quantised directory, with GPTQModel's kernels."""
+    """Load a quantised directory with GPTQModel's kernels."""
     import torch
 
     quantization = json.loads((directory / "config.json").read_text())["quantization_config"]
@@ -323,10 +323,9 @@ def load_quantized(directory: Path) -> Any:
 
 
 def compensate(request: dict[str, Any]) -> None:
-    """EoRA: ``out``, which holds the files of ``source``, gets the adapter that brings it closest to ``float``.
+    """Perform EoRA: write the adapter for ``source`` that approximates the model ``float`` to ``out``.
 
-    Afterwards GPTQModel's forward pass with the adapter is compared with the model that shrinkc
-    loads (:func:`check_adapter`).
+    Then compare GPTQModel's forward pass with the adapter to the model that shrinkc loads (:func:`check_adapter`).
     """
     from gptqmodel import GPTQModel
     from gptqmodel.adapter.adapter import Lora
@@ -343,15 +342,17 @@ def compensate(request: dict[str, Any]) -> None:
     )
     config = out / "adapter_config.json"
     fields = json.loads(config.read_text())
-    fields["base_model_name_or_path"] = None  # a path of this machine
-    fields["target_modules"] = sorted(fields["target_modules"])  # a set's order
+    fields["base_model_name_or_path"] = None  # it was a path of this machine
+    fields["target_modules"] = sorted(
+        fields["target_modules"]
+    )  # it was a set, which has no fixed order
     _write_json(config, fields)
     (out / "adapter_model.safetensors").chmod(config.stat().st_mode)
     check_adapter(source, out, request["rank"])
 
 
 def check_adapter(source: Path, adapter: Path, rank: int) -> None:
-    """Raises StageFailed unless shrinkc's model of ``source`` with ``adapter`` equals GPTQModel's."""
+    """Raise StageFailed unless shrinkc's model of ``source`` with ``adapter`` equals GPTQModel's."""
     import torch
     from gptqmodel import BACKEND, GPTQModel
     from gptqmodel.adapter.adapter import Lora
@@ -369,7 +370,7 @@ def check_adapter(source: Path, adapter: Path, rank: int) -> None:
     with torch.no_grad():
         wanted, found = theirs.model(ids).logits.float(), ours(ids).logits
         plain = load(source).model(ids).logits
-    # float16 against float32: a few percent in a deep model, but far less than the adapter does
+    # float16 and float32 differ by a few percent in a deep model, far less than the adapter's effect
     error, effect = (float((found - other).norm() / wanted.norm()) for other in (wanted, plain))
     if not error < max(CHECKED_ERROR, effect / 4):
         raise StageFailed(
@@ -380,7 +381,7 @@ def check_adapter(source: Path, adapter: Path, rank: int) -> None:
 
 
 def perform(request: dict[str, Any]) -> None:
-    """What a request asks for: its ``task``, with its ``threads`` and its ``seed``."""
+    """Perform the ``task`` of a request with its ``threads`` and ``seed``."""
     import torch
 
     torch.set_num_threads(request["threads"])

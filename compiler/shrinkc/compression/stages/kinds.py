@@ -1,4 +1,4 @@
-"""The list of all stages.  A new stage is its file and its lines here."""
+"""The list of all stages.  A new stage needs its file, and an import and an entry here."""
 
 from __future__ import annotations
 

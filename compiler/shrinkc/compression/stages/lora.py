@@ -1,4 +1,4 @@
-"""Stage ``lora``: recovery by low-rank adapters (PEFT), merged into the weights afterwards."""
+"""Stage ``lora``: recovery by training low-rank adapters with PEFT, which are then merged into the weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from shrinkc.model import NAMES, SLOT_MODULES, norm_shapes
 MODULES = tuple(NAMES)
 ALL = "all"
 Target = Annotated[str, OneOf(*MODULES, ALL)]
-_ASKS = "is_gptqmodel_available"
+_GPTQMODEL_CHECK = "is_gptqmodel_available"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Settings(TrainingSettings):
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """Windows that are longer than the model's context; an adapter as large as a matrix."""
+    """Return problems: windows longer than the model's context, a rank larger than a matrix."""
     c, problems = facts.config, settings.length_problems(facts)
     narrowest = min(c.hidden_size, c.num_kv_heads * c.head_dim)
     if settings.rank > narrowest:
@@ -63,9 +63,9 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Tokens through the model: forward, backward without weight gradients, and the teacher.
+    """Return the work in tokens through the model: forward, backward without weight gradients, and the teacher.
 
-    Adapters cost as much more as they are large: little in a large model.
+    The adapters' share of the time is their share of the parameters.
     """
     samples = samples_to_train(settings, "lora", calibration)
     passes = 2.0 * (1 + adapters(settings, facts) / facts.parameters)
@@ -86,7 +86,7 @@ def kept(settings: Settings, facts: ModelFacts) -> int:
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Trains and merges; ``parameters`` has the loss curve in nats per token."""
+    """Train and merge; ``parameters`` of the report has the loss curve in nats per token."""
     need("peft")
     training = start(settings, step)
     facts, trained = training.train()
@@ -95,7 +95,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 
 def start(settings: Settings, step: StepContext) -> Training:
-    """The training of the adapters, before its first step."""
+    """Prepare the training of the adapters."""
 
     def prepare(model: Any) -> None:
         _add_adapters(settings, model)
@@ -106,7 +106,7 @@ def start(settings: Settings, step: StepContext) -> Training:
 
 
 def _add_adapters(settings: Settings, model: Any) -> Any:
-    """PEFT's adapters within ``model`` (and around it: returned), float32."""
+    """Insert PEFT's adapters, float32, into ``model``, and return PEFT's wrapper around it."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -117,39 +117,39 @@ def _add_adapters(settings: Settings, model: Any) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with _float_layers_only():
+    with _without_gptqmodel():
         return get_peft_model(model, config)
 
 
 @contextmanager
-def _float_layers_only() -> Iterator[None]:
-    """PEFT does not look for GPTQModel's layers within: that would import it, which takes 15 s and prints
-    a banner on stdout."""
+def _without_gptqmodel() -> Iterator[None]:
+    """Keep PEFT from looking for GPTQModel's layers within the context: the import takes 15 s and prints a banner on
+    stdout."""
     importlib.import_module("peft")
     asking = [
         module
         for name, module in list(sys.modules.items())
-        if name.startswith("peft.") and hasattr(module, _ASKS)
+        if name.startswith("peft.") and hasattr(module, _GPTQMODEL_CHECK)
     ]
-    before = [getattr(module, _ASKS) for module in asking]
+    before = [getattr(module, _GPTQMODEL_CHECK) for module in asking]
     for module in asking:
-        setattr(module, _ASKS, lambda: False)
+        setattr(module, _GPTQMODEL_CHECK, lambda: False)
     try:
         yield
     finally:
         for module, function in zip(asking, before, strict=True):
-            setattr(module, _ASKS, function)
+            setattr(module, _GPTQMODEL_CHECK, function)
 
 
 def _merge(settings: Settings, step: StepContext, trained: dict[str, Any]) -> Any:
-    """The source's weights, in float32, plus scale · B · A; then in the dtype they are stored in."""
+    """Return the source model plus scale · B · A, computed in float32 and converted to its stored dtype."""
     model = load(step.source, dtype="float32").model
     wrapped = _add_adapters(settings, model)
     missing = set(trained) - set(model.state_dict())
     if missing:
         raise StageFailed(f"lora: {len(missing)} trained tensors have no place in the model.")
     model.load_state_dict(trained, strict=False)
-    with _float_layers_only():
+    with _without_gptqmodel():
         merged = wrapped.merge_and_unload()
     return merged.to(torch_dtype(stored_dtype(step.source)))
 

@@ -18,7 +18,15 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from shrinkc.compression.blocks import READERS, batches, block, embed, keep, restore, rope
+from shrinkc.compression.blocks import (
+    READERS,
+    batches,
+    block,
+    embed,
+    restore_block,
+    rope,
+    save_block,
+)
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import Between, Share
 from shrinkc.compression.facts import ModelFacts
@@ -30,8 +38,8 @@ from shrinkc.compression.training import (
     ADAM_PASSES,
     STATE_BYTES,
     StepSettings,
+    autocast,
     check_texts,
-    computing,
     load_to_train,
     restore_state,
     save_state,
@@ -141,20 +149,20 @@ def _all_blocks(
                 for n, weight in weights.items()
                 if n.startswith(f"{name}.")
             }
-            _through_the_rounding(layer, floats, own, settings, step.device)
+            _make_trainable(layer, floats, own, settings, step.device)
             _pass(floats, streams.floats, streams.tables, settings)
             state = step.scratch / f"block{index}.pt"
             if state.exists():
-                found.facts.append(restore(layer, state))
+                found.facts.append(restore_block(layer, state))
             else:
 
-                def tell(done: int, loss: float, index: int = index) -> None:
+                def report(done: int, loss: float, index: int = index) -> None:
                     update(index * steps + done, count * steps, f"block {index}, error {loss:.4f}")
 
-                error = Error(streams.floats, read_after(whole, index))
-                found.facts.append(_train(layer, streams, error, settings, index, step, tell))
-                keep(_kept(layer, own), found.facts[-1], state)
-                _begun(step, index).unlink(missing_ok=True)
+                error = Error(streams.floats, reading_weights(whole, index))
+                found.facts.append(_train(layer, streams, error, settings, index, step, report))
+                save_block(_finished_tensors(layer, own), found.facts[-1], state)
+                _interrupted_state(step, index).unlink(missing_ok=True)
             update((index + 1) * steps, count * steps)
             _pass(layer, streams.given, streams.tables, settings)
             for module in own:
@@ -168,12 +176,12 @@ def _all_blocks(
     return found
 
 
-def _begun(step: StepContext, index: int) -> Path:
+def _interrupted_state(step: StepContext, index: int) -> Path:
     """File with the state of a block whose training was interrupted."""
     return step.scratch / f"begun{index}.pt"
 
 
-def _kept(layer: Any, weights: dict[str, QuantizedWeight]) -> dict[str, Any]:
+def _finished_tensors(layer: Any, weights: dict[str, QuantizedWeight]) -> dict[str, Any]:
     """The tensors of a finished block, with latents rounded to integers, which a forward pass needs only."""
     import torch
 
@@ -184,7 +192,7 @@ def _kept(layer: Any, weights: dict[str, QuantizedWeight]) -> dict[str, Any]:
     return state
 
 
-def _through_the_rounding(
+def _make_trainable(
     layer: Any, floats: Any, weights: dict[str, QuantizedWeight], settings: Settings, device: str
 ) -> None:
     """Makes integers, scales and RMSNorm weights of ``layer`` trainable, with their present values."""
@@ -196,7 +204,7 @@ def _through_the_rounding(
 
 class Error:
     """Squared error of a block's output relative to each token of ``target`` [windows, t, hidden].  Channels are
-    weighted by ``read`` [hidden], see :func:`read_after`."""
+    weighted by ``read`` [hidden], see :func:`reading_weights`."""
 
     def __init__(self, target: Any, read: Any) -> None:
         self.target, self.read = target, read
@@ -214,7 +222,7 @@ def _square(x: Any, read: Any) -> Any:
     return (x.float() * read).square().mean(-1)
 
 
-def read_after(model: Any, index: int) -> Any:
+def reading_weights(model: Any, index: int) -> Any:
     """How strongly each channel is read after block ``index``, [hidden].
 
     A reader multiplies a channel by the norm's weight and a column of its matrices; the product does not depend on
@@ -255,7 +263,7 @@ def _pass(layer: Any, stream: Any, tables: Any, settings: Settings) -> None:
 
 
 def _block(layer: Any, hidden: Any, tables: Any, settings: Settings) -> Any:
-    with computing(settings, hidden.device.type):
+    with autocast(settings, hidden.device.type):
         return block(layer, hidden, tables)
 
 
@@ -266,7 +274,7 @@ def _train(
     settings: Settings,
     index: int,
     step: StepContext,
-    tell: Callable[[int, float], None],
+    report: Callable[[int, float], None],
 ) -> dict[str, float]:
     """Trains a block on all windows, or continues after an interrupt; returns its error before and after."""
     import torch
@@ -294,7 +302,7 @@ def _train(
             ]
         return round(float(sum(found)) / len(first), 6)
 
-    state = _begun(step, index)
+    state = _interrupted_state(step, index)
     errors = restore_state(state, named, optimizer) or [
         measured()
     ]  # of the whole, then of each step
@@ -306,10 +314,10 @@ def _train(
             if not math.isfinite(errors[-1]):
                 raise _diverged(index, number, settings.dtype)
             for group in optimizer.param_groups:
-                group["lr"] = settings.share(number, len(parts)) * group["whole"]
+                group["lr"] = settings.rate_factor(number, len(parts)) * group["whole"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            tell(number + 1, errors[-1])
+            report(number + 1, errors[-1])
             if stop.came:
                 save_state(state, named, optimizer, errors)
                 stop.act()

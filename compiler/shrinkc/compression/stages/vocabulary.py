@@ -1,8 +1,8 @@
 """Stage ``vocabulary``: vocabulary pruning removes tokens that the texts do not need.
 
 :mod:`shrinkc.compression.cut_tokenizer` chooses them so that every text can still be encoded.  Counts alone say
-little about rare tokens: in 800,000 tokens of English, half of SmolLM2's tokens occur once or never.  So the
-probabilities that the model predicts for the next token, added up over all positions, count too.
+little about rare tokens: in 800,000 tokens of English, half of SmolLM2's tokens occur once or never.  Therefore the
+model's predicted probabilities of the next token, summed over all positions, are added to the counts.
 """
 
 from __future__ import annotations
@@ -19,24 +19,23 @@ from typing import Annotated, Any
 from shrinkc.checkpoints import load, load_tokenizer, save, stored_dtype
 from shrinkc.compression.calibration import Calibration, encode_texts
 from shrinkc.compression.checks import Between, Checked, exactly_one
-from shrinkc.compression.cut_tokenizer import Choice, Pieces
+from shrinkc.compression.cut_tokenizer import BpeTokens, Choice
 from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.compression.texts import Text, read_texts
 from shrinkc.core.errors import BadData, BadRecipe, StageFailed
 from shrinkc.core.output import new_file
 
-MULTIPLE = 64  # of which the number of tokens is one, where a share decides it
+MULTIPLE = 64  # with ``share``, the number of tokens is rounded up to a multiple of it
 TOKENS = "kept_tokens.json"
-# fields of config and generation config that hold ids, besides those called …_token_id
+# fields of config and generation config that hold ids, besides …_token_id
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens")
 _ID_TABLES = ("bad_words_ids", "forced_decoder_ids", "sequence_bias")
 _CHAT = tuple(
     {"role": role, "content": "Hello"} for role in ("user", "assistant", "user")
 )  # fmt: skip
-# of a text as much is encoded and decoded again to see that nothing is lost
-_CHECKED = 20_000
-_KEPT = 16  # windows between two saved sums of what the model expects
+_CHECKED = 20_000  # characters of each text that are encoded and decoded as a check
+_SAVED = 16  # windows between two saved sums of probabilities
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ class Settings(Checked):
         exactly_one(keep=self.keep, share=self.share)
 
     @property
-    def expects(self) -> bool:
-        """Whether the model is asked."""
+    def asks_model(self) -> bool:
+        """Whether the model's predictions are counted."""
         return self.keep is not None and self.samples > 0
 
     @property
@@ -72,48 +71,48 @@ class Settings(Checked):
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """Windows beyond the model's context.  Of a model with fewer tokens than ``keep`` all stay."""
-    if settings.expects and settings.length > facts.config.max_position:
+    """Return the problem that windows are longer than the model's context, if they are."""
+    if settings.asks_model and settings.length > facts.config.max_position:
         return [f"length = {settings.length}: the model's context is {facts.config.max_position}"]
     return []
 
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
-    """Fewer rows; of a ``share`` it is not known how many, so all are still counted."""
+    """Return the facts with ``keep`` tokens; with ``share`` the number is unknown, so they do not change."""
     if settings.keep is None:
         return facts
     return predicted(facts, vocab_size=min(settings.keep, facts.config.vocab_size))
 
 
 def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> list[str]:
-    """TokenizerNotCut, BadRecipe and BadData before the work, since choosing takes seconds."""
+    """Raise TokenizerNotCut, BadRecipe and BadData before the work; choosing tokens takes only seconds."""
     choose(settings, _texts(settings, calibration), tokenizer)
     return []
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Nothing goes through the model but what it is asked about."""
-    return Work(settings.samples * settings.length if settings.expects else 0)
+    """Return the tokens of the windows that the model predicts."""
+    return Work(settings.samples * settings.length if settings.asks_model else 0)
 
 
 def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> int:
-    """Logits of a window and their probabilities."""
-    return 3 * 4 * settings.length * facts.config.vocab_size if settings.expects else 0
+    """Return the bytes of a window's logits and probabilities."""
+    return 3 * 4 * settings.length * facts.config.vocab_size if settings.asks_model else 0
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Cuts tokenizer, embedding, LM head and configs; ``kept_tokens.json`` lists the old id of every new one."""
+    """Prune tokenizer, embedding, LM head and configs; ``kept_tokens.json`` lists the old id of every new id."""
     old = load_tokenizer(step.source)
     texts = _texts(settings, step.calibration)
-    asked = settings.expects and (settings.keep or 0) < len(old)
-    expected = _expected(settings, step, texts) if asked else {}
+    asked = settings.asks_model and (settings.keep or 0) < len(old)
+    expected = _expected_counts(settings, step, texts) if asked else {}
     with step.reporter.stage("vocabulary: counting tokens"):
-        pieces, choice = choose(settings, texts, old, _named_ids(step.source), expected)
+        bpe, choice = choose(settings, texts, old, _named_ids(step.source), expected)
         kept = choice.kept
-        tokenizer = _cut_tokenizer(old, pieces, kept, step.scratch / "tokenizer")
+        tokenizer = _cut_tokenizer(old, bpe, kept, step.scratch / "tokenizer")
         _check(old, tokenizer, texts)
     with step.reporter.stage("vocabulary: cutting"):
-        # in the stored dtype: the rows that stay keep every bit
+        # in the stored dtype, so that kept rows do not change
         model = load(step.source, dtype=stored_dtype(step.source)).model
         before = int(model.config.vocab_size)
         keep_rows(model, kept)
@@ -136,8 +135,8 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     )
 
 
-def _expected(settings: Settings, step: StepContext, texts: list[Text]) -> dict[int, float]:
-    """id -> how often the model expects it in the texts: its mean probability, times the tokens that they have."""
+def _expected_counts(settings: Settings, step: StepContext, texts: list[Text]) -> dict[int, float]:
+    """Return id -> predicted occurrences in the texts: its mean probability times the number of tokens."""
     import torch
 
     loaded = load(step.source, dtype=step.dtype, device=step.device)
@@ -154,7 +153,7 @@ def _expected(settings: Settings, step: StepContext, texts: list[Text]) -> dict[
             logits = loaded.model(input_ids=given, use_cache=False).logits[0]
             total += torch.softmax(logits.float(), 1).sum(0, dtype=torch.float64).cpu()
             done, places = done + 1, places + logits.shape[0]
-            if done % _KEPT == 0:
+            if done % _SAVED == 0:
                 with new_file(state) as file:
                     torch.save((done, places, total), file)
             update(done, len(windows))
@@ -167,7 +166,7 @@ def _expected(settings: Settings, step: StepContext, texts: list[Text]) -> dict[
 
 
 def spread(tokens: int, length: int, samples: int) -> list[slice]:
-    """Of so many tokens at most ``samples`` windows, evenly spread; all of a shorter text."""
+    """Return at most ``samples`` evenly spread windows of ``length`` in ``tokens``; a shorter text is one window."""
     whole = tokens // length
     if whole == 0:
         return [slice(0, tokens)]
@@ -177,7 +176,7 @@ def spread(tokens: int, length: int, samples: int) -> list[slice]:
 
 
 def _expected_covered(expected: Mapping[int, float], kept: tuple[int, ...]) -> dict[str, float]:
-    """The share of what the model expects that is among the tokens that stay."""
+    """Return the share of the predicted occurrences that the kept tokens cover; {} without predictions."""
     if not expected:
         return {}
     return {
@@ -186,8 +185,9 @@ def _expected_covered(expected: Mapping[int, float], kept: tuple[int, ...]) -> d
 
 
 def tokens_left(steps: Iterable[Path]) -> tuple[int, ...] | None:
-    """The ids of the first model's tokens that are left after these ``steps``, in the order of the new
-    ones; None where no step cut any."""
+    """Return the original model's ids of the tokens that remain after ``steps``, in the order of the new ids.
+
+    None if no step pruned the vocabulary."""
     found: tuple[int, ...] | None = None
     for step in steps:
         if not (step / TOKENS).is_file():
@@ -203,21 +203,21 @@ def choose(
     tokenizer: Any,
     named: Iterable[int] = (),
     expected: Mapping[int, float] = MappingProxyType({}),
-) -> tuple[Pieces, Choice]:
-    """The tokens that stay, the ids ``named`` among them; ``expected`` as :class:`Pieces` takes it.
+) -> tuple[BpeTokens, Choice]:
+    """Choose the tokens to keep, including the ids ``named``; ``expected``: see :meth:`BpeTokens.choose`.
 
-    Raises TokenizerNotCut, BadData for texts without a token, and BadRecipe when ``keep`` is too small.
+    Raises TokenizerNotCut, BadData for texts without a token, and BadRecipe if ``keep`` is too small.
     """
-    pieces = Pieces(json.loads(tokenizer.backend_tokenizer.to_str()))
-    always = [index for index in (*named, *_chat_ids(tokenizer)) if index in pieces.pieces]
+    bpe = BpeTokens(json.loads(tokenizer.backend_tokenizer.to_str()))
+    always = [index for index in (*named, *_chat_ids(tokenizer)) if index in bpe.texts]
     used = _used(texts, tokenizer)
-    if not used and not any(text.promised for text in texts):
+    if not used and not any(text.unwritten for text in texts):
         names = ", ".join(text.name for text in texts)
         raise BadData(
             f"vocabulary.text: {names} has no tokens.",
             "give text that is like what the model is for.",
         )
-    choice = pieces.choose(
+    choice = bpe.choose(
         used,
         always,
         expected=expected,
@@ -231,7 +231,7 @@ def choose(
             "special tokens, and those of the chat template.",
             f"allowed: {choice.required} and more.",
         )
-    return pieces, choice
+    return bpe, choice
 
 
 def _texts(settings: Settings, calibration: Calibration) -> list[Text]:
@@ -241,12 +241,12 @@ def _texts(settings: Settings, calibration: Calibration) -> list[Text]:
 
 
 def _used(texts: list[Text], tokenizer: Any) -> Counter[int]:
-    """Ids of the texts that are there; of one that the model has still to write nothing is known."""
-    return Counter(encode_texts([text for text in texts if not text.promised], tokenizer))
+    """Count the ids of all texts that are written already."""
+    return Counter(encode_texts([text for text in texts if not text.unwritten], tokenizer))
 
 
 def _chat_ids(tokenizer: Any) -> list[int]:
-    """The ids of what the chat template writes around messages, none without one."""
+    """Return the ids of the texts that the chat template adds to messages; [] without a template."""
     if not tokenizer.chat_template:
         return []
     from jinja2 import TemplateError
@@ -255,13 +255,13 @@ def _chat_ids(tokenizer: Any) -> list[int]:
         text = tokenizer.apply_chat_template(
             list(_CHAT), tokenize=False, add_generation_prompt=True
         )
-    except TemplateError:  # one for other messages than these: it may be spelt in smaller pieces
+    except TemplateError:  # a template for other roles: its texts may need smaller tokens
         return []
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def keep_rows(model: Any, kept: tuple[int, ...]) -> None:
-    """Leaves only the rows ``kept`` of embedding and head, and makes the config say so."""
+    """Remove all rows except ``kept`` from embedding, LM head and config."""
     import torch
 
     rows = torch.tensor(kept)
@@ -274,12 +274,12 @@ def keep_rows(model: Any, kept: tuple[int, ...]) -> None:
     embedding.weight = cut(embedding.weight)
     head.weight = embedding.weight if tied else cut(head.weight)
     embedding.num_embeddings = head.out_features = len(kept)
-    embedding.padding_idx = None  # an old id; the config has the new one
+    embedding.padding_idx = None  # it is an old id; the config gets the new one
     model.config.vocab_size = model.vocab_size = len(kept)
 
 
 def renumber(model: Any, new: Mapping[int, int]) -> list[str]:
-    """Writes the ids of config and generation config anew; a sentence for each that went."""
+    """Replace the ids in config and generation config by new ones; return a note for each removed field."""
     notes = []
     for config in (model.config, model.generation_config):
         for name, value in config.to_dict().items():
@@ -292,14 +292,14 @@ def renumber(model: Any, new: Mapping[int, int]) -> list[str]:
 
 
 def _renumbered(value: Any, new: Mapping[int, int]) -> Any:
-    """Ids that are none, such as the -1 of older configs, stay; of a list those that went go."""
+    """Return the new id of ``value``, or the new ids of a list without removed ones; negative values do not change."""
     if isinstance(value, list):
         return [new[index] for index in value if index in new]
     return new.get(value, value) if value < 0 else new.get(value)
 
 
 def _named_ids(source: Path) -> set[int]:
-    """The ids that config and generation config name as special."""
+    """Return the special ids in config and generation config."""
     found: set[int] = set()
     for name in ("config.json", "generation_config.json"):
         if (source / name).is_file():
@@ -311,14 +311,14 @@ def _named_ids(source: Path) -> set[int]:
     return found
 
 
-def _cut_tokenizer(old: Any, pieces: Pieces, kept: tuple[int, ...], folder: Path) -> Any:
-    """The tokenizer with ``kept`` alone, as transformers loads it."""
+def _cut_tokenizer(old: Any, bpe: BpeTokens, kept: tuple[int, ...], folder: Path) -> Any:
+    """Return the tokenizer with the tokens ``kept`` only, loaded by transformers."""
     shutil.rmtree(folder, ignore_errors=True)
     old.save_pretrained(folder)
-    # the same vocabulary in other files, which some classes would read first
+    # other files with the old vocabulary, which some classes would read first
     for name in ("tokenizer.model", "vocab.json", "merges.txt"):
         (folder / name).unlink(missing_ok=True)
-    document = pieces.cut(kept)
+    document = bpe.cut(kept)
     (folder / "tokenizer.json").write_text(
         json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8"
     )
@@ -333,7 +333,7 @@ def _cut_tokenizer(old: Any, pieces: Pieces, kept: tuple[int, ...], folder: Path
 
 
 def _check(old: Any, new: Any, texts: list[Text]) -> None:
-    """StageFailed unless texts come back from their new ids as they did from their old ones."""
+    """Raise StageFailed unless the new tokenizer decodes its ids of the texts like the old one."""
     for text in texts:
         part = text.content[:_CHECKED]
         before, after = (

@@ -1,7 +1,7 @@
-"""Stage ``width``: narrower layers (FFN channels, KV heads with their query heads), or zeros in a pattern.
+"""Stage ``width``: width pruning of FFN channels and KV heads (with their query heads), or n:m sparsity.
 
-Both use WANDA scores (Sun et al. 2023): |W| · ‖X‖₂, with X the input over all calibration tokens.  Layers are treated
-in order, and each sees the output of the already pruned ones.
+Both use WANDA scores (Sun et al. 2023): |W| · ‖X‖₂, with X the input over all calibration tokens.  Layers are pruned
+in order, and the input of each layer is the output of the pruned layers before it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from shrinkc.checkpoints import load, save, stored_dtype, torch_dtype
-from shrinkc.compression.blocks import INPUT_OF, batches, block, embed, keep, rope, watched
+from shrinkc.compression.blocks import (
+    INPUT_OF,
+    batches,
+    block,
+    embed,
+    rope,
+    save_block,
+    second_moments,
+)
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import Between, Checked, OneOf
 from shrinkc.compression.facts import ModelFacts, predicted
@@ -64,7 +72,7 @@ class Settings(Checked):
             raise BadRecipe("one of ffn, ffn_keep and kv_groups is needed; none of them is given.")
 
     def channels(self, intermediate: int) -> int:
-        """How many of ``intermediate`` FFN channels stay."""
+        """Return how many of ``intermediate`` FFN channels are kept."""
         if self.ffn_keep is not None:
             return self.ffn_keep
         if not self.ffn:
@@ -73,7 +81,7 @@ class Settings(Checked):
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """Nothing to remove, more than there is, or a pattern that does not divide a row."""
+    """Return problems: nothing to remove, more than exists, or a pattern that does not divide the inputs."""
     c, problems = facts.config, []
     if settings.method == PATTERN:
         for what, size in (
@@ -99,7 +107,7 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
 
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
-    """Narrower layers; with n:m the same sizes."""
+    """Return the facts with narrower layers; n:m sparsity does not change them."""
     if settings.method == PATTERN:
         return facts
     c = facts.config
@@ -113,12 +121,12 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Every layer is computed to measure it, and again when it is narrower."""
+    """Return the work: every layer is computed for its scores, and again after pruning."""
     return Work(3.0 * calibration.samples * calibration.length)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Prunes layer after layer; finished layers are kept in ``scratch``."""
+    """Prune layer after layer; finished layers are saved in ``scratch``."""
     import torch
 
     loaded = load(step.source, dtype="float32", device=step.device)
@@ -138,11 +146,11 @@ def run(settings: Settings, step: StepContext) -> StepReport:
             else:
                 prune = _zero if settings.method == PATTERN else _narrow
                 facts.append(prune(settings, model.config, layer, hidden, tables))
-                keep(layer.state_dict(), facts[-1], state)
+                save_block(layer.state_dict(), facts[-1], state)
             hidden = [block(layer, h, tables) for h in hidden]
             if index >= finished:
                 update(index + 1, len(layers))
-    _fit_config(model, layers[0])
+    _update_config(model, layers[0])
     model.to(torch_dtype(stored_dtype(step.source)))
     save(model, loaded.tokenizer, step.out)
     return StepReport({"layers": facts})
@@ -152,13 +160,14 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 
 def input_norms(moments: dict[str, Any]) -> dict[str, Any]:
-    """‖X‖₂ of every input of a module, float32 [inputs], over the root of the tokens; ``moments``: of
-    :func:`~shrinkc.compression.blocks.watched`."""
+    """Return ‖X‖₂ / √tokens of every input of a module, float32 [inputs].
+
+    ``moments``: see :func:`~shrinkc.compression.blocks.second_moments`."""
     return {name: moment.diagonal().sqrt().float() for name, moment in moments.items()}
 
 
 def scores(weight: Any, norm: Any) -> Any:
-    """WANDA: |W| · ‖X‖₂, [out, in]."""
+    """Return WANDA scores |W| · ‖X‖₂, [out, in]."""
     return weight.abs() * norm
 
 
@@ -166,26 +175,26 @@ def scores(weight: Any, norm: Any) -> Any:
 
 
 def channel_scores(down: Any, norm: Any) -> Any:
-    """Score of every FFN channel: its column of down_proj, summed.
+    """Return a score per FFN channel: the sum over its column of down_proj.
 
-    Its rows of gate and up only make its activation, which the norm measures already.
+    Its rows of gate and up only determine its activation, which the norm includes already.
     """
     return scores(down, norm).sum(0)
 
 
 def group_scores(q: Any, k: Any, v: Any, o: Any, norm_in: Any, norm_o: Any, groups: int) -> Any:
-    """Score of every KV group: rows of k and v, rows of q and columns of o of its query heads, each
-    summed and divided by the mean over all groups, so that no matrix outweighs the others by its scale."""
+    """Return a score per KV group: the sums over its rows of k and v, and over its query heads' rows of q and columns
+    of o.  Each sum is divided by its mean over all groups, so that all matrices have the same weight."""
     parts = [scores(w, norm_in).sum(1).view(groups, -1).sum(1) for w in (q, k, v)]
     parts.append(scores(o, norm_o).sum(0).view(groups, -1).sum(1))
     return sum(part / part.mean() for part in parts)
 
 
 def refit(weight: Any, gram: Any, kept: Any) -> Any:
-    """``weight`` [out, in] on the inputs ``kept`` alone, by ridge regression.
+    """Fit ``weight`` [out, in] to the inputs ``kept`` by ridge regression.
 
-    The W' that minimises ‖X Wᵀ − X[:, kept] W'ᵀ‖² + λ‖W' − W[:, kept]‖², λ = RIDGE times the mean of
-    the kept diagonal of the Gram matrix XᵀX (float64 [in, in], over any number): little data leaves W as it was.
+    Returns the W' that minimises ‖X Wᵀ − X[:, kept] W'ᵀ‖² + λ‖W' − W[:, kept]‖², where λ is RIDGE times the mean of
+    the kept diagonal of the Gram matrix XᵀX (float64 [in, in], with any constant factor).
     """
     import torch
 
@@ -206,14 +215,14 @@ def _narrow(
         groups = config.num_key_value_heads
         q, k, v, o = (layer.get_submodule(name) for name in ATTENTION)
         names = (ATTENTION[0], ATTENTION[-1])
-        moments, _ = watched(layer, hidden, tables, names, relative=False)
+        moments, _ = second_moments(layer, hidden, tables, names, weighted=False)
         norms = input_norms(moments)
         score = group_scores(
             q.weight, k.weight, v.weight, o.weight, norms[names[0]], norms[names[1]], groups
         )
         kept = highest(score, groups - settings.kv_groups)
-        keys = _members(kept, k.out_features // groups)
-        queries = _members(kept, q.out_features // groups)
+        keys = _rows_of(kept, k.out_features // groups)
+        queries = _rows_of(kept, q.out_features // groups)
         for module, rows in ((q, queries), (k, keys), (v, keys)):
             _set(module, module.weight[rows])
         gram = moments[names[1]]
@@ -225,7 +234,7 @@ def _narrow(
     channels = settings.channels(intermediate)
     if channels < intermediate:
         name = MLP[-1]
-        moments, _ = watched(layer, hidden, tables, (name,), relative=False)
+        moments, _ = second_moments(layer, hidden, tables, (name,), weighted=False)
         score = channel_scores(down.weight, input_norms(moments)[name])
         kept = highest(score, channels)
         for module in (gate, up):
@@ -242,7 +251,7 @@ def _narrow(
 
 
 def output_error(weight: Any, narrow: Any, gram: Any, kept: Any) -> float:
-    """‖X Wᵀ − X[:, kept] W'ᵀ‖² / ‖X Wᵀ‖², from the Gram matrix."""
+    """Return ‖X Wᵀ − X[:, kept] W'ᵀ‖² / ‖X Wᵀ‖², computed from the Gram matrix."""
     difference = weight.double().clone()
     difference[:, kept] -= narrow.double()
     error = ((difference @ gram) * difference).sum()
@@ -251,15 +260,15 @@ def output_error(weight: Any, narrow: Any, gram: Any, kept: Any) -> float:
 
 
 def highest(score: Any, count: int) -> Any:
-    """The indices of the ``count`` highest scores, ascending; of equals the lower index."""
+    """Return the ascending indices of the ``count`` highest scores; ties go to the lower index."""
     import torch
 
     order = torch.sort(score, descending=True, stable=True).indices
     return order[:count].sort().values
 
 
-def _members(groups: Any, size: int) -> Any:
-    """The indices of all rows of ``groups``, each of ``size`` rows."""
+def _rows_of(groups: Any, size: int) -> Any:
+    """Return the indices of all rows of ``groups``, each of ``size`` rows."""
     import torch
 
     return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
@@ -276,8 +285,8 @@ def _figures(values: Any) -> list[float]:
     return [float(f"{float(v):.6g}") for v in values]
 
 
-def _fit_config(model: Any, layer: Any) -> None:
-    """Makes the config say what the matrices are."""
+def _update_config(model: Any, layer: Any) -> None:
+    """Set the sizes in the config to those of the matrices."""
     config = model.config
     head = layer.self_attn.head_dim
     config.head_dim = head
@@ -290,7 +299,7 @@ def _fit_config(model: Any, layer: Any) -> None:
 
 
 def zeroed(weight: Any, norm: Any, n: int, m: int) -> Any:
-    """``weight`` [out, in] with the ``n`` lowest scores of every ``m`` consecutive inputs set to 0."""
+    """Return ``weight`` [out, in] with the ``n`` lowest scores of every ``m`` consecutive inputs set to 0."""
     import torch
 
     groups = scores(weight, norm).view(weight.shape[0], -1, m)
@@ -302,8 +311,8 @@ def zeroed(weight: Any, norm: Any, n: int, m: int) -> Any:
 def _zero(
     settings: Settings, config: Any, layer: Any, hidden: list[Any], tables: Any
 ) -> dict[str, Any]:
-    moments, _ = watched(
-        layer, hidden, tables, tuple(dict.fromkeys(INPUT_OF.values())), relative=False
+    moments, _ = second_moments(
+        layer, hidden, tables, tuple(dict.fromkeys(INPUT_OF.values())), weighted=False
     )
     norms = input_norms(moments)
     zeros = total = 0
