@@ -41,8 +41,8 @@ FFN_MULTIPLE = 64
 GROUPS = (64, 32, 16)
 # modules that are stored as one matrix on a chip, and so share a width
 FUSED = {slot: tuple(NAMES[part] for part in parts) for slot, parts in SLOT_MODULES.items()}
-# Attempts with fewer bytes if the planner cannot place all matrices.  The first STEPPED ones reduce the bytes by what
-# is missing, the others bisect.
+# Attempts with fewer bytes if the planner cannot place all matrices.  The first STEPPED ones subtract the missing
+# bytes, the others bisect.
 ROUNDS, STEPPED = 12, 4
 
 
@@ -86,7 +86,7 @@ class Space:
         self.config, self.settings, self.rank = config, settings, rank
 
     def ffns(self) -> list[int]:
-        """Numbers of FFN channels, all of them first."""
+        """Return the possible numbers of FFN channels; the first one keeps all."""
         whole = self.config.intermediate_size
         found = [whole]
         for share in KEPT_SHARES[1:]:
@@ -96,11 +96,11 @@ class Space:
         return found
 
     def kv_groups(self) -> range:
-        """Numbers of KV heads that may be removed: at most one, since only one is measured."""
+        """Return the numbers of KV heads that may be removed: 0 or 1, since the removal of one is measured."""
         return range(min(2, self.config.num_kv_heads))
 
     def removals(self) -> range:
-        """Numbers of layers that may be removed."""
+        """Return the numbers of layers that may be removed."""
         count = self.config.num_layers
         free = count - PROTECT_FIRST - PROTECT_LAST
         return range(max(0, min(free, int(MOST_REMOVED * count))) + 1)
@@ -114,14 +114,14 @@ class Space:
         )  # fmt: skip
 
     def group_size(self, config: LlamaConfig) -> int | None:
-        """The recipe's group size (the first of several) if it divides all inputs, else the largest that does."""
+        """Return the recipe's (first) group size if it divides all inputs, else the largest that does, or None."""
         sizes = (config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim)
         wanted = gptq.as_tuple(self.settings.group_size)
         options = [*wanted, *(g for g in GROUPS if -1 in wanted or g < min(wanted))]
         return next((g for g in options if g == -1 or all(s % g == 0 for s in sizes)), None)
 
     def matrices(self, config: LlamaConfig, group_size: int) -> dict[str, dict[int, int]]:
-        """Matrix of one layer -> width -> bytes, with its low-rank adapter."""
+        """Return matrix of one layer -> width -> bytes, low-rank adapter included."""
         shapes = gptq.module_shapes(replace(config, num_layers=1))
         s = self.settings
         return {
@@ -137,7 +137,7 @@ class Space:
         }
 
     def embeddings(self) -> dict[int, int]:
-        """Width -> bytes of embedding and head."""
+        """Return width -> bytes of embedding and LM head."""
         c = self.config
         count = 1 if c.tie_embeddings else 2
         return {
@@ -147,16 +147,16 @@ class Space:
         }
 
     def embedding_group_size(self) -> int:
-        """The recipe's group size if it divides the hidden size, else the largest that does."""
+        """Return the recipe's group size if it divides the hidden size, else the largest that does."""
         options = (*self.settings.embedding_group_sizes, 64, 32, 16, 8)
         return next((g for g in options if self.config.hidden_size % g == 0), 1)
 
     def other(self, config: LlamaConfig, group_size: int) -> int:
-        """Bytes that do not depend on widths: the RMSNorm weights."""
+        """Return the bytes that do not depend on widths: the RMSNorm weights."""
         return 2 * config.hidden_size * (2 * config.num_layers + 1)
 
     def sizes(self, layers: int, ffn: int, kv_groups: int) -> Sizes | None:
-        """Bytes of a model with these sizes; None if GPTQ cannot store it.
+        """Return the bytes of a model with these sizes; None if GPTQ cannot store it.
 
         Raises DoesNotFit if no bit-widths make it fit.
         """
@@ -172,11 +172,11 @@ class Space:
         )
 
     def smallest(self) -> Choice:
-        """The choice with the fewest bytes, its loss unknown.  Raises BudgetUnreachable or BadRecipe."""
+        """Return the choice with the fewest bytes, without a loss.  Raises BudgetUnreachable or BadRecipe."""
         left = self.config.num_layers - self.removals()[-1]
         removed = tuple(range(PROTECT_FIRST, PROTECT_FIRST + self.removals()[-1]))
         kept = [i for i in range(self.config.num_layers) if i not in removed]
-        table, embedding_bytes = min(self.embeddings().items(), key=lambda size: size[1])
+        embedding_bits, embedding_bytes = min(self.embeddings().items(), key=lambda size: size[1])
         found: list[Choice] = []
         refused: DoesNotFit | None = None
         for ffn, kv in product(self.ffns(), self.kv_groups()):
@@ -191,7 +191,9 @@ class Space:
             bits = {(i, m): least[u][0] for i in kept for u, ms in self.units.items() for m in ms}
             layer = sum(size for _, size in least.values())
             total = left * layer + sizes.other + embedding_bytes
-            found.append(Choice(removed, ffn, kv, sizes.group_size, table, bits, total, math.nan))
+            found.append(
+                Choice(removed, ffn, kv, sizes.group_size, embedding_bits, bits, total, math.nan)
+            )
         if not found and refused is not None:
             raise BudgetUnreachable(
                 f"even the smallest choice does not fit. {refused.message}",
@@ -205,11 +207,11 @@ class Space:
         return min(found, key=lambda c: c.bytes)
 
     def least(self) -> int:
-        """Bytes of the smallest possible model."""
+        """Return the bytes of the smallest possible model."""
         return self.smallest().bytes
 
     def check(self, budget: int) -> None:
-        """Raises BudgetUnreachable if the smallest model is larger than the budget."""
+        """Raise BudgetUnreachable if the smallest model is larger than the budget."""
         least = self.least()
         if least > budget:
             raise BudgetUnreachable(
@@ -220,12 +222,12 @@ class Space:
             )
 
     def choose(self, costs: Costs, budget: int, update: Update) -> Choice:
-        """The choice with the least predicted loss within ``budget`` bytes; see :func:`best`."""
+        """Return the choice with the least predicted loss within ``budget`` bytes; see :func:`best`."""
         return best(self, costs, budget, update)
 
 
 class OnChip(Space):
-    """The same choices, counted as bytes of the compiled program in the chip's memories.
+    """The choices for a model, counted as bytes of the compiled program in the chip's memories.
 
     Matrices are those that the compiler stores; the modules of one share a width.  Code, tables and the KV cache at
     the default context count too.
@@ -242,14 +244,14 @@ class OnChip(Space):
         target: Target,
         decode_table: int,
     ) -> None:
-        """``decode_table``: bytes of the tokenizer's decode table."""
+        """Initialise; ``decode_table``: bytes of the tokenizer's decode table."""
         super().__init__(config, settings, rank)
         outside = {v.name: 0 for v in target.stored if v not in target.on_chip}
         self.target, self.decode_table = target.with_room(**outside), decode_table
         self._other: dict[tuple[int, int, int], int] = {}
 
     def shape(self, config: LlamaConfig, settings: gptq.Settings) -> ModelShape:
-        """The compiled form of the model after a stage gptq with ``settings``."""
+        """Return the compiled form of the model after a stage gptq with ``settings``."""
         ranks = {slot: self.rank * len(modules) for slot, modules in self.units.items()}
         formats, options = gptq.formats(settings, config), QuantOptions()
         choices = choose_engines(multiplied(config, options, ranks, formats, ()), self.target)
@@ -262,15 +264,17 @@ class OnChip(Space):
     def uniform(
         self, config: LlamaConfig, group_size: int, bits: int, embedding_bits: int
     ) -> ModelShape:
-        """The shape with one width for all matrices, and one for embedding and LM head."""
-        tables = gptq.EmbeddingFormat(bits=embedding_bits, group_size=self.embedding_group_size())
+        """Return the shape with one width for all matrices, and one for embedding and LM head."""
+        embeddings = gptq.EmbeddingFormat(
+            bits=embedding_bits, group_size=self.embedding_group_size()
+        )
         settings = replace(
-            self.settings, bits=bits, group_size=group_size, modules={}, embeddings=tables
+            self.settings, bits=bits, group_size=group_size, modules={}, embeddings=embeddings
         )
         return self.shape(config, settings)
 
     def matrices(self, config: LlamaConfig, group_size: int) -> dict[str, dict[int, int]]:
-        """Stored matrix of one layer -> width -> bytes, with its low-rank adapter."""
+        """Return stored matrix of one layer -> width -> bytes, low-rank adapter included."""
         allowed = super().matrices(config, group_size)
         found: dict[str, dict[int, int]] = {slot: {} for slot in self.units}
         for bits in WIDTHS:
@@ -284,7 +288,7 @@ class OnChip(Space):
         return found
 
     def embeddings(self) -> dict[int, int]:
-        """Width -> bytes of embedding and LM head; only widths that fit into a memory, if there are any."""
+        """Return width -> bytes of embedding and LM head; only widths that fit a memory, if there are any."""
         found, fitting = {}, {}
         config = replace(self.config, num_layers=1)
         group_size = gptq.as_tuple(self.settings.group_size)[0]
@@ -297,8 +301,9 @@ class OnChip(Space):
         return fitting or found
 
     def other(self, config: LlamaConfig, group_size: int) -> int:
-        """Bytes on the chip that weights cannot use, with the narrowest matrices.  Raises DoesNotFit if the chip has
-        fewer."""
+        """Return the bytes on the chip that weights cannot use, with the narrowest matrices.
+
+        Raises DoesNotFit if the chip has fewer."""
         key = (config.num_layers, config.intermediate_size, config.num_kv_heads)
         if key not in self._other:
             shape = self.uniform(config, group_size, min(WIDTHS), min(EMBEDDING_WIDTHS))
@@ -311,7 +316,7 @@ class OnChip(Space):
         return self.shape(config, gptq_of(choice, self.config, self.settings))
 
     def planned(self, choice: Choice) -> Choice | None:
-        """The choice with the bytes of its memory plan; None if it needs flash."""
+        """Return the choice with the bytes of its memory plan; None if it needs flash."""
         try:
             used = make_plan(self.shape_of(choice), self.target).used
         except DoesNotFit:
@@ -319,11 +324,11 @@ class OnChip(Space):
         return replace(choice, bytes=sum(used[v.name] for v in self.target.on_chip))
 
     def free(self, shape: ModelShape) -> int:
-        """Bytes on the chip that weights can use.  Raises DoesNotFit if L1 is too small."""
+        """Return the bytes on the chip that weights can use.  Raises DoesNotFit if L1 is too small."""
         return sum(v.bytes for v in self.target.on_chip) - bytes_without_weights(shape, self.target)
 
     def refusal(self, choice: Choice) -> BudgetUnreachable:
-        """The error for a smallest choice that does not fit, with need and have."""
+        """Return the error for a smallest choice that does not fit, with required and available bytes."""
         shape = self.shape_of(choice)
         largest = max(shape.stored, key=lambda m: m.bytes)
         try:
@@ -344,13 +349,13 @@ class OnChip(Space):
         )
 
     def check(self, budget: int) -> None:
-        """BudgetUnreachable, with need and have, unless the smallest choice fits."""
+        """Raise BudgetUnreachable, with required and available bytes, unless the smallest choice fits."""
         smallest = self.smallest()
         if self.planned(smallest) is None:
             raise self.refusal(smallest)
 
     def choose(self, costs: Costs, budget: int, update: Update) -> Choice:
-        """The choice with the least predicted loss that the planner can place.
+        """Return the choice with the least predicted loss that the planner can place.
 
         If a choice does not fit, because it has too many bytes or because matrices do not fill the memories exactly,
         it is made again with fewer bytes.  Raises BudgetUnreachable if the smallest choice does not fit.
@@ -377,12 +382,12 @@ class OnChip(Space):
 
 
 def _stored(shape: ModelShape) -> int:
-    """Bytes of all weights, aligned as they are placed."""
+    """Return the bytes of all weights, aligned as in the memory plan."""
     return sum(align(m.bytes) for m in shape.stored)
 
 
 def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
-    """The choice with the least predicted loss within ``budget`` bytes.
+    """Return the choice with the least predicted loss within ``budget`` bytes.
 
     For every number of layers, FFN width and number of KV heads, the bit-widths are a knapsack problem with one
     choice per matrix, solved exactly.  Ties go to the smaller model.
@@ -391,7 +396,7 @@ def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
     order = sorted(
         range(PROTECT_FIRST, count - PROTECT_LAST), key=lambda i: (s.layers[i].removed, i)
     )
-    tables = space.embeddings()
+    embeddings = space.embeddings()
     found: list[Choice] = []
     grid = list(product(space.removals(), space.ffns(), space.kv_groups()))
     for number, (gone, ffn, kv) in enumerate(grid):
@@ -412,17 +417,17 @@ def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
             continue  # already worse, whatever the widths
         names = [(i, u) for i in kept for u in space.units]
         items = [_options(sizes.units[u], _losses(s.layers[i], space.units[u])) for i, u in names]
-        items.append(_options(tables, _by_width(s.embedding, EMBEDDING_WIDTHS)))
+        items.append(_options(embeddings, _by_width(s.embedding, EMBEDDING_WIDTHS)))
         picked = knapsack(items, budget - sizes.other)
         if picked is None:
             continue
         total = sum(items[n][p][1] for n, p in enumerate(picked))
-        *widths, table = (items[n][p][0] for n, p in enumerate(picked))
+        *widths, embedding_bits = (items[n][p][0] for n, p in enumerate(picked))
         loss = fixed + sum(items[n][p][2] for n, p in enumerate(picked))
         chosen = zip(names, widths, strict=True)
         bits = {(i, module): width for (i, u), width in chosen for module in space.units[u]}
         total += sizes.other
-        found.append(Choice(removed, ffn, kv, sizes.group_size, table, bits, total, loss))
+        found.append(Choice(removed, ffn, kv, sizes.group_size, embedding_bits, bits, total, loss))
     if not found:
         raise BudgetUnreachable(
             f"{budget} bytes are out of reach: the least is {space.least()} bytes.",
@@ -436,13 +441,13 @@ def _options(sizes: Mapping[int, int], losses: Mapping[int, float]) -> list[Opti
 
 
 def _losses(layer: LayerSensitivity, modules: Sequence[str]) -> dict[int, float]:
-    """Width -> increase in loss with all of ``modules`` at that width."""
+    """Return bit-width -> increase in loss with all of ``modules`` at that width."""
     each = [_by_width(layer.modules[module], WIDTHS) for module in modules]
     return {bits: sum(losses[bits] for losses in each) for bits in WIDTHS}
 
 
 def _by_width(measured: Mapping[int, float], widths: Sequence[int]) -> dict[int, float]:
-    """Increases made monotonic in the bits and not negative: small deviations are noise."""
+    """Return increases in loss that are monotonic in the bits and not negative: deviations are noise."""
     out, worst = {}, 0.0
     for bits in sorted(widths, reverse=True):
         worst = max(worst, measured[bits])
@@ -451,13 +456,13 @@ def _by_width(measured: Mapping[int, float], widths: Sequence[int]) -> dict[int,
 
 
 def narrow_loss(layer: LayerSensitivity, share: float) -> float:
-    """Increase in loss without ``share`` of the FFN channels, interpolated between the measured shares."""
+    """Interpolate the increase in loss without ``share`` of the FFN channels between the measured shares."""
     points = sorted({0.0: 0.0, **layer.ffn}.items())
     return float(np.interp(share, [x for x, _ in points], [max(0.0, y) for _, y in points]))
 
 
 def gptq_of(choice: Choice, config: LlamaConfig, settings: gptq.Settings) -> gptq.Settings:
-    """The most common width as the default, the others as overrides with the layers' new numbers."""
+    """Return settings with the most common width as default, and overrides with the layers' new numbers."""
     kept = [i for i in range(config.num_layers) if i not in choice.removed]
     number = {old: new for new, old in enumerate(kept)}
     widths = list(choice.bits.values())

@@ -1,4 +1,4 @@
-"""Checks everything that can be known before the work: all problems at once, and an estimate of time and memory."""
+"""Checks before a run: all problems in one error, and an estimate of time, memory and disk space."""
 
 from __future__ import annotations
 
@@ -82,12 +82,11 @@ def preflight(
     unmeasured: Sequence[int] = (),
     loading: float = 0.0,
 ) -> Preflight:
-    """Checks all stages of ``recipe`` on the model ``facts``, of which ``done`` are over.
+    """Check all stages of ``recipe`` for the model ``facts``; the first ``done`` stages are finished.
 
-    ``unmeasured``: numbers of steps that are over (0: the model itself) and have to be evaluated.  ``loaded``: the
-    model itself, for timed forward passes, and its tokenizer; ``loading``: seconds that it took to load it.  Raises
-    with all problems in one message; its class is that of the first one: BadRecipe, UnsupportedModel,
-    QuantizeError, BadData or OutputError.
+    ``unmeasured``: finished steps (0: the source model) that have to be evaluated.  ``loaded``: the model for timed
+    forward passes, and its tokenizer; ``loading``: seconds that loading took.  Raises an error with all problems, of
+    the class of the first one: BadRecipe, UnsupportedModel, QuantizeError, BadData or OutputError.
     """
     problems, chain = stage_problems(recipe, facts)
     notes: list[str] = []
@@ -115,8 +114,8 @@ def preflight(
 def stage_problems(
     recipe: Recipe, facts: ModelFacts
 ) -> tuple[list[tuple[type[ShrinkcError], str]], list[ModelFacts]]:
-    """Problems of the stages of ``recipe`` with a model of the sizes ``facts``, each with the class of its error;
-    and the sizes before the first and after every stage."""
+    """Return the problems of the stages with a model of the sizes ``facts``, each with the class of its error, and the
+    sizes before the first and after every stage."""
     problems: list[tuple[type[ShrinkcError], str]] = []
     chain = [facts]
     if facts.config.family != "llama" or facts.config.biased:
@@ -149,19 +148,20 @@ def stage_problems(
 
 
 def order_problems(stage: Stage, before: Sequence[Stage], given: ModelFacts) -> Iterator[str]:
-    """Problems with the stages ``before`` a stage and with the kind of the model ``given``."""
+    """Yield problems with the stages ``before`` a stage and with the kind of the model ``given``."""
     kind = KINDS[stage.kind]
     if kind.needs_floats and given.quantized:
         yield "needs the float model, but the one given is already quantised"
-    side = next((s.name for s in before if KINDS[s.kind].adds_adapters), None)
-    if side is not None and kind.on_quantised and not kind.adds_adapters:
-        yield f"changes the weights that the adapters of [{side}] correct; put [{side}] after it"
+    adapters = next((s.name for s in before if KINDS[s.kind].adds_adapters), None)
+    if adapters is not None and kind.on_quantised and not kind.adds_adapters:
+        yield f"changes the weights that the adapters of [{adapters}] correct; put [{adapters}] after it"
     yield from kind.order(stage.settings, before)
 
 
 def resolve_recipe(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]]:
-    """The recipe with lists of alternatives (``group_size``) resolved by the sizes of the model at each stage, and a
-    note for each value that is not the first of its list."""
+    """Resolve lists of alternatives (``group_size``) in the recipe by the model's sizes at each stage.
+
+    Returns the recipe, and a note for each value that is not the first of its list."""
     stages, notes = [], []
     for given in recipe.stages:
         kind = KINDS[given.kind]
@@ -174,7 +174,7 @@ def resolve_recipe(recipe: Recipe, facts: ModelFacts) -> tuple[Recipe, list[str]
 
 
 def _after(stage: Stage, facts: ModelFacts, failed: bool) -> ModelFacts:
-    """The model after a stage; after one that cannot work, only whether it is quantised."""
+    """Return the facts after a stage; after a failed one, only ``quantized`` is updated."""
     kind = KINDS[stage.kind]
     if not failed:
         return kind.predict(stage.settings, facts)
@@ -188,8 +188,9 @@ SLOW = 1.5
 
 
 def _ratios(recipe: Recipe, device: str) -> dict[str, float]:
-    """Recipe table that computes in bfloat16 on a CPU -> time relative to float32; below 1 if the CPU has
-    instructions for it."""
+    """Return table of the recipe -> time relative to float32, for tables that compute in bfloat16 on a CPU.
+
+    The ratio is below 1 if the CPU has instructions for bfloat16."""
     own = {"self_generated": recipe.self_generated} if recipe.self_generated_tokens() else {}
     tables = own | {stage.name: stage.settings for stage in recipe.stages}
     names = [name for name, s in tables.items() if getattr(s, "dtype", "") == "bfloat16"]
@@ -211,8 +212,9 @@ def _dtype_notes(ratios: Mapping[str, float]) -> list[str]:
 
 
 def bfloat16_ratios() -> tuple[float, float]:
-    """Time of matrix products in bfloat16 relative to float32 on this CPU: forward, and in training (gradients of both
-    factors included).  CPU time of one thread: several threads on a busy machine mostly wait for each other."""
+    """Measure the time of matrix products in bfloat16 relative to float32 on this CPU: forward, and in training
+    (gradients of both factors included).  Uses the CPU time of one thread, because threads on a busy machine wait
+    for each other."""
     import torch
 
     taken: dict[torch.dtype, list[float]] = {}
@@ -238,7 +240,7 @@ def bfloat16_ratios() -> tuple[float, float]:
 
 
 def _fastest(work: Callable[[], Any]) -> float:
-    """CPU seconds of this thread: the fastest of three runs after a warm-up."""
+    """Measure CPU seconds of this thread: the fastest of three runs after a warm-up."""
     return min(timeit.repeat(work, timer=time.thread_time, number=1, repeat=4)[1:])
 
 
@@ -281,7 +283,8 @@ def _estimate(
     loading: float,
     ratios: Mapping[str, float],
 ) -> Estimate:
-    """Time per token is proportional to the model's parameters, times ``ratios``.  Evaluation: perplexity only."""
+    """Estimate the remaining steps.  Time per token is proportional to the model's parameters and to ``ratios``; of an
+    evaluation, only perplexity is included."""
     speed = measured_speed(loaded.model)
     if recipe.run.dtype == "bfloat16":  # the timed model computes in bfloat16 itself
         ratios = {}
@@ -317,14 +320,14 @@ def _estimate(
 
 
 def _writing_memory(settings: SelfGeneratedSettings, facts: ModelFacts) -> int:
-    """The model and the KV cache of all documents that are written at a time."""
+    """Return the bytes of the model and of the KV cache of all documents in a batch."""
     c, size = facts.config, 4 if settings.dtype == "float32" else 2
     cache = 2 * c.num_layers * c.num_kv_heads * c.head_dim * settings.batch * settings.length
     return LIBRARY_BYTES + size * (2 * facts.parameters + cache)
 
 
 def evaluation_tokens(settings: EvaluateSettings | None, characters_per_token: float) -> float:
-    """Tokens of the perplexity's windows."""
+    """Return the number of tokens in the perplexity's windows."""
     if settings is None or settings.text is None:
         return 0.0
     window = 2048 if settings.protocol == "wikitext2048" else 512
@@ -348,7 +351,7 @@ BUSY = 1.3  # ratio of wall-clock to CPU time from which the machine counts as b
 
 
 def measured_speed(model: Any) -> Speed:
-    """The speed of torch's threads on ``model``.
+    """Measure the speed of torch's threads on ``model``.
 
     Idle: CPU time of this thread.  On a busy machine, threads wait for each other and use CPU time meanwhile: there
     one thread is timed, and the time of several is calculated.
@@ -372,7 +375,7 @@ def measured_speed(model: Any) -> Speed:
 
 
 def _seconds_per_number() -> float:
-    """Of elementwise operations that read float32 and write new memory, as rounding does."""
+    """Measure elementwise operations that read float32 and write new memory, as rounding does."""
     import torch
 
     x = torch.ones(1 << 20)
@@ -394,7 +397,7 @@ def _seconds_per_call() -> float:
 
 
 def seconds_per_token(model: Any) -> tuple[float, float]:
-    """Times of forward passes: on the idle machine, and at the current load.
+    """Measure the time of forward passes per token: on the idle machine, and at the current load.
 
     The first is the CPU time of this thread in the fastest pass, or the fastest pass if another device computes.
     The second is the mean wall-clock time.
@@ -443,7 +446,7 @@ def _resource_problems(
 
 
 def available_memory() -> int | None:
-    """Free memory in bytes, if the system reports it."""
+    """Return the free memory in bytes, or None if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

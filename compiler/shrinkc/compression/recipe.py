@@ -1,9 +1,8 @@
-"""A recipe: the stages of a compression run, in order, with their settings.
+"""Recipes: TOML files with the stages of a compression run, in order, and their settings.
 
-A TOML file.  The tables ``run``, ``calibration``, ``self_generated``, ``evaluate`` and ``budget`` are about the
-whole run; every other table is a stage, called by its kind or ``kind-label`` where a kind comes twice.
-Paths are relative to the recipe's folder; those of shipped recipes and of ``--set`` to the working
-directory.
+The tables ``run``, ``calibration``, ``self_generated``, ``evaluate`` and ``budget`` apply to the whole run.  Every
+other table is a stage, named after its kind, or ``kind-label`` if a kind occurs twice.  Paths are relative to the
+recipe's folder; in shipped recipes and ``--set``, to the working directory.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from shrinkc.targets import CHIPS
 _STAGE_NAME = re.compile(r"([^-]+)(?:-[a-z0-9]+)?")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(KiB|MiB|GiB)?")
 _UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-# keys that hold paths, wherever they are
+# keys with paths in any table
 PATH_KEYS = ("text",)
 
 
@@ -63,7 +62,7 @@ class CalibrationSettings(Checked):
 
     text: tuple[str, ...] = ()
     """Texts: files, data sets of the hub, or self-generated text."""
-    # fewer than two samples are refused where the data is looked at: as bad data
+    # one sample passes here and is refused as BadData when the texts are read
     samples: Annotated[int, Between(1)] = 64
     """Number of windows, taken evenly from the whole text.  At least 2 are needed."""
     length: Annotated[int, Between(8)] = 512
@@ -105,7 +104,7 @@ class EvaluateSettings(Checked):
         return EvalPlan(text, self.protocol, self.windows, self.choices(), self.items, self.samples)
 
     def choices(self) -> tuple[TaskChoice, ...]:
-        """``tasks`` as an evaluation takes them.  Raises BadRecipe."""
+        """Parse ``tasks``.  Raises BadRecipe."""
         try:
             return tuple(map(TaskChoice.parse, self.tasks))
         except UsageError as error:
@@ -165,13 +164,13 @@ class Recipe:
     name: str = "recipe"
 
     def __post_init__(self) -> None:
-        """Raises BadRecipe for a malformed source of self-generated text."""
+        """Raise BadRecipe for a malformed source of self-generated text."""
         for source in filter(is_self, self.calibration.text):
             tokens_of(source)
         self.self_generated_tokens()
 
     def with_stages(self, stages: Sequence[Stage]) -> Recipe:
-        """The same run with other stages, such as those that a budget chose."""
+        """Return a recipe with other stages and without a budget."""
         return replace(self, stages=tuple(stages), budget=None)
 
     @property
@@ -179,7 +178,7 @@ class Recipe:
         return self.budget is not None or any(stage.needs_calibration for stage in self.stages)
 
     def text_files(self) -> Iterator[tuple[str, Path]]:
-        """Every text file that the run reads, with its key."""
+        """Yield every text file that the run reads, with its key."""
         named = [
             (f"{stage.name}.text", getattr(stage.settings, "text", ())) for stage in self.stages
         ]
@@ -192,19 +191,19 @@ class Recipe:
             yield from ((key, Path(source)) for source in sources if is_file(source))
 
     def task_files(self) -> Iterator[tuple[str, Path]]:
-        """Every file of data or of settings that a task is read from, with its key."""
+        """Yield every file of data or settings of the tasks, with its key."""
         for choice in () if self.evaluate is None else self.evaluate.choices():
             yield from (("evaluate.tasks", file) for file in choice.files)
 
     def self_generated_tokens(self) -> int:
-        """Number of self-generated tokens that this run needs."""
+        """Return the number of self-generated tokens that this run needs."""
         given = [getattr(stage.settings, "text", ()) for stage in self.stages]
         if self.needs_calibration:
             given.append(self.calibration.text)
         return max((tokens_of(t) for texts in given for t in texts if is_self(t)), default=0)
 
     def to_toml(self) -> str:
-        """The effective recipe, every default written out."""
+        """Return the effective recipe with all defaults as TOML."""
         tables: dict[str, Any] = {"run": self.run, "calibration": self.calibration}
         tables |= {
             "self_generated": self.self_generated,
@@ -230,13 +229,15 @@ RecipeSource = str | os.PathLike[str] | Mapping[str, Mapping[str, Any]] | Recipe
 
 
 def shipped() -> dict[str, Path]:
-    """Name -> file of the recipes that come with shrinkc."""
+    """Return name -> file of the shipped recipes."""
     return {path.stem: path for path in sorted(resource("recipes").glob("*.toml"))}
 
 
 def load_recipe(source: RecipeSource, assignments: Sequence[str] = ()) -> Recipe:
-    """The recipe ``source``, with ``table.key=value`` applied: a file, the name of a shipped one, a mapping of
-    tables as a file has them (its paths are relative to the working directory), or a recipe.
+    """Load a recipe and apply ``table.key=value`` assignments.
+
+    ``source``: a file, the name of a shipped recipe, a mapping of tables as in a file (with paths relative to the
+    working directory), or a recipe.
 
     Raises BadRecipe that names the key, its value and what is allowed.
     """
@@ -251,7 +252,7 @@ def load_recipe(source: RecipeSource, assignments: Sequence[str] = ()) -> Recipe
 
 
 def _as_toml(value: Any) -> Any:
-    """Values of Python as a TOML file gives them: dictionaries, lists, and texts for paths."""
+    """Convert Python values to those of a TOML file: dictionaries, lists, and texts for paths."""
     if isinstance(value, Mapping):
         return {key: _as_toml(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -260,9 +261,9 @@ def _as_toml(value: Any) -> Any:
 
 
 def read_tables(source: str) -> tuple[dict[str, Any], Path, str]:
-    """The tables of the recipe ``source`` (a file, or the name of a shipped one), what its paths are
-    relative to, and its name.  A pipe (``<(...)`` of a shell) is read as a file is, once.  Raises
-    BadRecipe."""
+    """Return the tables of the recipe ``source``, the folder for its relative paths, and its name.
+
+    ``source``: a file, a pipe (``<(...)`` of a shell), or the name of a shipped recipe.  Raises BadRecipe."""
     path, names = Path(source), shipped()
     if path.is_file():
         base = path.resolve().parent
@@ -282,7 +283,7 @@ def read_tables(source: str) -> tuple[dict[str, Any], Path, str]:
 
 
 def parse_toml(text: str, *, name: str = "recipe") -> Recipe:
-    """What :meth:`Recipe.to_toml` wrote.  Raises BadRecipe."""
+    """Parse the text that :meth:`Recipe.to_toml` wrote.  Raises BadRecipe."""
     return parse_recipe(tomllib.loads(text), name=name)
 
 
@@ -293,7 +294,7 @@ def parse_recipe(
     base: Path | None = None,
     name: str = "recipe",
 ) -> Recipe:
-    """A recipe from the parsed tables of a TOML file.  Raises BadRecipe that names every problem."""
+    """Make a recipe from the parsed tables of a TOML file.  Raises BadRecipe with every problem."""
     problems = _Problems()
     merged: dict[str, dict[str, Any]] = {}
     for key, value in tables.items():
@@ -335,21 +336,21 @@ def parse_recipe(
 
 
 class _Problems:
-    """What is wrong with a recipe, to be said in one refusal."""
+    """Problems of a recipe, collected for one error."""
 
     def __init__(self) -> None:
         self.found: list[BadRecipe] = []
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """A BadRecipe raised within the context is kept, and ends the context alone."""
+        """Store a BadRecipe that is raised within the context instead of passing it on."""
         try:
             yield
         except BadRecipe as error:
             self.found.append(error)
 
     def raise_all(self) -> None:
-        """BadRecipe that names all that was found; nothing when that is nothing."""
+        """Raise BadRecipe with all problems, if there are any."""
         if len(self.found) > 1:
             texts = "; ".join(error.message.rstrip(".") for error in self.found)
             hints = dict.fromkeys(error.hint for error in self.found if error.hint)
@@ -359,14 +360,15 @@ class _Problems:
 
 
 def _read_table(cls: Any, table: str, content: Mapping[str, Any], problems: _Problems) -> Any:
-    """An instance of the dataclass ``cls``, whose keys all have defaults, from a TOML table; None when something
-    is wrong with it, which ``problems`` then has."""
+    """Make an instance of the dataclass ``cls``, whose keys all have defaults, from a TOML table.
+
+    In case of errors, add them to ``problems`` and return None."""
     hints = hints_of(cls)
     before, values = len(problems.found), {}
     for key, value in content.items():
         with problems.noted():
             values[key] = converted_key(f"[{table}] ", hints, key, value)
-    if len(problems.found) == before:  # else a default may be what the others do not go with
+    if len(problems.found) == before:  # else the default of a wrong key may cause further problems
         try:
             return cls(**values)
         except BadRecipe as error:
@@ -375,7 +377,7 @@ def _read_table(cls: Any, table: str, content: Mapping[str, Any], problems: _Pro
 
 
 def _assign(tables: dict[str, dict[str, Any]], assignment: str) -> None:
-    """Applies one ``table.key=value``."""
+    """Apply one ``table.key=value``."""
     path, equals, text = assignment.partition("=")
     table, dot, key = path.strip().partition(".")
     if not equals or not dot or not table or not key:
@@ -405,7 +407,7 @@ def _assign(tables: dict[str, dict[str, Any]], assignment: str) -> None:
 
 
 def _with_paths(table: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
-    """The table with its paths made absolute, relative to ``base``."""
+    """Return the table with absolute paths; relative ones start at ``base``."""
     if base is None:
         return dict(table)
 
@@ -429,7 +431,7 @@ def _with_paths(table: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
     def absolute_task(value: Any) -> Any:
         try:
             return str(TaskChoice.parse(value).moved(absolute))
-        except (AttributeError, UsageError):  # no text, or no task: the settings say what is wrong
+        except (AttributeError, UsageError):  # the settings report the problem
             return value
 
     found = {k: absolute(v) if k in PATH_KEYS else v for k, v in table.items()}
@@ -448,5 +450,5 @@ def _toml(value: Any) -> str:
         return f"{{ {inner} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
-    # JSON's texts, numbers, true and false are TOML's, but for one character
+    # texts, numbers and booleans of JSON are valid TOML, except for the character DEL
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

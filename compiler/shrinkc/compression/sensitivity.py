@@ -1,4 +1,4 @@
-"""Measures the increase in loss for each change: a removed layer, a narrower one, or fewer bits.
+"""Measurement of the increase in loss for each change: a removed layer, a narrower layer, or fewer bits.
 
 Every change is measured separately on the same few windows of text: the increase in loss, and the divergence
 KL(whole ‖ changed) of the predictions, both in nats per token.  The divergence is the expected increase on text that
@@ -43,9 +43,9 @@ MODULES = tuple(NAMES.values())
 WIDTHS = tuple(sorted(gptq.WIDTHS, reverse=True))
 NARROW = (0.125, 0.25, 0.5)
 GROUPS = (64, 32, 16, 8, 4, 2, 1)
-VERSION = 5  # of how things are measured
-FITTED = 16  # windows that changes are fitted to, beside those that are measured
-DAMP = 0.05  # of GPTQ, as GPTQModel's default
+VERSION = 5  # of the measurements' definition
+FITTED = 16  # windows that changes are fitted to
+DAMP = 0.05  # GPTQ's damping, GPTQModel's default
 QUANTISER = "GPTQ, asymmetric (shrinkc.compression.gptq)"
 
 
@@ -101,7 +101,7 @@ class Sensitivity:
 def measure(
     model: Any, windows: Tensor, fit: Tensor, state: Path, reporter: Reporter
 ) -> Sensitivity:
-    """Measures ``model`` (float LLaMA) on ``windows`` [samples, length] of token ids.
+    """Measure ``model`` (float LLaMA) on ``windows`` [samples, length] of token ids.
 
     ``fit`` [any, length]: the windows that changes are fitted to.  ``state``: a file with
     every finished probe, so that an interrupted run can continue.  Raises what
@@ -119,7 +119,7 @@ def measure(
 def split_text(
     texts: list[Text], tokenizer: Any, samples: int, length: int
 ) -> tuple[Tensor, Tensor]:
-    """``samples`` windows to measure, spread evenly over the texts, and others to fit to.
+    """Return ``samples`` windows to measure, spread evenly over the texts, and other windows to fit to.
 
     Raises BadData when the texts are too short for one more window than ``samples``.
     """
@@ -188,9 +188,7 @@ class _Run:
             new = f"{i} removed" not in self.found  # the last probe of a layer
             if new:
                 update(done, total)
-            plain, _ = self._second_moments(
-                layer, fitted, weighted=False
-            )  # as the stage width has them
+            plain, _ = self._second_moments(layer, fitted, weighted=False)  # as in the stage width
             moments, fitted = self._second_moments(layer, fitted)
             for name, change in _changes(layer, moments, plain, self.group_size):
                 self._probe(f"{i} {name}", hidden, i, change)
@@ -206,7 +204,7 @@ class _Run:
         update(total, total)
 
     def _predictions(self, hidden: list[Tensor], first: int) -> list[Tensor]:
-        """log p of every next token [predictions, vocab], window by window, from a layer on."""
+        """Return log p of every next token [predictions, vocab] per window, from the states before layer ``first``."""
         import torch
 
         found = []
@@ -221,7 +219,7 @@ class _Run:
     def _second_moments(
         self, layer: Any, hidden: list[Tensor], *, weighted: bool = True
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Matrix -> second moment of its inputs, float64 [k, k]; and the states after the layer."""
+        """Return matrix -> second moment of its inputs, float64 [k, k], and the states after the layer."""
         names = tuple(dict.fromkeys(INPUT_OF.values()))
         moments, after = second_moments(layer, hidden, self.tables, names, weighted=weighted)
         return {name: moments[source] for name, source in INPUT_OF.items()}, after
@@ -229,7 +227,7 @@ class _Run:
     def _probe(
         self, name: str, hidden: list[Tensor], first: int, change: _Change | None = None
     ) -> None:
-        """Loss and divergence from layer ``first`` on, with the weights of ``change`` in place."""
+        """Measure loss and divergence with the weights of ``change``; ``hidden``: states before layer ``first``."""
         if name in self.found:
             return
         loss = kl = 0.0
@@ -242,7 +240,7 @@ class _Run:
         self.journal.add({"probe": name, "loss": loss / self.tokens, "kl": kl / self.tokens})
 
     def _embeddings(self, final: list[Tensor]) -> None:
-        """Measures embedding and LM head at every width; ``final``: final hidden states."""
+        """Measure embedding and LM head at every width; ``final``: final hidden states."""
         import torch
 
         x = torch.cat([self.model.model.norm(h).flatten(0, 1) for h in final]).float().cpu()
@@ -294,7 +292,7 @@ _Change = Callable[[], dict[Any, Any]]  # parameter -> its other values
 
 @contextmanager
 def _replaced(weights: Mapping[Any, Any]) -> Iterator[None]:
-    """Gives the parameters other values within the context."""
+    """Give the parameters other values within the context."""
     kept = {parameter: parameter.data for parameter in weights}
     try:
         for parameter, value in weights.items():
@@ -317,8 +315,8 @@ def _quantized(weight: Any, weighting: Weighting, bits: int, group_size: int) ->
 def _changes(
     layer: Any, moments: dict[str, Tensor], plain: dict[str, Tensor], group_size: int
 ) -> Iterator[tuple[str, _Change]]:
-    """Name and weights of every probe of a layer but its removal.  ``moments`` weight the rounding, ``plain`` ones
-    the pruning and the refit."""
+    """Yield name and weights of every probe of a layer except its removal.  ``moments`` are for rounding, ``plain``
+    (without token weights) for pruning and the refit."""
     weights = {name: layer.get_submodule(name).weight for name in MODULES}
 
     @cache
@@ -356,7 +354,7 @@ def _changes(
 
 
 def _narrowed(weight: Any, moment: Tensor, kept: Tensor) -> dict[Any, Any]:
-    """``weight`` with the inputs that are not ``kept`` set to zero and the others refitted."""
+    """Return ``weight`` with the inputs ``kept`` refitted and all others zero."""
     import torch
 
     changed = torch.zeros_like(weight)
@@ -365,7 +363,7 @@ def _narrowed(weight: Any, moment: Tensor, kept: Tensor) -> dict[Any, Any]:
 
 
 def table(s: Sensitivity) -> list[str]:
-    """Lines for people: increase in loss of layers, divergence of matrices."""
+    """Return a table in text form: increase in loss of layers, divergence of matrices."""
     shares = [f"FFN -{share:.1%}".replace(".0%", "%") for share in NARROW]
     head = ["removed", *shares, "KV head", *(f"{bits} bit" for bits in WIDTHS)]
     lines = [
@@ -390,12 +388,12 @@ def _row(name: str, cells: list[str]) -> str:
 
 
 def _cell(value: float | None) -> str:
-    # more digits of some hundred tokens would be noise
+    # measured on some hundred tokens: further digits are noise
     return "-" if value is None else f"{value:.2g}"
 
 
 def draw(s: Sensitivity, file: Path) -> None:
-    """A picture: divergence of every matrix per width, and the increase in loss without each layer."""
+    """Draw the divergence of every matrix per width, and the increase in loss without each layer."""
     from shrinkc.compression.pictures import COLOURS, save_picture, style
 
     with style():

@@ -85,7 +85,7 @@ class Site:
 
 
 def sites(heads: int, kv_heads: int) -> tuple[Site, ...]:
-    """All places of a block where a factor can move from the readers to the maker."""
+    """Return all places of a block where a factor can move from the readers to the maker."""
     q, k, v, o = ATTENTION
     gate, up, down = MLP
     return (
@@ -102,13 +102,13 @@ def _inputs(facts: ModelFacts) -> set[int]:
 
 
 def resolve(settings: Settings, facts: ModelFacts) -> tuple[Settings, list[str]]:
-    """Takes the first group size that divides, as ``gptq`` does; a note if it is not the first of the list."""
+    """Resolve the group sizes to the first that divides, as ``gptq`` does; return a note if it is not the first."""
     group_size, notes = first_dividing("group_size", as_tuple(settings.group_size), _inputs(facts))
     return replace(settings, group_size=group_size), notes
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """A group size that does not divide what the matrices read."""
+    """Return the problem that the group size does not divide the inputs of a matrix, if it does not."""
     group_size = resolve(settings, facts)[0].first_group
     wrong = sorted(k for k in _inputs(facts) if group_size != -1 and k % group_size)
     if wrong:
@@ -120,7 +120,7 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
 
 
 def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Iterator[str]:
-    """A note if the stage that rounds the weights has other settings."""
+    """Yield a note if the stage that rounds the weights has other settings."""
     rounds = next((s for s in after if isinstance(s.settings, gptq.Settings)), None)
     if rounds is None:
         return
@@ -134,8 +134,8 @@ def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Ite
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Second moments take as long as the matrices.  For each pair of exponents, every weight is rounded and the
-    errors are multiplied with the moments.  Learned factors take passes over the weights only."""
+    """Return the work.  Second moments take as long as the matrices.  For each pair of exponents, every weight is
+    rounded and the errors are multiplied with the moments.  Learned factors take passes over the weights only."""
     pairs = settings.points * len(_WEIGHTS) + settings.learn
     tokens = 2.0 * calibration.samples * calibration.length + pairs * mean_inputs(facts.config)
     passes = _ROUNDING * pairs + _LEARNING * _STEPS * settings.learn
@@ -144,7 +144,7 @@ def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Wor
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Scales layer after layer; finished layers are kept in ``scratch``."""
+    """Scale layer after layer; finished layers are saved in ``scratch``."""
     import torch
 
     loaded = load(step.source, dtype="float32", device=step.device)
@@ -180,7 +180,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 def scale_site(
     settings: Settings, layer: Any, site: Site, moment: Any, stored: Any
 ) -> dict[str, Any]:
-    """Scales one site of ``layer`` in place.  ``moment`` [inputs, inputs]: second moment of the readers' input;
+    """Scale one site of ``layer`` in place.  ``moment`` [inputs, inputs]: second moment of the readers' input;
     ``stored``: the dtype of the checkpoint, which must hold the result with its whole precision.
 
     Returns which factors were taken, and the loss of rounding relative to that without factors.
@@ -219,7 +219,7 @@ def scale_site(
 
 
 def _storable(tops: Any, stored: Any) -> bool:
-    """Whether ``stored`` can hold the largest value of each row or column, and values near it, at full precision."""
+    """Return whether ``stored`` holds the largest value of each row or column, and similar ones, at full precision."""
     import torch
 
     kind = torch.finfo(stored)
@@ -228,7 +228,7 @@ def _storable(tops: Any, stored: Any) -> bool:
 
 
 def scales(x: Any, w: Any, a: float, b: float) -> Any:
-    """``x^a / w^b`` with a geometric mean of 1, within LIMIT."""
+    """Return ``x^a / w^b`` with a geometric mean of 1, within LIMIT."""
     import torch
 
     used, one = (x > 0) & (w > 0), torch.ones_like(x)
@@ -237,7 +237,7 @@ def scales(x: Any, w: Any, a: float, b: float) -> Any:
 
 
 def _centred(logs: Any, used: Any, w: Any) -> Any:
-    """Factors from their logarithms.  An input that is not ``used`` (always 0, or never read) keeps 1, or less
+    """Return factors from their logarithms.  An input that is not ``used`` (always 0, or never read) keeps 1, or less
     where its weights ``w`` would otherwise be the largest and widen the steps of the others."""
     import torch
 
@@ -252,7 +252,7 @@ def _centred(logs: Any, used: Any, w: Any) -> Any:
 def learned(
     settings: Settings, weights: list[Any], wholes: list[float], gram: Any, site: Site, start: Any
 ) -> Any:
-    """Factors [rows of the maker] with the least loss if rounding errors are independent, found from ``start``.
+    """Return factors [rows of the maker] with the least loss if rounding errors are independent, found from ``start``.
     Other arguments: see :func:`rounding_loss`."""
     import torch
 
@@ -283,7 +283,7 @@ def learned(
 
 
 def results(weights: list[Any], gram: Any) -> list[float]:
-    """The mean squared output of each of ``weights`` [out, in], added up over rows; ``gram`` [in, in]: second
+    """Return the mean squared output of each of ``weights`` [out, in], summed over rows; ``gram`` [in, in]: second
     moment of the inputs."""
     return [float(((weight @ gram) * weight).sum()) for weight in weights]
 
@@ -291,8 +291,8 @@ def results(weights: list[Any], gram: Any) -> list[float]:
 def rounding_loss(
     settings: Settings, weights: list[Any], wholes: list[float], gram: Any, scale: Any
 ) -> float:
-    """The loss of rounding ``weights`` [out, in] times ``scale`` [in]: the squared error of each reader's output
-    relative to ``wholes`` (see :func:`results`), added up."""
+    """Return the loss of rounding ``weights`` [out, in] times ``scale`` [in]: the sum of the squared errors of the
+    readers' outputs relative to ``wholes`` (see :func:`results`)."""
     loss = 0.0
     for weight, whole in zip(weights, wholes, strict=True):
         scaled = weight * scale
@@ -302,7 +302,7 @@ def rounding_loss(
 
 
 def nearest(weight: Any, bits: int, group_size: int, sym: bool) -> Any:
-    """``weight`` [out, in] rounded to GPTQ's initial grid: 2^bits steps over the range of each group."""
+    """Round ``weight`` [out, in] to GPTQ's initial grid: 2^bits steps over the range of each group."""
     groups = weight.view(len(weight), -1, weight.shape[1] if group_size == -1 else group_size)
     top = 2**bits - 1
     low = groups.amin(-1, keepdim=True).clamp(max=0)
@@ -317,13 +317,13 @@ def nearest(weight: Any, bits: int, group_size: int, sym: bool) -> Any:
 
 
 def _shared(values: Any, site: Site, how: str) -> Any:
-    """``values`` [inputs of the readers] combined to one per row of the maker."""
+    """Combine ``values`` [inputs of the readers] to one per row of the maker, by mean or maximum."""
     parts = values.view(site.heads, site.shared, -1)
     return (parts.mean(1) if how == "mean" else parts.amax(1)).flatten()
 
 
 def _repeated(scale: Any, site: Site) -> Any:
-    """[rows of the maker] -> [inputs of the readers]"""
+    """Repeat factors for each reader: [rows of the maker] -> [inputs of the readers]."""
     parts = scale.view(site.heads, 1, -1)
     return parts.expand(-1, site.shared, -1).flatten()
 

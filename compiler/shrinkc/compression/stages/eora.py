@@ -36,7 +36,7 @@ class Settings(Checked):
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """Problems: a model that is not quantised, a rank that saves nothing."""
+    """Return problems: a model that is not quantised, a rank that saves nothing."""
     if not facts.quantized:
         return ["eora needs a quantised model; put a stage gptq before it"]
     smallest = min(min(shape) for shape in module_shapes(facts.config).values())
@@ -46,7 +46,7 @@ def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
 
 
 def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> Iterator[str]:
-    """Raises BadData if there are fewer windows than ``samples``."""
+    """Raise BadData if there are fewer windows than ``samples``."""
     if settings.samples is not None and settings.samples > calibration.samples:
         raise BadData(
             f"eora.samples = {settings.samples}, but calibration.samples = {calibration.samples}.",
@@ -56,7 +56,7 @@ def check_data(settings: Settings, calibration: Calibration, tokenizer: Any) -> 
 
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
-    """The adapters add 16-bit numbers."""
+    """Return the facts with the adapters' 16-bit numbers."""
     numbers = sum(settings.rank * (n + k) for n, k in module_shapes(facts.config).values())
     return replace(
         facts,
@@ -67,12 +67,12 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Tokens: about 1.75 times the time of GPTQ on the same windows (SmolLM2, 32 short texts)."""
+    """Return the work in tokens: about 1.75 times the time of GPTQ on the same windows (SmolLM2, 32 short texts)."""
     return Work(7.0 * (settings.samples or calibration.samples) * calibration.length)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Fills ``step.out`` with the files of ``step.source`` and the adapter."""
+    """Fill ``step.out`` with the files of ``step.source`` and the adapter."""
     if step.unquantized is None or is_quantized(step.unquantized):
         raise UnsupportedModel(
             f"eora needs the float model that {step.source} was quantised from.",
@@ -90,7 +90,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 
 def link_files(source: Path, out: Path) -> None:
-    """Makes the model files of ``source`` appear in ``out``: hard links, or copies across file systems."""
+    """Link the model files of ``source`` into ``out``, or copy them across file systems."""
     for file in sorted(source.iterdir()):
         if file.is_file() and file.name not in ("step.json", README):
             try:

@@ -62,8 +62,8 @@ def kept(settings: Settings, facts: ModelFacts) -> int:
 
 
 def integers_and_scales(facts: ModelFacts, *, embeddings: bool) -> tuple[int, int]:
-    """Number of integers of a quantised model (with ``embeddings``, embedding and LM head included), and the most
-    scales that it can have: with the smallest group size."""
+    """Return the number of integers of a quantised model (with ``embeddings``, embedding and LM head included), and the
+    number of scales with the smallest group size."""
     shapes = matrix_shapes(facts.config)
     integers = sum(
         math.prod(shapes[n]) for n in facts.bits if embeddings or n not in EMBEDDING_FILES
@@ -72,7 +72,7 @@ def integers_and_scales(facts: ModelFacts, *, embeddings: bool) -> tuple[int, in
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Trains, and writes the checkpoint with its new scales and RMSNorm weights."""
+    """Train, and write the checkpoint with its new scales and RMSNorm weights."""
     weights = quantised_matrices(step)
 
     def prepare(model: Any) -> None:
@@ -90,7 +90,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 
 def quantised_problems(settings: StepSettings, facts: ModelFacts, stage: str) -> list[str]:
-    """Problems: a model that is not quantised, windows longer than the model's context."""
+    """Return problems: a model that is not quantised, windows longer than the model's context."""
     problems = settings.length_problems(facts)
     if not facts.quantized:
         problems.append(f"{stage} needs a quantised model; put a stage gptq before it")
@@ -100,15 +100,16 @@ def quantised_problems(settings: StepSettings, facts: ModelFacts, stage: str) ->
 def work_of_training(
     settings: TrainingSettings, stage: str, numbers: int, passes: int, calibration: Calibration
 ) -> Work:
-    """Tokens through the model: forward, backward with weight gradients, and the teacher.  Each micro-batch adds
-    ``passes`` over ``numbers``: weights are computed from their integers, and the gradients of both."""
+    """Return the work: tokens through the model for forward, backward with weight gradients, and the teacher.
+
+    Each micro-batch adds ``passes`` over ``numbers``: weights are computed from integers, and the gradients of both."""
     samples = samples_to_train(settings, stage, calibration)
     tokens = samples * settings.length * (4.0 if settings.distill else 3.0)
     return Work(tokens, numbers * passes * samples / settings.micro_batch)
 
 
 def quantised_matrices(step: StepContext, embeddings: bool = False) -> dict[str, QuantizedWeight]:
-    """The quantised matrices of the layers by module; with ``embeddings``, embedding and LM head too if they are
+    """Return the quantised matrices of the layers by module; with ``embeddings``, embedding and LM head too if they are
     quantised.  Raises UnsupportedModel if the model has a low-rank adapter."""
     if find_adapter(step.source) is not None:
         raise UnsupportedModel(
@@ -133,7 +134,7 @@ def write_checkpoint(
     trained: dict[str, Any],
     integers: Mapping[str, tuple[QuantizedWeight, np.ndarray]] = MappingProxyType({}),
 ) -> None:
-    """The files of the source with the trained scales and RMSNorm weights in their stored types.
+    """Write the files of the source with the trained scales and RMSNorm weights in their stored types.
 
     ``integers``: module -> the old matrix and its new integers, in the same stored order.
     """
@@ -164,7 +165,7 @@ def write_checkpoint(
 
 
 def check_checkpoint(step: StepContext, kind: str, integers: Mapping[str, np.ndarray]) -> None:
-    """Raises StageFailed unless the directory loads and has these integers."""
+    """Raise StageFailed unless the directory loads and has these integers."""
     after = read_gptq(step.out)
     wrong = [name for name, q in integers.items() if not np.array_equal(q, after[name].q)]
     if wrong:

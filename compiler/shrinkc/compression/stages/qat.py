@@ -59,7 +59,7 @@ class Settings(TrainingSettings):
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """The training, and for each batch AdamW's passes over the latents."""
+    """Return the work: training, and for each batch AdamW's passes over the latents."""
     integers = finetune_scales.integers_and_scales(facts, embeddings=settings.embeddings)[0]
     passes = ROUNDING_PASSES + ADAM_PASSES * settings.micro_batch // settings.batch
     return finetune_scales.work_of_training(settings, "qat", integers, passes, calibration)
@@ -72,23 +72,23 @@ def kept(settings: Settings, facts: ModelFacts) -> int:
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Trains, and writes the checkpoint with its new integers, scales and RMSNorm weights."""
+    """Train, and write the checkpoint with its new integers, scales and RMSNorm weights."""
     import torch
 
     before = finetune_scales.quantised_matrices(step, settings.embeddings)
-    tables = {name: before[name] for name in EMBEDDING_FILES if name in before}
-    weights = {name: weight for name, weight in before.items() if name not in tables}
+    embeddings = {name: before[name] for name in EMBEDDING_FILES if name in before}
+    weights = {name: weight for name, weight in before.items() if name not in embeddings}
     floats = _float_matrices(step)
 
     def prepare(model: Any) -> None:
         for name, weight in weights.items():
             layer = rounded(weight, floats.pop(name, None), settings.dtype, step.device)
             model.set_submodule(name, layer)
-        for name, weight in tables.items():
-            table = rounded_embedding(weight, floats.pop(name, None), settings.dtype, step.device)
-            model.set_submodule(name, table)
-            if name == EMBEDDING and HEAD not in tables and model.config.tie_word_embeddings:
-                model.lm_head = table
+        for name, weight in embeddings.items():
+            matrix = rounded_embedding(weight, floats.pop(name, None), settings.dtype, step.device)
+            model.set_submodule(name, matrix)
+            if name == EMBEDDING and HEAD not in embeddings and model.config.tie_word_embeddings:
+                model.lm_head = matrix
         floats.clear()
         if settings.train_norms:
             train_norms(model)
@@ -103,42 +103,42 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     moved = sum(int(np.count_nonzero(q != before[name].q)) for name, q in integers.items())
     facts["integers_changed"] = round(moved / sum(q.size for q in integers.values()), 6)
     new = {
-        name: changed_embedding(table, integers[name], trained.pop(f"{name}.change"))
-        for name, table in tables.items()
+        name: changed_embedding(matrix, integers[name], trained.pop(f"{name}.change"))
+        for name, matrix in embeddings.items()
     }
-    for name, table in new.items():
-        trained[f"{name}.weight"] = torch.from_numpy(table.dequantized())
+    for name, matrix in new.items():
+        trained[f"{name}.weight"] = torch.from_numpy(matrix.dequantized())
     finetune_scales.write_checkpoint(step, trained, {n: (weights[n], integers[n]) for n in weights})
-    for name, table in new.items():
-        write_embedding(step.out / EMBEDDING_FILES[name], table)
+    for name, matrix in new.items():
+        write_embedding(step.out / EMBEDDING_FILES[name], matrix)
     finetune_scales.check_checkpoint(step, "qat", integers)
     return StepReport(facts)
 
 
-def changed_embedding(table: QuantizedWeight, q: np.ndarray, change: Any) -> QuantizedWeight:
-    """``table`` with integers ``q`` and scales times 1 + ``change`` [vocab, groups], in the file's precision."""
-    scale = table.scale * (1 + change.numpy()).clip(min=FACTOR_MIN)
+def changed_embedding(matrix: QuantizedWeight, q: np.ndarray, change: Any) -> QuantizedWeight:
+    """Return ``matrix`` with integers ``q`` and scales times 1 + ``change`` [vocab, groups], in the file's types."""
+    scale = matrix.scale * (1 + change.numpy()).clip(min=FACTOR_MIN)
     least, most = np.finfo(np.float16).tiny, np.finfo(np.float16).max
-    scale = scale.clip(min(least, table.scale.min()), most).astype(np.float16).astype(np.float32)
+    scale = scale.clip(min(least, matrix.scale.min()), most).astype(np.float16).astype(np.float32)
     # from the stored scale: keeps a symmetric matrix symmetric, and zero points unchanged
-    zero = table.zero_points
+    zero = matrix.zero_points
     if zero is None:
-        offset = (table.offset / table.scale * scale).astype(np.float16).astype(np.float32)
+        offset = (matrix.offset / matrix.scale * scale).astype(np.float16).astype(np.float32)
     else:
         offset = -zero * scale
-    return replace(table, q=q, scale=scale, offset=offset)
+    return replace(matrix, q=q, scale=scale, offset=offset)
 
 
 def _float_matrices(step: StepContext) -> dict[str, np.ndarray]:
-    """The float weights from before quantisation, by module; {} if they are not known."""
+    """Return the float weights from before quantisation, by module; {} if they are not known."""
     from shrinkc.importer import load_model
     from shrinkc.model import FIELDS, module_name
 
     if step.unquantized is None or step.unquantized == step.source:
         return {}
     model = load_model(step.unquantized)
-    tables = {EMBEDDING: model.embedding, HEAD: model.head}
-    return {name: dense(table) for name, table in tables.items() if table is not None} | {
+    embeddings = {EMBEDDING: model.embedding, HEAD: model.head}
+    return {name: dense(matrix) for name, matrix in embeddings.items() if matrix is not None} | {
         module_name(index, module): dense(getattr(layer, field))
         for index, layer in enumerate(model.layers)
         for module, field in FIELDS.items()

@@ -70,7 +70,7 @@ class Settings(StepSettings):
 
 
 def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Iterator[str]:
-    """A note if a rotation before it includes outlier channels."""
+    """Yield a note if a rotation before it includes outlier channels."""
     rotated = (
         s for s in before if isinstance(s.settings, rotate.Settings) and not s.settings.keep_above
     )
@@ -83,27 +83,27 @@ def advice(stage: Stage, before: Sequence[Stage], after: Sequence[Stage]) -> Ite
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Forward and backward passes with weight gradients, and the streams of both models, without LM head; AdamW's
-    passes over the latents for every batch."""
+    """Return the work: forward and backward passes with weight gradients, and the streams of both models, without LM
+    head; and AdamW's passes over the latents for every batch."""
     integers = finetune_scales.integers_and_scales(facts, embeddings=False)[0]
     numbers = integers * (ROUNDING_PASSES + ADAM_PASSES) * settings.samples / settings.batch
     return Work(5.0 * settings.samples * settings.length, numbers)
 
 
 def memory(settings: Settings, facts: ModelFacts, calibration: Calibration) -> int:
-    """The residual streams of both models."""
+    """Return the bytes of the residual streams of both models."""
     size = 4 if settings.dtype == "float32" else 2
     return 2 * size * settings.samples * settings.length * facts.config.hidden_size
 
 
 def kept(settings: Settings, facts: ModelFacts) -> int:
-    """Finished blocks: a byte per integer and float32 scales.  The current block: the state of its training."""
+    """Return the bytes of finished blocks (a byte per integer, float32 scales) and of the current block's state."""
     integers, groups = finetune_scales.integers_and_scales(facts, embeddings=False)
     return integers + 4 * groups + STATE_BYTES * (integers + groups) // facts.config.num_layers
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Trains block after block, saves each in ``scratch``, and writes the checkpoint.  On an interrupt, the current
+    """Train block after block, save each in ``scratch``, and write the checkpoint.  On an interrupt, the current
     step is finished and its state saved."""
     weights = finetune_scales.quantised_matrices(step)
     with freed_memory_kept():
@@ -177,12 +177,12 @@ def _all_blocks(
 
 
 def _interrupted_state(step: StepContext, index: int) -> Path:
-    """File with the state of a block whose training was interrupted."""
+    """Return the file for the state of a block whose training was interrupted."""
     return step.scratch / f"begun{index}.pt"
 
 
 def _finished_tensors(layer: Any, weights: dict[str, QuantizedWeight]) -> dict[str, Any]:
-    """The tensors of a finished block, with latents rounded to integers, which a forward pass needs only."""
+    """Return the tensors of a finished block, with latents rounded to integers, which suffice for forward passes."""
     import torch
 
     state = dict(layer.state_dict())
@@ -195,7 +195,7 @@ def _finished_tensors(layer: Any, weights: dict[str, QuantizedWeight]) -> dict[s
 def _make_trainable(
     layer: Any, floats: Any, weights: dict[str, QuantizedWeight], settings: Settings, device: str
 ) -> None:
-    """Makes integers, scales and RMSNorm weights of ``layer`` trainable, with their present values."""
+    """Make integers, scales and RMSNorm weights of ``layer`` trainable, with their present values."""
     for module, weight in weights.items():
         given = floats.get_submodule(module).weight.detach().float().cpu().numpy()
         layer.set_submodule(module, rounded(weight, given, settings.dtype, device))
@@ -210,20 +210,20 @@ class Error:
         self.target, self.read = target, read
 
     def of(self, given: Any, which: Any) -> Any:
-        """The mean over the tokens of the windows ``which``; ``given`` is the block's output for them.  A token of
-        which nothing is read counts nothing."""
+        """Return the mean over the tokens of the windows ``which``, for the block's output ``given``.  A token whose
+        channels are all unused has no error."""
         target = self.target[which].float()
         whole = _square(target, self.read).clamp_min(TINY)
         return (_square(given.float() - target, self.read) / whole).mean()
 
 
 def _square(x: Any, read: Any) -> Any:
-    """[..., hidden] -> [...]"""
+    """Return the mean square over the channels, weighted by ``read``: [..., hidden] -> [...]."""
     return (x.float() * read).square().mean(-1)
 
 
 def reading_weights(model: Any, index: int) -> Any:
-    """How strongly each channel is read after block ``index``, [hidden].
+    """Return the weight of each channel for the layers after block ``index``, [hidden].
 
     A reader multiplies a channel by the norm's weight and a column of its matrices; the product does not depend on
     where ``awq`` and ``rotate`` put the factor.  The result is the root mean square of these products over all
@@ -254,7 +254,7 @@ class Streams:
 
 
 def _pass(layer: Any, stream: Any, tables: Any, settings: Settings) -> None:
-    """Replaces a stream by a block's output, in place."""
+    """Replace a stream by a block's output, in place."""
     import torch
 
     with torch.no_grad():
@@ -276,7 +276,7 @@ def _train(
     step: StepContext,
     report: Callable[[int, float], None],
 ) -> dict[str, float]:
-    """Trains a block on all windows, or continues after an interrupt; returns its error before and after."""
+    """Train a block on all windows, or continue after an interrupt; return its error before and after."""
     import torch
 
     named = {n: p for n, p in layer.named_parameters() if p.requires_grad}
@@ -293,7 +293,7 @@ def _train(
     parts = order.to(streams.given.device).split(settings.batch)
 
     def measured() -> float:
-        """The error on the first windows."""
+        """Measure the error on the first windows."""
         first = torch.arange(min(_MEASURED, settings.samples), device=streams.given.device)
         with torch.no_grad():
             found = [

@@ -64,19 +64,19 @@ class Settings(Checked):
 
 
 def order(settings: Settings, before: Sequence[Stage]) -> Iterator[str]:
-    """Problems: earlier stages whose result a rotation would undo."""
+    """Yield problems: earlier stages whose result a rotation would undo."""
     for own in before:
         if own.kind == "awq" or getattr(own.settings, "method", "") == "n:m":
             yield f"undoes what [{own.name}] did to the inputs; put [{own.name}] after it"
 
 
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
-    """The LM head is a separate matrix afterwards, unless ``head`` is "tied"."""
+    """Return the facts with a separate LM head, unless ``head`` is "tied"."""
     return facts if settings.head == "tied" else predicted(facts, tie_embeddings=False)
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """Rotating a matrix costs as much as ``hidden_size`` tokens; measuring activations costs their tokens."""
+    """Return the work: rotating a matrix takes as long as ``hidden_size`` tokens; activations take their tokens."""
     tokens = calibration.samples * calibration.length if settings.keep_above else 0
     return Work(2.0 * facts.config.hidden_size + tokens)
 
@@ -115,8 +115,8 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
 
 def channel_sizes(model: Any, windows: Any, update: Any = lambda done, total: None) -> Any:
-    """Mean squared activation of the residual stream's channels, float64 [hidden], relative to each token's mean:
-    1 if all are equal.  ``windows`` [samples, length] of ids.
+    """Return the mean squared activation of the residual stream's channels relative to each token's mean, float64
+    [hidden]: 1 if all are equal.  ``windows``: ids [samples, length].
 
     The first token of each window is left out.  One channel makes it huge ("massive activations", Sun et al. 2024),
     and its share would depend on the windows' length.
@@ -137,7 +137,7 @@ def channel_sizes(model: Any, windows: Any, update: Any = lambda done, total: No
 
 
 def similar_channels(norm_weights: Any, kept: Sequence[int]) -> list[list[int]]:
-    """Groups of channels with similar ``norm_weights`` [hidden], without those in ``kept``.  Groups of fewer
+    """Return groups of channels with similar ``norm_weights`` [hidden], without those in ``kept``.  Groups of fewer
     than :data:`PART_LEAST` are dropped."""
     order = [c for c in norm_weights.argsort(stable=True).tolist() if c not in set(kept)]
     parts: list[list[int]] = []
@@ -152,7 +152,7 @@ def similar_channels(norm_weights: Any, kept: Sequence[int]) -> list[list[int]]:
 
 
 def share_norm_weights(model: Any, parts: list[list[int]]) -> float:
-    """Gives all channels of a part the same last RMSNorm weight: the mean, weighted by the squares of the LM head's
+    """Give all channels of a part the same last RMSNorm weight: the mean, weighted by the squares of the LM head's
     columns.  Returns the relative change, root mean square over all channels."""
     import torch
 
@@ -169,8 +169,8 @@ def share_norm_weights(model: Any, parts: list[list[int]]) -> float:
 
 
 def basis(size: int, seed: int, parts: Sequence[Sequence[int]] | None = None) -> Any:
-    """An orthonormal matrix [size, size], float64, that rotates the channels of each of ``parts`` among themselves and
-    leaves the others.  None: one part with all channels."""
+    """Return an orthonormal matrix [size, size], float64, that rotates the channels within each of ``parts`` and leaves
+    all others.  None: one part with all channels."""
     import torch
 
     found = torch.eye(size, dtype=torch.float64)
@@ -198,7 +198,7 @@ def _mixing(size: int, seed: int) -> Any:
 def rotate(
     model: Any, basis: Any, update: Any = lambda done, total: None, head: str = "own"
 ) -> None:
-    """Replaces the residual stream x by x · ``basis`` [hidden, hidden], in place; RMSNorm weights become 1.
+    """Replace the residual stream x by x · ``basis`` [hidden, hidden], in place; RMSNorm weights become 1.
 
     A tied LM head becomes a matrix of its own, unless ``head`` is "tied".  Then the last RMSNorm weights stay; they
     have to be equal within each part of the basis.
@@ -208,17 +208,18 @@ def rotate(
     basis = basis.to(model.model.embed_tokens.weight.device)
 
     def read(matrix: Any, norm: Any) -> Any:
-        """``matrix`` [out, hidden], which reads the output of ``norm``, rotated."""
+        """Return the rotated weights of ``matrix`` [out, hidden], which reads the output of ``norm``."""
         return ((matrix.weight.double() * norm.weight.double()) @ basis).float()
 
-    table, tied = model.model.embed_tokens, model.config.tie_word_embeddings and head == "tied"
+    embedding = model.model.embed_tokens
+    tied = model.config.tie_word_embeddings and head == "tied"
     if not tied:
         model.config.tie_word_embeddings = False
         model.lm_head.weight = torch.nn.Parameter(read(model.lm_head, model.model.norm))
         model.model.norm.weight.fill_(1)
-    table.weight = torch.nn.Parameter((table.weight.double() @ basis).float())
+    embedding.weight = torch.nn.Parameter((embedding.weight.double() @ basis).float())
     if tied:
-        model.lm_head.weight = table.weight
+        model.lm_head.weight = embedding.weight
     for number, layer in enumerate(model.model.layers):
         for name, names in READERS.items():
             norm = layer.get_submodule(name)
