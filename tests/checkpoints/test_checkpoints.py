@@ -1,4 +1,4 @@
-"""Loading whatever a model comes as, and saving so that anybody can load it."""
+"""Loading of all kinds of models, and saving as plain Hugging Face directories."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_every_family_as_transformers_computes_it(tmp_path: Path, family: str) -
     for path, logits in wanted.items():
         found = logits_of(load(path, families=FAMILIES).model, ids)
         np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4)
-        if family != "llama" and (family, path) != ("mistral", gguf):  # a llama in GGUF's words
+        if family != "llama" and (family, path) != ("mistral", gguf):  # a LLaMA with GGUF's names
             with pytest.raises(UnsupportedModel, match="llama can be loaded here"):
                 load(path)
 
@@ -245,7 +245,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_version_of_torch_names_its_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package on PyPI is called 2.15.0 whose module says 2.15.0+cu132: what computes counts."""
+    """The package on PyPI is 2.15.0, its module 2.15.0+cu132; the module's version is recorded."""
     monkeypatch.setattr(libraries.metadata, "version", lambda name: "2.15.0")
     monkeypatch.setattr(torch, "__version__", "2.15.0+cu132")
     assert versions()["torch"] == "2.15.0+cu132"
@@ -290,7 +290,7 @@ def test_threads_are_pinned() -> None:
 
 
 def test_a_cache_has_the_name_that_the_decoder_knows() -> None:
-    """A decoder ignores arguments that it does not know: every token would follow the last one alone."""
+    """A decoder ignores unknown arguments; without cache, a token would depend on the last token only."""
 
     class New:
         def forward(self, input_ids: object, cache: object = None, **rest: object) -> None: ...

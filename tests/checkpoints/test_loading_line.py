@@ -36,7 +36,7 @@ def make(folder: Path, kind: str) -> Path:
 
 
 def line_of(folder: Path) -> str:
-    """The code block of the README."""
+    """Return the code block of the README."""
     _, code, _ = (folder / README).read_text().split("```")
     return code.removeprefix("python\n")
 
@@ -93,7 +93,7 @@ def test_nothing_is_left_out_without_a_word(
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         AutoModelForCausalLM.from_pretrained(make(tmp_path / "mixed", "mixed"))
     step = make(tmp_path / "eora", "eora")
-    plain = AutoModelForCausalLM.from_pretrained(step)  # any caller's, not only the README's
+    plain = AutoModelForCausalLM.from_pretrained(step)  # for any path, not only the README's
     wanted = logits(load(step).model)
     assert (logits(plain) - wanted).norm() < 0.03 * wanted.norm()
     write_readme(step, "03-eora")

@@ -1,4 +1,4 @@
-"""Stage ``clip``: weights far from zero are limited, so that fewer of them stretch a quantisation group."""
+"""Stage ``clip``: limits outlier weights, so that they do not widen the range of a quantisation group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shrinkc.model import NAMES
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """``limit``: of a weight's magnitude, in standard deviations of its matrix; ``layers``: the first ones."""
+    """``limit``: largest magnitude of a weight, in standard deviations of its matrix.  ``layers``: how many, from 0."""
 
     limit: Annotated[float, Between(1)] = 4.0
     layers: Annotated[int, Between(1)] = 1
@@ -24,18 +24,18 @@ class Settings(Checked):
 
 
 def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
-    """More layers than there are."""
+    """Return the problem that there are fewer layers, if so."""
     layers = facts.config.num_layers
     return [f"layers = {settings.layers} of {layers}"] if settings.layers > layers else []
 
 
 def work(settings: Settings, facts: ModelFacts, calibration: Calibration) -> Work:
-    """No text is read; the weights are read four times."""
+    """Return the work: the weights are read four times, and no text."""
     return Work(numbers=4.0 * facts.parameters)
 
 
 def run(settings: Settings, step: StepContext) -> StepReport:
-    """Limits the weights; ``parameters`` says how many were beyond."""
+    """Limit the weights; ``parameters`` of the report has the number of limited weights."""
     import torch
 
     loaded, beyond = load(step.source, dtype=stored_dtype(step.source)), 0

@@ -30,7 +30,7 @@ _STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 
 @pytest.fixture(scope="package", autouse=True)
 def quick_estimate() -> Iterator[None]:
-    """A run times the model for 2 s before its work, which here would be longer than the work."""
+    """Shorten the timing of the model before a run, which takes 2 s."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shrinkc.compression.preflight.TIMED_SECONDS", 0.0)
         yield
@@ -38,7 +38,7 @@ def quick_estimate() -> Iterator[None]:
 
 @pytest.fixture(scope="package", autouse=True)
 def children_in_this_process() -> Iterator[None]:
-    """Stages run GPTQModel in a process of its own, which takes 10 s to import it; here it is imported once."""
+    """Run child processes of stages in this process, so that GPTQModel (10 s) is imported once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shrinkc.compression.stages.gptq.run_child", in_this_process)
         yield
@@ -46,14 +46,14 @@ def children_in_this_process() -> Iterator[None]:
 
 @pytest.fixture
 def real_children(monkeypatch: pytest.MonkeyPatch, children_in_this_process: None) -> None:
-    """The stages start their processes, as they do for users."""
+    """Make stages start child processes, as for users."""
     monkeypatch.setattr("shrinkc.compression.stages.gptq.run_child", run_child)
 
 
 def in_this_process(
     module: str, request: Mapping[str, Any], *, log: Path, threads: int, update: Update
 ) -> None:
-    """As :func:`shrinkc.compression.child.run_child`, without a process; its log stays empty."""
+    """Replace :func:`shrinkc.compression.child.run_child` by a call in this process; its log stays empty."""
     log.touch()
     update(0, 1)
     with contextlib.chdir(log.parent):
@@ -69,7 +69,7 @@ def stories() -> Path:
 
 @pytest.fixture(scope="session")
 def story_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """About 20,000 tokens of what the model knows."""
+    """About 20,000 tokens of text like the model's training data."""
     file = tmp_path_factory.mktemp("text") / "stories.txt"
     file.write_text(story_text(0, 150), encoding="utf-8")
     return file
@@ -84,7 +84,7 @@ def other_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def story_text(seed: int, count: int) -> str:
-    """``count`` stories, no two of them the same."""
+    """Return ``count`` different stories."""
     rng = random.Random(seed)
     names = ["Lily", "Tom", "Mia", "Ben", "Anna", "Max", "Sue", "Tim", "Sara", "Jack"]
     things = ["ball", "cat", "dog", "tree", "cake", "boat", "hat", "bird", "car", "flower", "box"]
@@ -135,7 +135,7 @@ def step(tmp_path: Path, stories: Path, story_file: Path) -> Callable[..., StepC
 
 
 def tables(text: Path, other: Path | None = None) -> dict[str, Any]:
-    """A recipe whose every stage has some work, but little."""
+    """A recipe with several stages that have little work."""
     found: dict[str, Any] = {
         "calibration": {"text": [str(text)], "samples": 32, "length": 64},
         "depth": {"remove": 1, "protect_first": 1, "protect_last": 1},

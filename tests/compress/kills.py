@@ -87,7 +87,7 @@ length = 64
 text = "others.txt"
 windows = 4
 """
-# training keeps its state after every step, so that going on from such a state is what is tried
+# training saves its state after every step, so that continuing from a state is tested
 PROGRAM = (
     "import shrinkc.compression.training as training, sys; training.SAVE_SECONDS = 0.0; "
     "from shrinkc.cli.main import run_cli; sys.exit(run_cli(sys.argv[1:]))"
@@ -96,7 +96,7 @@ PROGRAM = (
 
 @dataclass(frozen=True)
 class Kill:
-    """After how many seconds of a command it came, and what was under way."""
+    """A kill: seconds after the start of the command, and the step that was running."""
 
     seconds: float
     during: str
@@ -117,7 +117,7 @@ def start(out: Path, recipe: Path) -> subprocess.Popen[str]:
 
 
 def under_way(out: Path) -> str:
-    """The step that a run is at: the first that is not complete."""
+    """Return the running step: the first one that is not complete."""
     if not (out / "00-source").is_dir():
         return "source"
     done = sum(
@@ -129,8 +129,9 @@ def under_way(out: Path) -> str:
 
 
 def killed(out: Path, recipe: Path, after: float) -> Kill | None:
-    """Starts or resumes a run and kills it ``after`` some seconds.  None if it had ended before; RuntimeError if it
-    failed."""
+    """Start or resume a run and kill it ``after`` some seconds; return None if it ended before.
+
+    Raises RuntimeError if it failed."""
     process = start(out, recipe)
     try:
         code = process.wait(after)
@@ -145,14 +146,14 @@ def killed(out: Path, recipe: Path, after: float) -> Kill | None:
 
 
 def differing(out: Path, whole: Path) -> tuple[int, list[str]]:
-    """How many files were compared, and the names of those that only one run has or that differ."""
+    """Return the number of compared files, and the names of files that differ or that only one run has."""
     one, other = contents(out), contents(whole)
     names = sorted(one.keys() | other.keys())
     return len(names), [name for name in names if one.get(name) != other.get(name)]
 
 
 def row(kills: Sequence[Kill], runs: int, compared: int, wrong: Sequence[str]) -> dict[str, Any]:
-    """For docs/results/data/robustness_kills.json.  ``compared``: files of all runs together."""
+    """Return a row for docs/results/data/robustness_kills.json.  ``compared``: files of all runs together."""
     during = Counter(kill.during for kill in kills)
     return {
         "id": "stories", "model": "examples/stories", "kills": len(kills), "runs": runs, "files": compared,
@@ -161,7 +162,7 @@ def row(kills: Sequence[Kill], runs: int, compared: int, wrong: Sequence[str]) -
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-n", type=int, default=20, help="Kills.")
     parser.add_argument("--seed", type=int, default=1)
@@ -203,12 +204,12 @@ def main() -> None:
 
 
 def _moment(rng: random.Random, lasts: float, more: bool) -> float:
-    """Seconds until the next kill; where there are enough, none that a run lives to see."""
+    """Return the seconds until the next kill; after enough kills, more than a run takes."""
     return rng.uniform(0.0, lasts) if more else 3600.0
 
 
 def write_recipe(folder: Path) -> Path:
-    """Writes the recipe and the text of its evaluation."""
+    """Write the recipe and the text of its evaluation."""
     (folder / "others.txt").write_text(story_text(1, 60), encoding="utf-8")
     file = folder / "recipe.toml"
     file.write_text(RECIPE, encoding="utf-8")

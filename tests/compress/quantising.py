@@ -1,4 +1,4 @@
-"""What the tests of quantisation share: text, a context for a stage, models quantised once."""
+"""Helpers of the tests of quantisation: text, a context for a stage, models quantised once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOODS = ("happy", "sad", "very tired", "so proud", "a little scared", "full of 
 
 
 def write_text(folder: Path) -> str:
-    """A file of about 5,000 tokens of examples/stories, no two paragraphs of which are the same."""
+    """Write a file with about 5,000 tokens of different paragraphs in the style of examples/stories."""
     paragraphs = []
     for number in range(80):
         name, thing = _NAMES[number % 8], _THINGS[number * 7 % 10]
@@ -42,7 +42,7 @@ def write_text(folder: Path) -> str:
 
 
 def context(folder: Path, source: Path, **changes: Any) -> StepContext:
-    """A context whose output and logs lie in ``folder``, which is made."""
+    """Return a context with output and logs in ``folder``, which is made."""
     for name in ("out", "scratch", "logs"):
         (folder / name).mkdir(parents=True)
     fields: dict[str, Any] = {
@@ -64,7 +64,7 @@ def context(folder: Path, source: Path, **changes: Any) -> StepContext:
 def run_stage(
     folder: Path, kind: str, source: Path, settings: dict[str, Any], **changes: Any
 ) -> tuple[StepContext, StepReport]:
-    """Runs a stage into ``folder``/out."""
+    """Run a stage and write to ``folder``/out."""
     found = KINDS[kind]
     step = context(folder, source, **changes)
     return step, found.run(found.settings(**settings), step)
@@ -85,8 +85,8 @@ MIXED = {
 
 
 def quantised(factory: pytest.TempPathFactory, name: str, settings: dict[str, Any]) -> Path:
-    """examples/stories after a stage gptq: made once per session and name, by whichever of the
-    processes that share the tests needs it first."""
+    """Return examples/stories after a stage gptq, made once per session and name by the first test process that needs
+    it."""
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
@@ -114,7 +114,7 @@ sym = false
 
 
 def same_formats(before: dict[str, QuantizedWeight], after: dict[str, QuantizedWeight]) -> None:
-    """Asserts that only integers, and scales that stay positive, differ."""
+    """Assert that only integers and scales differ, and that scales are positive."""
     assert before.keys() == after.keys() and before
     for module, new in after.items():
         old = before[module]
@@ -126,7 +126,7 @@ def same_formats(before: dict[str, QuantizedWeight], after: dict[str, QuantizedW
 
 
 def loss(directory: Path, text: str, *, first: int = 0) -> float:
-    """Mean loss of 8 windows of 64 tokens, in nats."""
+    """Return the mean loss of 8 windows of 64 tokens, in nats."""
     import torch
 
     from shrinkc.checkpoints import load

@@ -1,5 +1,5 @@
-"""A stage is two files: one that no product has is added by its file (``clip.py``) and its line among the kinds;
-recipes, preflight, runs and records then know it."""
+"""A new stage takes two files: its own (``clip.py``) and an entry in stages/kinds.py.  Recipes, preflight, runs and
+records then support it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYER = "model.layers.{}.mlp.down_proj.weight"
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What its line in stages/kinds.py does."""
+    """Add the stage as an entry in stages/kinds.py does."""
     assert "clip" not in KINDS
     monkeypatch.setitem(KINDS, "clip", CLIP)
 

@@ -1,4 +1,4 @@
-"""Stage awq: the model stays what it is, and rounding it loses less."""
+"""Stage awq: the model computes the same, and rounding loses less."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READ = (ATTENTION[0], ATTENTION[3], MLP[0], MLP[2])  # the first reader of every
 
 
 def by_hand(weight: np.ndarray, bits: int, group: int, sym: bool) -> np.ndarray:
-    """Every group of a row rounded to the nearest of 2^bits values over its range, 0 among them."""
+    """Round every group to the nearest of 2^bits values over its range, which includes 0."""
     out = np.zeros_like(weight)
     size = weight.shape[1] if group == -1 else group
     top = 2**bits - 1
@@ -71,7 +71,7 @@ def test_the_loss_of_rounding_by_brute_force() -> None:
 def test_scales_are_awqs_with_a_mean_of_one() -> None:
     rng = np.random.default_rng(1)
     x, w = rng.uniform(0.1, 5, 20), rng.uniform(0.1, 5, 20)
-    x[3] = w[7] = 0  # an input that is never there, one that is never read
+    x[3] = w[7] = 0  # an input that is always 0, and one that is never read
     got = awq.scales(torch.tensor(x), torch.tensor(w), 0.5, 0.25).numpy()
     used = [i for i in range(20) if i not in (3, 7)]
     wanted = x[used] ** 0.5 / w[used] ** 0.25
@@ -94,7 +94,7 @@ def test_a_value_head_has_one_scale_for_all_heads_that_read_it() -> None:
 
 
 @pytest.mark.parametrize("settings", [Settings(), Settings(bits=2, group_size=32, sym=False)])
-def test_the_model_stays_what_it_is(
+def test_scaling_does_not_change_the_model(
     stories: Path, step: Step, tmp_path: Path, settings: Settings
 ) -> None:
     report = awq.run(settings, step()).parameters["layers"]
@@ -102,7 +102,7 @@ def test_the_model_stays_what_it_is(
     windows = step().calibration.windows(before.tokenizer)
     with torch.no_grad():
         a, b = before.model(windows).logits, after.model(windows).logits
-    # what is stored is float16, of a weight and of the gain that undoes its scale
+    # the weight and the norm weight that undoes its scale are stored in float16
     assert float((a - b).abs().mean()) < 2e-3 * float(a.abs().mean())
     assert [sorted(layer) for layer in report] == [sorted(READ)] * 5
     losses = [site["loss"] for layer in report for site in layer.values()]
@@ -116,7 +116,7 @@ def test_the_model_stays_what_it_is(
 
 
 def rounding_divergence(source: Path, context: StepContext) -> float:
-    """Nats per token of a model rounded to nearest at 3 bit, one scale per row, to the same as it is."""
+    """Return the divergence in nats per token of the model after per-channel rounding to nearest at 3 bit."""
     loaded = load(source)
     windows = context.calibration.windows(loaded.tokenizer)
     with torch.no_grad():
@@ -129,9 +129,9 @@ def rounding_divergence(source: Path, context: StepContext) -> float:
     return float((whole.exp() * (whole - changed)).sum(-1).mean())
 
 
-def test_a_model_that_was_made_hard_to_round(stories: Path, step: Step, tmp_path: Path) -> None:
-    """The same model with inputs of very different sizes, as outliers make them in larger ones: rounded
-    after the stage it is better than the one that was not made so."""
+def test_outlier_inputs_lose_less(stories: Path, step: Step, tmp_path: Path) -> None:
+    """A model whose inputs were scaled to very different sizes, as outliers do in larger models, is better after stage
+    and rounding than the unscaled model."""
     loaded = load(stories, dtype="float32")
     config = loaded.model.config
     random = torch.Generator().manual_seed(0)
@@ -154,8 +154,8 @@ def test_a_model_that_was_made_hard_to_round(stories: Path, step: Step, tmp_path
     assert better < 0.97 * plain, (plain, worse, better)
 
 
-def test_an_input_with_large_weights_gets_a_scale() -> None:
-    """Of which no activation makes much: without scales it takes the steps of all the others."""
+def test_a_small_input_with_large_weights_is_scaled() -> None:
+    """Without scales, its weights determine the quantisation steps of all other inputs."""
     rng = np.random.default_rng(5)
     layer = torch.nn.ModuleDict(
         {
@@ -173,13 +173,13 @@ def test_an_input_with_large_weights_gets_a_scale() -> None:
     found = awq.scale_site(Settings(), layer, Site("norm", ("reader",)), moment, torch.float16)
     assert found["loss"] < 0.05
     gain = layer["norm"].weight
-    assert gain[5] / gain[4] > 10  # what the weight lost
+    assert gain[5] / gain[4] > 10  # error of the weight
     torch.testing.assert_close(layer["reader"].weight * gain, weight)
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
-def test_what_is_stored_stays_finite(stored: Any) -> None:
-    """A large gain whose input hardly is there: divided by what would be best it were no float16."""
+def test_stored_weights_stay_finite(stored: Any) -> None:
+    """The best scale of a tiny input with a large norm weight would overflow float16."""
     layer = torch.nn.ModuleDict(
         {
             "norm": torch.nn.LayerNorm(16, bias=False),
@@ -203,8 +203,8 @@ def test_what_is_stored_stays_finite(stored: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["learned", "AWQ's"])
-def test_an_input_that_is_never_there_costs_the_others_nothing(how: str) -> None:
-    """Its weights are thirty times as large as theirs, and take the steps of whole rows as they are."""
+def test_an_input_that_is_always_zero_costs_nothing(how: str) -> None:
+    """Its weights are thirty times as large as the others and would determine the quantisation steps of whole rows."""
     rng = np.random.default_rng(6)
     weight = torch.tensor(rng.normal(size=(8, 16)), dtype=torch.float32)
     weight[:, 3] *= 30

@@ -1,4 +1,4 @@
-"""What stages see of a block: inputs of matrices, and how much an error in a token counts."""
+"""Second moments of the inputs of a block's matrices, and the weights of tokens."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 NAMES = (ATTENTION[0], ATTENTION[3], MLP[0], MLP[2])
-HUGE = 3000.0  # times the size of the other tokens
+HUGE = 3000.0  # size relative to the other tokens
 
 
-def test_an_error_counts_relative_to_its_token() -> None:
+def test_token_weights() -> None:
     stream = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0], [3e4, 4e4]])
     got = token_weights(torch.stack([stream, 2 * stream]))
     np.testing.assert_allclose(got[0, [0, 1, 3]].numpy(), [1 / 12.5, 8, 8e-10], rtol=1e-5)
@@ -43,7 +43,7 @@ def test_an_error_counts_relative_to_its_token() -> None:
 
 @pytest.fixture
 def states(stories: Path) -> tuple[Any, list[Any], Any]:
-    """A block, two windows before it whose first token is huge, and RoPE's tables."""
+    """A block, two windows of its input with a huge first token, and RoPE's tables."""
     model = load(stories, dtype="float32").model
     ids = torch.arange(3, 67).view(2, 32)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def states(stories: Path) -> tuple[Any, list[Any], Any]:
 
 
 def by_hand(layer: Any, hidden: list[Any], tables: Any, *, weighted: bool) -> dict[str, np.ndarray]:
-    """Token after token, in float64."""
+    """Compute second moments token by token, in float64."""
     found: dict[str, Any] = {name: [] for name in NAMES}
     counts: dict[str, Any] = {name: [] for name in NAMES}
     for h in hidden:
@@ -95,14 +95,14 @@ def test_second_moments_by_hand(states: tuple[Any, list[Any], Any], weighted: bo
         np.testing.assert_allclose(got[name].numpy(), wanted[name], atol=1e-5 * scale)
     with torch.no_grad():
         other = second_moments(layer, hidden, tables, NAMES, weighted=not weighted)[0]
-    # only what is written to the stream counts otherwise
+    # only matrices that write to the residual stream use token weights
     assert {n for n in NAMES if not torch.allclose(got[n], other[n])} == set(WRITERS)
 
 
-def test_a_token_that_a_channel_makes_huge_does_not_hide_the_others(
+def test_a_huge_first_token_does_not_outweigh_the_others(
     states: tuple[Any, list[Any], Any],
 ) -> None:
-    """As in SmolLM2: a channel of the FFN that is huge where a text begins, and adds all of itself to the stream."""
+    """As in SmolLM2, an FFN channel is huge at the start of a text and is added to the residual stream."""
     layer, hidden, tables = states
     channel, direction = 11, 7
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_a_token_that_a_channel_makes_huge_does_not_hide_the_others(
 
 @pytest.fixture
 def gathered(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
-    """Name of a matrix -> what GPTQModel adds up, inputs and those of the float model; it adds nothing here."""
+    """Return name of a matrix -> the inputs, also of the float model, that GPTQModel would add to the Hessian."""
     quantization = pytest.importorskip("gptqmodel.quantization")
     found: dict[str, list[Any]] = {}
 
@@ -138,7 +138,7 @@ def gathered(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("gptaq", [False, True])
-def test_gptq_is_given_tokens_by_what_their_errors_count(
+def test_gptqmodel_gets_weighted_tokens(
     stories: Path, gathered: dict[str, list[Any]], gptaq: bool
 ) -> None:
     from gptqmodel.quantization.gptaq import GPTAQ
@@ -187,7 +187,7 @@ def test_gptq_is_given_tokens_by_what_their_errors_count(
                 torch.testing.assert_close(floats, root.expand_as(inp), rtol=1e-4, atol=1e-6)
 
 
-def test_a_matrix_that_gptq_leaves_out_is_a_defect(
+def test_a_matrix_that_gptqmodel_skips_is_a_defect(
     stories: Path, gathered: dict[str, list[Any]]
 ) -> None:
     from gptqmodel.quantization.gptq import GPTQ

@@ -1,4 +1,4 @@
-"""A budget: the knapsack against exhaustive search, and the stages that come of it."""
+"""A budget: the knapsack compared with exhaustive search, and the resulting stages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.libraries("scipy")
 
 
 def exhaustive(items: Sequence[Sequence[Option]], budget: int) -> float | None:
-    """The least loss of all combinations within the budget."""
+    """Return the least loss of all combinations within the budget."""
     fitting = [
         sum(loss for _, _, loss in picked)
         for picked in product(*items)
@@ -48,7 +48,7 @@ def exhaustive(items: Sequence[Sequence[Option]], budget: int) -> float | None:
 
 
 def frontier(items: Sequence[Sequence[Option]], budget: int) -> float | None:
-    """The same for many items: by all pairs (bytes, loss) that no other pair beats."""
+    """Return the least loss within the budget for many items, from the Pareto front of (bytes, loss)."""
     pairs = {0: 0.0}
     for item in items:
         grown: dict[int, float] = {}
@@ -134,7 +134,7 @@ SMALL = replace(
 
 
 def best_of_all(space: Space, costs: Costs, allowed: int) -> float | None:
-    """Every set of layers of the least important ones, every width: by :func:`frontier`."""
+    """Return the best choice of all numbers of removed layers and all widths, by :func:`frontier`."""
     c, found = space.config, []
     order = sorted(range(1, c.num_layers - 1), key=lambda i: costs.layers[i].removed)
     for gone, ffn, kv in product(range(3), space.ffns(), (0, 1)):
@@ -180,7 +180,7 @@ def test_the_choice_is_the_best_of_all(seed: int) -> None:
         assert choice.loss == pytest.approx(best_of_all(space, costs, allowed), rel=1e-9)
 
 
-def test_the_least_is_reached_and_no_less() -> None:
+def test_the_smallest_choice_is_possible() -> None:
     space = Space(SMALL, gptq.Settings(group_size=64, sym=False), 0)
     costs = some_costs(4, 0, kv_heads=2)
     assert best(space, costs, space.least(), lambda *_: None).bytes == space.least()
@@ -198,8 +198,8 @@ def test_more_bytes_never_cost_more() -> None:
     assert losses[0] > losses[-1]
 
 
-def test_noise_is_no_gain() -> None:
-    """A width that was measured to be better than more bits is not chosen for that."""
+def test_noise_does_not_favour_fewer_bits() -> None:
+    """A measurement in which fewer bits are better than more bits is no reason to choose them."""
     space = Space(SMALL, gptq.Settings(group_size=64, sym=False), 0)
     costs = some_costs(4, 0, kv_heads=2)
     costs.layers[1].modules["mlp.up_proj"].update({8: 0.02, 4: -0.5, 3: -0.5, 2: 5.0})
@@ -268,7 +268,7 @@ def test_what_is_allowed() -> None:
 
 
 def test_a_chip_without_weight_memory() -> None:
-    """The choice is planned in L2 alone, and one that has no room there is refused with its numbers."""
+    """The choice is planned in L2 only; a choice that does not fit is refused with its numbers."""
     small = PULP_OPEN.with_room(l2=240 * KIB)
     space, costs = on_chip(SMALL, small), some_costs(4, 2, kv_heads=2)
     choice = space.choose(costs, small.l2, lambda *_: None)
@@ -277,7 +277,7 @@ def test_a_chip_without_weight_memory() -> None:
     whole = on_chip(SMALL, PULP_OPEN)
     least = whole.planned(whole.smallest())
     assert least is not None
-    # with less the cache is kept elsewhere, until there is no more to give
+    # with less L2, the KV cache moves to another memory
     low, high = 0, least.bytes
     while high - low > 16:
         middle = (low + high) // 32 * 16
@@ -308,7 +308,7 @@ def compiled(model: Path, out: Path) -> Compiled:
 def test_the_bytes_on_a_chip_are_those_of_the_compiled_program(
     tables: int, rank: int, desc_act: bool, sym: bool, tmp_path: Path
 ) -> None:
-    """Every placement of plan.json, and what else its L2 holds, of a model of all widths."""
+    """Bytes are those of every placement in plan.json and of everything else in L2, for a model with all widths."""
     widths = [dict(zip(FUSED, bits, strict=True)) for bits in ((2, 3, 4, 8), (8, 4, 3, 2))]
     bits = {(i, m): widths[i][slot] for i in (0, 1) for slot, ms in FUSED.items() for m in ms}
     tiny_gptq(
@@ -342,7 +342,7 @@ def test_the_bytes_on_a_chip_are_those_of_the_compiled_program(
 
 
 def test_modules_that_are_stored_together_share_a_width() -> None:
-    """The best of all such choices; losses are the sums over the modules."""
+    """The choice is the best one; losses are sums over the modules."""
     space, costs = on_chip(SMALL, SIRACUSA), some_costs(4, 2, kv_heads=2)
     allowed = round(1.6 * space.least())
     choice = best(space, costs, allowed, lambda *_: None)
@@ -371,8 +371,8 @@ def test_modules_that_are_stored_together_share_a_width() -> None:
     ],
 )
 def test_what_is_chosen_for_a_chip_is_planned(vocab: int, wmem: int, l2: int, seed: int) -> None:
-    """With memories that matrices do not fill to the end; in the last cases only weight memory holds
-    the table, which comes after the layers, so that much of L2 stays empty."""
+    """Matrices do not fill the memories exactly.  In the last cases, only weight memory can hold the embedding, which
+    is placed after the layers, so that much of L2 stays empty."""
     target = SIRACUSA.with_room(wmem=wmem * KIB, l2=l2 * KIB)
     space = on_chip(replace(SMALL, vocab_size=vocab), target)
     costs = some_costs(4, seed, kv_heads=2)
@@ -382,7 +382,7 @@ def test_what_is_chosen_for_a_chip_is_planned(vocab: int, wmem: int, l2: int, se
     assert choice.bytes <= whole
     tried = [best(space, costs, at, lambda *_: None) for at in range(least, whole, whole // 50)]
     tried.sort(key=lambda c: c.loss)
-    # what comes out even is found by trying, so that another budget may happen on a little better
+    # the search tries several budgets, so another budget may give a slightly better choice
     assert choice.loss <= 1.05 * next(c.loss for c in tried if space.planned(c))
 
 
@@ -400,7 +400,7 @@ def test_a_chip_without_room_is_refused_with_need_and_have(tmp_path: Path) -> No
         on_chip(SMALL, fitting.with_room(wmem=weights - 16)).check(0)
     assert f"need {weights} bytes" in refusal.value.message
     assert f"have {weights - 16} in weight memory and L2" in refusal.value.message
-    # tables may lie in weight memory as well, so what L2 lacks is lacking for all together
+    # the embedding may be in weight memory too, so L2 lacks the bytes that both memories lack
     lacking = rf"have {weights - 16} in weight memory and L2, {weights} of them in weight memory"
     with pytest.raises(BudgetUnreachable, match=lacking):
         on_chip(SMALL, fitting.with_room(l2=beside - 16)).check(0)
@@ -434,7 +434,7 @@ def test_decide_measures_and_reports(tmp_path: Path) -> None:
     assert sum(report["matrices_at_bits"].values()) == 7 * (5 - len(report["removed_layers"]))
     assert decision.recipe.budget is None
     assert f"{report['packed_bytes']} with layers" in decision.note()
-    # the same again from what was measured
+    # again, from the stored measurements
     state = (tmp_path / "sensitivity.jsonl").read_bytes()
     again = decide(recipe, STORIES, facts, calibration(tmp_path), Recorder(), tmp_path)
     assert again == decision
@@ -446,8 +446,8 @@ def test_decide_measures_and_reports(tmp_path: Path) -> None:
 def test_what_fit_chose_compiles_without_flash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole way: tokens left out, measured, chosen, quantised and compiled for a chip with too
-    little memory for the model at 4 bit."""
+    """All steps: vocabulary pruning, measurement, choice, quantisation and compilation for a chip with too little
+    memory for the model at 4 bit."""
     small = SIRACUSA.with_room(wmem=260 * KIB, l2=104 * KIB)
     monkeypatch.setitem(TARGETS, "siracusa", small)
     recipe = parse_recipe({

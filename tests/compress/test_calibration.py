@@ -1,4 +1,4 @@
-"""Calibration data: which windows, and when it is refused."""
+"""Calibration data: choice of windows, and refusals."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def test_repeated_text(stories: Path, tmp_path: Path) -> None:
     file.write_text("\n".join(5 * [story_text(3, 20)]))
     with pytest.raises(BadData, match="80 of 100 paragraphs of again.txt repeat an earlier one"):
         Calibration((str(file),), 4, 32).check(load_tokenizer(stories))
-    file.write_text("the " * 4000)  # one paragraph, so that only the windows show it
+    file.write_text(
+        "the " * 4000
+    )  # one paragraph, so only the check of windows finds the repetition
     with pytest.raises(BadData, match=r"only \d of 8 samples differ"):
         Calibration((str(file),), 8, 64).check(load_tokenizer(stories))
 

@@ -1,4 +1,4 @@
-"""A library's work in a child process: its log, its progress, its errors and its end."""
+"""Child processes: log, progress, errors and end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if request["fail"]:
 
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module that a child can run."""
+    """Return the name of a module that a child can run."""
     (tmp_path / "some_worker.py").write_text(WORKER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return "some_worker"
@@ -105,7 +105,7 @@ def test_last_lines_are_what_a_terminal_would_show(tmp_path: Path) -> None:
 
 def test_a_signal_is_named(worker: str, tmp_path: Path) -> None:
     def kill(done: int, total: int) -> None:
-        if total:  # the child is at work
+        if total:  # the child is running
             with suppress(ProcessLookupError):
                 os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""A BPE with fewer bpe: which stay, that no text is lost, and which tokenizers are refused."""
+"""Vocabulary pruning of a BPE: which tokens are kept, that texts decode unchanged, and which tokenizers are refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def changed(spec: dict[str, Any], **model: Any) -> dict[str, Any]:
 
 
 def llama3() -> dict[str, Any]:
-    """Words that are bpe are taken whole, merges are texts, and BOS comes last in the vocabulary."""
+    """Return a tokenizer like LLaMA 3's: known words skip merges, merges are texts, and BOS has the last id."""
     spec = changed(TRAINED, ignore_merges=True)
     spec["model"]["merges"] = [" ".join(pair) for pair in spec["model"]["merges"]]
     spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [SPLIT, BYTES]}
@@ -75,12 +75,12 @@ def test_every_text_comes_back(name: str) -> None:
         before, after = old.encode(text).ids, new.encode(text).ids
         back = [t.decode(i, skip_special_tokens=False) for t, i in ((old, before), (new, after))]
         assert back[0] == back[1], repr(text)
-        # a text whose bpe all stay keeps them, which all that was learnt relies on
+        # a text with kept tokens only keeps its tokens, as the trained model needs
         if set(before) <= set(kept):
             same += 1
             assert [kept[index] for index in after] == before
     assert same > 100
-    # where a text begins and what its special bpe are is as it was
+    # the start of a text and its special tokens do not change
     assert [kept[index] for index in new.encode("").ids] == old.encode("").ids
     for token in spec["added_tokens"]:
         assert new.token_to_id(token["content"]) == kept.index(token["id"])
@@ -103,8 +103,8 @@ def test_merges_are_closed(name: str) -> None:
     assert sorted(vocab.values()) == list(range(len(vocab)))
 
 
-def test_those_stay_that_are_made_most_often() -> None:
-    """Against what it stands for: the least used token that no other needs goes, again and again."""
+def test_the_most_frequent_tokens_are_kept() -> None:
+    """The result equals repeated removal of the least used token that no other token needs."""
     bpe, count = BpeTokens(TRAINED), used(TRAINED)
     uses = Counter(count)
     left = set(bpe.texts)
@@ -112,7 +112,7 @@ def test_those_stay_that_are_made_most_often() -> None:
     while len(left) > 420:
         needed = {part for index in left & parts.keys() for part in parts[index]}
         leaves = left - needed - bpe.required
-        # of equals the one that was merged last
+        # ties: the token of the latest merge
         least = min(leaves, key=lambda index: (uses[index], -bpe._first_rank(index)))
         left.remove(least)
         for part in parts[least]:
@@ -123,13 +123,13 @@ def test_those_stay_that_are_made_most_often() -> None:
     assert choice.covered == pytest.approx(covered, abs=0.002)
 
 
-def test_what_is_expected_counts_like_what_is_there() -> None:
+def test_expected_counts_are_added_to_the_texts() -> None:
     bpe, count = BpeTokens(TRAINED), used(TRAINED)
     text, more = dict(list(count.items())[::2]), dict(list(count.items())[1::2])
     whole = bpe.choose(count, keep=420)
     parts = bpe.choose(text, expected=more, keep=420)
     assert parts.kept == whole.kept != bpe.choose(text, keep=420).kept
-    # what is covered is told of the texts alone
+    # ``covered`` counts the texts only
     inside = sum(n for index, n in text.items() if index in whole.kept)
     assert parts.covered == inside / sum(text.values())
 
@@ -148,17 +148,17 @@ def test_a_share_takes_as_few_as_cover_it() -> None:
     assert set(count) <= set(bpe.choose(count, share=1.0).kept)
 
 
-def test_what_has_to_stay() -> None:
+def test_required_tokens() -> None:
     bpe = BpeTokens(STORY)
     needed = {*range(3), *range(3, 259), STORY["model"]["vocab"]["▁"]}
     assert bpe.required == needed
     choice = bpe.choose({}, keep=1)
     assert set(choice.kept) == needed and choice.required == len(needed) and choice.covered == 1.0
-    # what is named stays with all that it is made of
+    # a token in ``always`` is kept with all its parts
     index = next(i for p, i in bpe.ids.items() if p == "▁there")
     kept = set(bpe.choose({}, [index], keep=1).kept)
     assert kept == needed | set(bpe.parts(index)) and len(kept) > len(needed) + 2
-    # without texts the earliest merges follow, as the tokenizer's own training ranked them
+    # without texts, the tokens of the earliest merges are kept
     first = bpe.choose({}, keep=len(needed) + 2).kept
     assert bpe.merges[0] == ("▁", "t")
     assert {bpe.texts[index] for index in set(first) - needed} == {"t", "▁t"}
@@ -180,7 +180,7 @@ def test_what_has_to_stay() -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_cut_is_refused_by_name(spec: dict[str, Any], said: str) -> None:
+def test_other_tokenizers_are_refused(spec: dict[str, Any], said: str) -> None:
     with pytest.raises(TokenizerNotCut, match=re.escape(said)) as caught:
         BpeTokens(spec)
     assert caught.value.exit_code == 18 and "leave out the stage" in str(caught.value)

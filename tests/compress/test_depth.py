@@ -1,4 +1,4 @@
-"""Stage depth: every importance against its definition, and what is left of the model."""
+"""Stage depth: every importance compared with its definition, and the remaining model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def update() -> Any:
 
 
 def without(model: Any, layer: int) -> Any:
-    """A copy that really lacks the layer, by way of its own list."""
+    """Return a copy of the model without the layer."""
     other = copy.deepcopy(model)
     del other.model.layers[layer]
     other.config.num_hidden_layers -= 1
@@ -100,9 +100,7 @@ def test_magnitude_and_cosine(stories: Path, step: Step, tmp_path: Path, update:
         assert values[place] == pytest.approx(float(1 - mean), abs=1e-5)
 
 
-def test_the_layers_that_stay_are_those_of_the_source(
-    stories: Path, step: Step, tmp_path: Path
-) -> None:
+def test_kept_layers_do_not_change(stories: Path, step: Step, tmp_path: Path) -> None:
     settings = depth.Settings(remove=2, protect_first=1, protect_last=1)
     report = depth.run(settings, step()).parameters
     before, after = load_model(stories), load_model(tmp_path / "out")
@@ -133,7 +131,7 @@ def test_the_result_generates_with_its_cache(stories: Path, step: Step, tmp_path
     assert text.tolist() == step_by_step.tolist()
 
 
-def test_iterative_measures_what_is_left(stories: Path, step: Step) -> None:
+def test_iterative_measures_the_remaining_layers(stories: Path, step: Step) -> None:
     settings = depth.Settings(remove=2, protect_first=0, protect_last=0, iterative=True)
     context = step()
     report = depth.run(settings, context).parameters
@@ -148,7 +146,7 @@ def test_iterative_measures_what_is_left(stories: Path, step: Step) -> None:
         assert second["importance"][place] == pytest.approx(wanted, abs=2e-5)
 
 
-def test_an_interrupted_search_keeps_what_it_measured(step: Step, tmp_path: Path) -> None:
+def test_an_interrupted_search_keeps_its_measurements(step: Step, tmp_path: Path) -> None:
     settings = depth.Settings(remove=1, protect_first=0, protect_last=0)
     with_more = step().calibration
     with_more.samples, with_more.length = 48, 64  # three batches

@@ -1,4 +1,4 @@
-"""Our own GPTQ of a matrix, and what it is used for: embedding and head."""
+"""Our own GPTQ of a matrix, used for embedding and LM head."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def matrix(n: int = 40, k: int = 64, seed: int = 0) -> torch.Tensor:
 
 
 def correlated(k: int = 64) -> torch.Tensor:
-    """A second moment with strong correlations: a few directions have most of the energy."""
+    """Return a second moment with strong correlations: a few directions have most of the energy."""
     x = matrix(500, 6, seed=1) @ matrix(6, k, seed=2) + 0.1 * matrix(500, k, seed=3)
     return x.T @ x / 500
 
@@ -56,11 +56,11 @@ def test_without_correlations_every_weight_is_rounded_to_the_nearest(bits: int) 
             assert abs(got - w[row, column].item()) == pytest.approx(nearest, abs=1e-6)
 
 
-def test_errors_are_made_up_for_by_the_columns_that_follow() -> None:
+def test_following_columns_compensate_errors() -> None:
     w, moment = matrix(), correlated()
     hessian = damped(moment, 0.01)
     gptq = quantize_matrix(w, Weighting.of(hessian), bits=3, group_size=16)
-    # the same groups and importances, but nothing made up for
+    # the same groups and importances, without error compensation
     plain = quantize_matrix(w, Weighting.of(torch.diag(hessian.diagonal())), bits=3, group_size=16)
     first = cost(w, torch.from_numpy(gptq.dequantized()), moment)
     second = cost(w, torch.from_numpy(plain.dequantized()), moment)
@@ -79,7 +79,7 @@ def test_groups_are_never_worse_than_their_whole_range(fit: Any) -> None:
     q = ((w - o[:, None]) / s[:, None]).round().clamp(0, 15)
     fitted = ((q * s[:, None] + o[:, None] - w) ** 2) @ importance
     assert (fitted <= whole * 1.001).all()  # scales are 16-bit
-    least = 0.8 if fit is fit_groups else 0.92  # zero has to stay a value
+    least = 0.8 if fit is fit_groups else 0.92  # zero has to be a value of the grid
     assert float(fitted.sum()) < least * float(whole.sum())
 
 
@@ -97,7 +97,7 @@ def test_scales_and_offsets_are_16_bit_floats_whatever_the_weights() -> None:
 
 
 @pytest.mark.parametrize("shift", [-3.0, 0.0, 0.4, 3.0])
-def test_zero_points_are_whole_and_zero_is_one_of_the_values(shift: float) -> None:
+def test_zero_points_are_integers_and_zero_is_representable(shift: float) -> None:
     w = matrix(60, 32) + shift
     w[0] = 0.0
     w[1] = 0.37
@@ -109,7 +109,7 @@ def test_zero_points_are_whole_and_zero_is_one_of_the_values(shift: float) -> No
     assert (found.scale == found.scale.astype(np.float16)).all() and (found.scale > 0).all()
     assert np.array_equal(found.dequantized()[0], np.zeros(32))
     assert found.dequantized()[1] == pytest.approx(0.37, rel=1e-3)
-    # a range beside zero has to reach it: then its steps are coarser than those of offsets
+    # a range without zero is extended to it, so its steps are coarser than with offsets
     steps = (w.amax(1).clamp_min(0) - w.amin(1).clamp_max(0)).numpy() / 15
     error = np.abs(found.dequantized() - w.numpy()).mean(1)
     assert (error[3:] < 0.5 * steps[3:]).all()
@@ -118,7 +118,7 @@ def test_zero_points_are_whole_and_zero_is_one_of_the_values(shift: float) -> No
 @pytest.mark.parametrize(
     ("bits", "group", "points"), [(4, 16, False), (8, 32, False), (4, 16, True), (8, 32, True)]
 )
-def test_a_sidecar_gives_the_table_back(
+def test_a_sidecar_reads_back_as_the_embedding(
     tmp_path: Path, bits: int, group: int, points: bool
 ) -> None:
     weighting = Weighting.of(torch.eye(64))
@@ -138,7 +138,7 @@ def test_rows_are_independent() -> None:
     assert np.array_equal(whole[7:12], part)
 
 
-def test_the_moment_is_that_of_the_heads_input() -> None:
+def test_the_moment_is_that_of_the_lm_heads_input() -> None:
     model = load(STORIES).model
     windows = torch.arange(3, 99).view(4, 24)
     seen: list[torch.Tensor] = []
@@ -150,12 +150,12 @@ def test_the_moment_is_that_of_the_heads_input() -> None:
     assert torch.allclose(head_moment(model, windows).double(), x.T @ x / len(x), rtol=1e-3)
 
 
-def test_tied_tables_are_one_and_others_two() -> None:
+def test_a_tied_model_has_one_matrix_and_others_two() -> None:
     model = load(STORIES).model
     windows = torch.arange(3, 99).view(4, 24)
     tied = quantize_embeddings(model, windows, bits=4, group_size=32)
     assert list(tied) == [SIDECAR]
-    assert tied[SIDECAR].zero_points is not None  # of 4 bits, which the device has room for
+    assert tied[SIDECAR].zero_points is not None  # 4 bits, as on the device
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0).clone())
     both = quantize_embeddings(model, windows, bits=4, group_size=32)

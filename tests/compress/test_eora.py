@@ -1,4 +1,4 @@
-"""The stage eora on a small real model that was quantised to 2 bit."""
+"""Stage eora on a small trained model at 2 bit."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def test_without_the_float_model(tmp_path_factory: pytest.TempPathFactory, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
-def test_the_adapter_brings_the_loss_down(
+def test_the_adapter_reduces_the_loss(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    """Of GPTQ as first published: of what searched ranges and GPTAQ leave, an adapter brings back less."""
+    """Without MSE clipping and GPTAQ, after which an adapter recovers less."""
     source = quantised(tmp_path_factory, "coarse plain", COARSE | {"mse": 0, "gptaq": 0})
     settings = {"rank": RANK, "samples": 12}
     step, report = run_stage(tmp_path / "first", "eora", source, settings, unquantized=STORIES)
@@ -83,7 +83,7 @@ def test_the_adapter_brings_the_loss_down(
 
     again, _ = run_stage(tmp_path / "again", "eora", source, settings, unquantized=STORIES)
     names = ["adapter_config.json", "adapter_model.safetensors"]
-    # beside the weights, where peft finds them for from_pretrained
+    # in the folder of the weights, where peft looks for them
     assert {p.name for p in again.out.iterdir()} == {*names, *(p.name for p in source.iterdir())}
     assert filecmp.cmpfiles(step.out, again.out, names, shallow=False) == (names, [], [])
     assert str(tmp_path) not in (again.out / names[0]).read_text()

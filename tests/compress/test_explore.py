@@ -1,4 +1,4 @@
-"""The search: spaces, proposals, failures, going on, several processes, the front."""
+"""The search: spaces, proposals, failures, continuation, several processes, the Pareto front."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def space() -> Space:
 
 @pytest.fixture(autouse=True)
 def no_wait_for_the_disk() -> Iterator[None]:
-    """A database waits for the disk at every step, which takes longer than all else here."""
+    """Switch off waiting for the disk, which takes most of the time of a database."""
 
     def unsafe(connection: sqlite3.Connection, _: object) -> None:
         connection.execute("PRAGMA synchronous=OFF")
@@ -83,7 +83,7 @@ def storage(tmp_path: Path) -> str:
 
 
 def made_up(number: int, values: dict[str, Any]) -> Outcome:
-    """Bytes and perplexity that depend on the values alone, quick to compute."""
+    """Return bytes and perplexity that depend only on the values, for fast trials."""
     gone = values.get("depth.remove", 0)
     size = (30 - gone) * values["gptq.bits"] * 1000 + values["eora.rank"] * 100
     loss = 3 + 0.3 * gone + 0.02 * (8 - values["gptq.bits"]) ** 2 - 0.001 * values["eora.rank"]
@@ -93,7 +93,7 @@ def made_up(number: int, values: dict[str, Any]) -> Outcome:
 # --- spaces ---
 
 
-def test_values_find_their_places(space: Space) -> None:
+def test_values_are_inserted_into_the_recipe(space: Space) -> None:
     values = {"depth.use": True, "depth.remove": 4, "gptq.bits": 3, "eora.rank": 5}
     tables = space.apply(RECIPE, {**values, "gptq.modules.down_proj.bits": 8})
     assert tables == {
@@ -161,7 +161,7 @@ def test_a_search_in_parts_is_the_search_in_one_go(space: Space, study: Any, sto
         return [r.to_json() for r in results_of(study)]
 
     explore(study, space, made_up, trials=12, seed=3)
-    for part in (4, 6, 2):  # each opens the study anew, as another process would
+    for part in (4, 6, 2):  # each part opens the study again, like another process
         _search(space, storage, part, seed=3)
     once = results(study)
     assert results(open_study(storage, "s", {})) == once
@@ -182,7 +182,7 @@ def _search(space: Space, storage: str, trials: int, seed: int = 0) -> list[Resu
 
 
 def test_the_sampler_learns(space: Space, study: Any) -> None:
-    """Two thirds of the space fail; of what is proposed later more than half does not."""
+    """Two thirds of the space fail, but more than half of the later proposals succeed."""
 
     def run(number: int, values: dict[str, Any]) -> Outcome:
         if values["gptq.bits"] != 8:
@@ -209,7 +209,7 @@ def test_failures_are_recorded_and_stop_nothing(space: Space, study: Any) -> Non
     heard: list[Result] = []
     done = explore(study, space, run, trials=7, seed=0, finished=heard.append)
     assert heard == done
-    # the infeasible one does not count
+    # the infeasible trial does not count
     assert [r.state for r in done] == [
         "complete",
         *["failed"] * 2,
@@ -253,7 +253,7 @@ def test_an_interrupted_trial_is_the_next_one(space: Space, storage: str) -> Non
 
 
 def test_a_trial_that_cannot_be_written_is_the_next_one(space: Space, storage: str) -> None:
-    """A full disk says nothing of a trial's values, and the next trials would meet it too."""
+    """A full disk does not depend on a trial's values, and would stop the next trials too."""
     study, tried = open_study(storage, "s", {}), []
 
     def full(number: int, values: dict[str, Any]) -> Outcome:
@@ -296,7 +296,7 @@ def test_time_is_up(space: Space, study: Any) -> None:
     assert len(explore(study, space, made_up, trials=9, seed=0, expired=lambda: next(left))) == 2
 
 
-def test_a_small_space_comes_to_its_end(study: Any) -> None:
+def test_a_small_space_is_exhausted(study: Any) -> None:
     table = tomllib.loads("gptq.bits = [3, 4, 8]\neora.rank = [8, 16]")
     space = parse_space(table, RECIPE)
     done = explore(study, space, made_up, trials=50, seed=0)
@@ -316,7 +316,7 @@ def test_another_setting_is_another_study(storage: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["nothing://x", "sqlite:////no/such/folder/study.db", "plain"])
-def test_a_storage_that_is_none(url: str) -> None:
+def test_an_impossible_storage(url: str) -> None:
     with pytest.raises(OutputError, match="cannot be used"):
         open_study(url, "s", {})
 
@@ -334,7 +334,7 @@ def _worker(storage: str) -> None:
 def test_two_processes_begin_at_the_same_moment(
     space: Space, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both propose the same; the second one goes on to other values."""
+    """Both propose the same values; the second one then proposes others."""
     proposed = module.propose
 
     def propose(study: Any, space: Space, seed: int) -> dict[str, Any] | None:
@@ -371,7 +371,7 @@ def test_processes_share_a_study(space: Space, storage: str) -> None:
 # --- the front ---
 
 
-def test_the_front_is_what_nothing_beats(space: Space, study: Any) -> None:
+def test_the_front_is_the_pareto_front(space: Space, study: Any) -> None:
     explore(study, space, made_up, trials=12, seed=0)
     results = results_of(study)
     points = {(r.outcome.packed_bytes, r.outcome.perplexity) for r in results if r.outcome}
@@ -420,7 +420,7 @@ def test_files_of_the_front(study: Any, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["front.json", "front.md", "front.svg"]
 
 
-def test_a_front_of_nothing(study: Any, tmp_path: Path) -> None:
+def test_an_empty_front(study: Any, tmp_path: Path) -> None:
     lines = write_front(tmp_path, study, [], {})
     assert "0 trials complete" in "\n".join(lines)
     assert (tmp_path / "front.svg").stat().st_size > 1000
@@ -438,7 +438,7 @@ def test_references(tmp_path: Path) -> None:
     assert read_references(file, MEASURED) == [Reference("a", 5, 2.0)]
     file.write_text(json.dumps({"steps": [{**row, "perplexity": None}, row]}))
     assert read_references(file, MEASURED) == [Reference("a", 5, 2.0)]
-    # a list that somebody writes may leave out what only a tokenizer tells
+    # a list written by a user may omit fields that only a tokenizer determines
     short = {key: value for key, value in MEASURED.items() if key != "text_tokens"}
     file.write_text(json.dumps([{**row, "measured": short}]))
     assert read_references(file, MEASURED) == [Reference("a", 5, 2.0)]
@@ -463,7 +463,7 @@ def test_references(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_references_that_were_measured_otherwise(
+def test_references_with_other_conditions(
     stated: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "reference.json"
@@ -472,5 +472,5 @@ def test_references_that_were_measured_otherwise(
     with pytest.raises(BadData) as refusal:
         read_references(file, MEASURED)
     assert refusal.value.message == f"{file} was not measured as the trials are: {words}"
-    # what it has to be, ready to be compared or copied
+    # the message contains the required conditions for comparing and copying
     assert refusal.value.hint is not None and json.dumps(MEASURED) in refusal.value.hint

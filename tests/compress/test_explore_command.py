@@ -1,4 +1,4 @@
-"""``shrinkc explore`` on a small model: trials are runs, share steps, and go on."""
+"""``shrinkc explore`` on a small model: trials are runs, share steps, and are continued."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def explore(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """explore("--trials", "1"): exit code, stdout, stderr in one line."""
+    """Return a function: explore("--trials", "1") gives exit code, stdout, and stderr in one line."""
 
     def run(*options: str) -> tuple[int, str, str]:
         out = str(tmp_path / "out")
@@ -88,7 +88,7 @@ def test_a_study_goes_on(explore: Run, recipe: Path, tmp_path: Path) -> None:
     complete = [t for t in first if t["state"] == "complete"]
     assert len(complete) == 2
 
-    # a run that was measured as the trials are, and a list that says so
+    # a run with the trials' conditions, and a list with these conditions
     run = out / "trials" / "0000" / "run.json"
     measured = complete[0]["figures"]["measured"]
     assert measured["windows"] == 1 and measured["dtype"] == "float32"
@@ -104,7 +104,7 @@ def test_a_study_goes_on(explore: Run, recipe: Path, tmp_path: Path) -> None:
     assert [r["name"] for r in result["references"]] == [
         "mine", "00-source", "01-depth", "02-width",
     ]  # fmt: skip
-    # all four values were tried, and what the model does not have was refused before any work
+    # all four values were tried, and impossible ones were refused before any work
     tried = {t["values"]["width.ffn_keep"]: t for t in result["trials"]}
     assert sorted(tried) == [64, 128, 192, 999]
     assert tried[999]["state"] == "infeasible" and "999" in tried[999]["reason"]
@@ -113,7 +113,7 @@ def test_a_study_goes_on(explore: Run, recipe: Path, tmp_path: Path) -> None:
     assert tried[128]["figures"]["layers"] == 3
 
     folders = {keep: out / "trials" / f"{t['trial']:04d}" for keep, t in tried.items()}
-    # the first stage was done once: its files are one
+    # the first stage ran once: its files are hard links
     files = [folders[k] / "01-depth" / "model.safetensors" for k in (64, 128, 192)]
     assert len({f.stat().st_ino for f in files}) == 1
     # only the front keeps its models
@@ -122,7 +122,7 @@ def test_a_study_goes_on(explore: Run, recipe: Path, tmp_path: Path) -> None:
         kept = (folders[keep] / "02-width" / "model.safetensors").is_file()
         assert kept == (tried[keep]["trial"] in front)
 
-    # other text, other trials: that is another study
+    # another text makes another study
     text = tmp_path / "text.txt"
     text.write_text(text.read_text() + "The end.\n")
     code, _, said = explore("--trials", "1")
@@ -151,7 +151,7 @@ length = 32
 
 
 @pytest.mark.slow
-def test_figures_of_another_protocol_are_no_references(
+def test_references_of_another_protocol_are_refused(
     explore: Run, recipe: Path, tmp_path: Path
 ) -> None:
     own = RECIPE.split("[explore]")[0].replace("windows = 1", "windows = 2\ndtype = 'bfloat16'")
@@ -221,7 +221,7 @@ def test_ranges_from_a_file_of_their_own(explore: Run, recipe: Path, tmp_path: P
     assert code == BadRecipe.exit_code and "[lora] is no table of the recipe" in said
 
 
-def test_thinning_out_removes_a_models_files_alone(tmp_path: Path) -> None:
+def test_only_files_of_dominated_models_are_deleted(tmp_path: Path) -> None:
     results = [
         Result(number, {}, "complete", Outcome(1, 9.0), best=best)
         for number, best in ((0, True), (1, False))
@@ -259,8 +259,8 @@ def test_another_directory_is_not_touched(explore: Run, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-# A signal that comes while the callback of a weak reference runs: Python drops what its handler
-# raises.  In the child this happens at the beginning of every trial, and in the midst of it.
+# Python ignores exceptions in the callback of a weak reference, also that of a signal handler.  In
+# the child, the signal arrives in such a callback at the begin and in the middle of every trial.
 LOST = """
 import os, signal, sys, weakref
 from shrinkc.cli import main
@@ -292,10 +292,10 @@ def test_a_signal_that_python_drops_ends_the_search(
     ended = subprocess.run(
         [sys.executable, "-c", LOST.format(signal=name), *command, "--trials", "3"],
         capture_output=True, text=True,
-        # a background job of a shell inherits a SIGINT that is ignored
+        # a background job of a shell inherits an ignored SIGINT
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert "Exception ignored" in ended.stderr
     assert ended.returncode == code, ended.stderr
-    # not one trial came to its end
+    # no trial was completed
     assert not list((tmp_path / "out" / "trials").glob("*/02-width/step.json"))

@@ -1,4 +1,4 @@
-"""The stage finetune_scales: what it trains, and that no integer changes."""
+"""Stage finetune_scales: it trains scales, and no integer changes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_it_recovers_without_touching_integers(
             assert not np.array_equal(new.scale, old.scale)
     assert facts_of(step.out).packed_bytes == facts_of(source).packed_bytes
     assert loss(step.out, text) < loss(source, text) - 0.05
-    # what was trained is what was written
+    # the trained values were written
     curve = [value for _, value in report.parameters["loss_curve"]]
     assert np.mean(curve[-5:]) < np.mean(curve[:5])
 
@@ -90,7 +90,7 @@ def test_resumed_training_is_the_same_byte_for_byte(
 ) -> None:
     monkeypatch.setattr(
         finetune_scales, "check_checkpoint", lambda *given: None
-    )  # it starts a process
+    )  # starts a child process
     source = quantised(tmp_path_factory, "coarse", COARSE)
     settings = finetune_scales.Settings(
         samples=24, text=(write_text(tmp_path),), distill=0.5, **FAST
@@ -134,10 +134,10 @@ def test_refusals(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> N
         finetune_scales.run(finetune_scales.Settings(), step)
 
 
-def test_the_source_stays_as_it_is(
+def test_the_source_does_not_change(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files are hard links: the rewritten one must not be."""
+    """Files of the step are hard links, except the one that is written again."""
     monkeypatch.setattr(finetune_scales, "check_checkpoint", lambda *given: None)
     source = quantised(tmp_path_factory, "coarse", COARSE)
     before = (source / finetune_scales.WEIGHTS).read_bytes()

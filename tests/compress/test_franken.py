@@ -1,4 +1,4 @@
-"""Franken models: the notation, logits against a model built by hand, the cache, checkpoints."""
+"""Franken models: notation, logits compared with a model built by hand, KV cache, checkpoints."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_all_layers_in_order_are_the_model(stories: Loaded) -> None:
 
 
 def test_logits_are_those_of_a_model_built_by_hand(stories: Loaded) -> None:
-    """By hand twice: with numpy, whose layers are in another list, and with copied tensors."""
+    """Built twice: in numpy with another list of layers, and in torch with copied tensors."""
     ids = np.arange(30) * 7 % 512
     found = assemble(stories.model, ORDER)(torch.tensor(ids)[None]).logits[0].numpy()
 
@@ -138,7 +138,7 @@ def test_every_occurrence_has_its_own_cache(stories: Loaded) -> None:
     assert [layer.self_attn.layer_idx for layer in model.model.layers] == list(range(6))
     ids = prompt_ids(stories, "Once upon a time there was")
     assert len(generate(model, ids, 24, exact=True)) == 24
-    with torch.no_grad():  # step by step the logits are those of the whole text
+    with torch.no_grad():  # logits with the KV cache equal those of the whole text
         whole = model(torch.tensor([ids])).logits[0]
         cache = None
         for t, token in enumerate(ids):
@@ -167,16 +167,16 @@ def test_a_saved_configuration_is_an_ordinary_checkpoint(stories: Loaded, tmp_pa
     expected = assemble(stories.model, ORDER)(ids).logits
     assert torch.equal(again.model(ids).logits, expected)
     assert json.loads((out / NOTE).read_text())["layer_list"] == list(ORDER)
-    # stored as narrow as the original: float16
+    # stored in the original's type: float16
     assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
     assert load_model(out).config.num_layers == 6
-    # the model it was made from still shares nothing with it
+    # the original model shares no tensors with it
     assert torch.equal(assemble(stories.model, ORDER)(ids).logits, expected)
     with pytest.raises(OutputError):
         save_checkpoint(stories, configuration, out)
 
 
-def test_side_by_side(stories: Loaded, tmp_path: Path) -> None:
+def test_comparison(stories: Loaded, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a little girl. She liked to play.\n" * 60)
     plan = EvalPlan(text=text, windows=1)
@@ -195,7 +195,7 @@ def test_side_by_side(stories: Loaded, tmp_path: Path) -> None:
 
 
 def without_seconds(value: object) -> object:
-    """The value without what time it took, at any depth."""
+    """Return the value without seconds, at any depth."""
     if not isinstance(value, dict):
         return value
     return {k: without_seconds(v) for k, v in value.items() if k != "seconds"}
@@ -284,7 +284,7 @@ def test_force_keeps_what_this_command_did_not_make(
     assert f"{out} contains files" in said and "notes/letter.txt. Hint" in said
     assert run_cli([*command, "--save", str(saved)]) == OutputError.exit_code
     assert "saved is not empty" in " ".join(capsys.readouterr().err.split())
-    # a file of that name alone does not make a directory ours
+    # a file of that name alone does not make it a directory of shrinkc
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "comparison.json").write_text('{"mine": 1}')
     assert run_cli([*command, "-o", str(tmp_path / "mine")]) == OutputError.exit_code
@@ -328,9 +328,11 @@ def test_a_repeated_layer_is_stored_once_in_the_blob(
             == 0
         )
         levels = [out / "blobs" / f"{level.name}.bin" for level in HOST.stored]
-        sizes[name] = sum(file.stat().st_size for file in levels)  # beside them: the tokenizer
+        sizes[name] = sum(
+            file.stat().st_size for file in levels
+        )  # the remaining bytes: the tokenizer
         result = json.loads(capsys.readouterr().out)
-        # the plan without any weight already says what the blobs take
+        # the plan without weights has the bytes of the blobs
         tables = sum(table["bytes"] for table in result["tables"].values())
         assert abs(result["weight_bytes"] + tables - sizes[name]) < 16 * 20
     layer = 96 * (160 + 96 + 512 + 256) // 2

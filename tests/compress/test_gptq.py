@@ -1,4 +1,4 @@
-"""The stage gptq: settings, preflight, and GPTQModel in a child process on a small real model."""
+"""Stage gptq: settings, preflight, and GPTQModel in a child process on a small trained model."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_preflight_names_groups_that_divide() -> None:
     assert gptq.preflight(Settings(group_size=32), facts) == []
 
 
-def test_of_several_groups_the_first_that_divides_is_taken_and_said() -> None:
+def test_the_first_group_size_that_divides_is_taken_and_noted() -> None:
     facts = facts_of(STORIES)  # 96 inputs, 256 of down_proj
     given = Settings(group_size=(64, 32, 16), embeddings={"bits": 4, "group_size": [64, 48, 16]})
     resolved, notes = gptq.resolve(given, facts)
@@ -107,7 +107,7 @@ def test_of_several_groups_the_first_that_divides_is_taken_and_said() -> None:
     ]
     assert gptq.preflight(given, facts) == []
     assert gptq.predict(given, facts) == gptq.predict(resolved, facts)
-    # the first choice needs no word, a module with a group of its own none either
+    # no note for the first choice, nor for a module with its own group size
     for same in (
         Settings(group_size=32),
         Settings(group_size=(32, 16)),
@@ -118,13 +118,13 @@ def test_of_several_groups_the_first_that_divides_is_taken_and_said() -> None:
     own = {name: {"group_size": 32} for name in ("self_attn.*", "gate_proj", "up_proj")}
     resolved, notes = gptq.resolve(Settings(group_size=(64, 32), modules=own), facts)
     assert resolved.group_size == 64 and notes == []
-    # none of them divides: what is wrong with the last
+    # none of them divides: the problem names the last one
     narrow = replace(facts, config=replace(facts.config, intermediate_size=200))
     (problem,) = gptq.preflight(Settings(group_size=(64, 32)), narrow)
     assert "group_size = 32 does not divide the 200 inputs of mlp.down_proj" in problem
 
 
-def test_what_gptaq_keeps_of_a_layer_is_estimated() -> None:
+def test_memory_of_gptaq_is_estimated() -> None:
     facts, text = facts_of(STORIES), Calibration(("self",), 16, 64)
     # q, k and v read the same, and so do gate and up: 96 inputs each, o 96, down 256
     assert gptq.memory(Settings(), facts, text) == 4 * 16 * 64 * (96 + 96 + 96 + 256)
@@ -169,12 +169,12 @@ def test_mixed_widths(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) 
         assert weight.bits == wanted["bits"]
         assert weight.group == (shape[1] if wanted["group_size"] == -1 else wanted["group_size"])
         assert (weight.order is not None) == wanted["desc_act"]
-        # what the checkpoint's own rules say of it
+        # the checkpoint's own rules
         assert stated is not None
         assert (stated.bits, stated.group_size, stated.sym) == (
             wanted["bits"], wanted["group_size"], wanted["sym"],
         )  # fmt: skip
-    # symmetric where that was asked for
+    # symmetric only for the module that asks for it
     key = weights["model.layers.1.self_attn.k_proj"]
     assert np.array_equal(key.offset, -8 * key.scale)
     text = write_text_file(tmp_path)
@@ -190,7 +190,7 @@ def test_sizes_are_predicted_to_the_byte(tmp_path_factory: pytest.TempPathFactor
         found = facts_of(out)
         predicted = gptq.predict(Settings(**settings), facts_of(STORIES))
         assert open_checkpoint(out).formats == gptq.formats(Settings(**settings), found.config)
-        # of the directory about: the headers of its files are small where a model is large
+        # about: headers of files are only small relative to a large model
         assert found.bytes_on_disk == pytest.approx(predicted.bytes_on_disk, rel=0.1)
         assert found.packed_bytes == predicted.packed_bytes
         assert found.bits == predicted.bits
@@ -199,7 +199,7 @@ def test_sizes_are_predicted_to_the_byte(tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
-def test_what_else_lies_in_the_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_other_files_in_the_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
     out = quantised(tmp_path_factory, "mixed", MIXED)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert filecmp.cmp(out / name, STORIES / name, shallow=False)
@@ -215,10 +215,10 @@ def test_what_else_lies_in_the_directory(tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "torch")
 @pytest.mark.parametrize("group", [-1, 16])
-def test_groups_that_the_cpu_kernel_of_4_bit_does_not_know(
+def test_group_sizes_that_the_4_bit_cpu_kernel_does_not_support(
     group: int, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    # the stage itself loads its result with from_pretrained alone, and runs it
+    # the stage loads its result with from_pretrained and runs it
     out = quantised(tmp_path_factory, f"group{group}", {"bits": 4, "group_size": group})
     for name, weight in read_gptq(out).items():
         assert (weight.bits, weight.group) == (4, weight.shape[1] if group == -1 else group), name
@@ -233,7 +233,7 @@ def test_groups_that_the_cpu_kernel_of_4_bit_does_not_know(
 def test_same_bytes_from_a_child_process_and_progress(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    """The bytes that work in this process gives."""
+    """A child process writes the same bytes as this process."""
     first = quantised(tmp_path_factory, "coarse", COARSE)
     step, report = run_stage(tmp_path / "again", "gptq", STORIES, COARSE)
     names = sorted(p.name for p in first.iterdir())
@@ -281,13 +281,13 @@ def test_the_check_finds_a_weight_that_differs(
     [({"sym": False}, True), ({"desc_act": True}, False), ({"group_size": -1}, False)],
     ids=["zero points", "act-order", "rows"],
 )
-def test_ranges_and_earlier_losses_are_made_up_for_without_a_byte(
+def test_mse_clipping_and_gptaq_lose_less_without_more_bytes(
     others: dict[str, Any],
     alone: bool,
     tmp_path_factory: pytest.TempPathFactory,
     tmp_path: Path,
 ) -> None:
-    """At 3 bit, where the ends of a range cost most; ``alone``: each of the two is seen to do something."""
+    """At 3 bit, where clipping helps most.  ``alone``: each of the two methods has an effect."""
     text, losses, sizes = write_text_file(tmp_path), {}, set()
     for mse, gptaq in ((0, 0), (2.4, 0.25), *(((2.4, 0), (0, 0.25)) if alone else ())):
         settings = {"bits": 3, "group_size": 32, "mse": mse, "gptaq": gptaq} | others
@@ -298,8 +298,8 @@ def test_ranges_and_earlier_losses_are_made_up_for_without_a_byte(
     assert losses[2.4, 0.25] < losses[0, 0]
 
 
-def test_groups_are_ordered_where_gptq_model_does_it() -> None:
-    """Its GPTAQ has no order of groups: neither recipe nor checkpoint say that it had."""
+def test_groups_are_ordered_unless_gptaq_is_used() -> None:
+    """With GPTAQ there is no order of groups, in neither recipe nor checkpoint."""
     assert Settings(gptaq=0).group_aware and not Settings().group_aware
     assert not Settings(gptaq=0, group_size=-1).group_aware
     assert not Settings(gptaq=0, method="autoround").group_aware
@@ -328,7 +328,7 @@ def test_settings_of_autoround(settings: dict[str, Any], said: str) -> None:
     assert said in refusal.value.message
 
 
-def test_autoround_that_is_not_installed_is_told_before_anything_runs(
+def test_missing_autoround_is_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(libraries, "find_spec", lambda name: None if name == "auto_round" else name)
@@ -340,9 +340,8 @@ def test_autoround_that_is_not_installed_is_told_before_anything_runs(
 
 @pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "auto_round", "torch")
-def test_trained_rounding(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
-    """Formats and bytes as planned, module by module; nearer to the model than GPTQ by as many bits; and a program
-    compiled from it answers."""
+def test_autoround(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    """Formats and bytes are as planned, the result is closer to the model than GPTQ's, and it compiles and runs."""
     out = quantised(tmp_path_factory, "trained", TRAINED)
     settings, weights, config = Settings(**TRAINED), read_gptq(out), load_gptq_config(out)
     facts = facts_of(STORIES)
@@ -381,8 +380,8 @@ def test_trained_rounding(tmp_path_factory: pytest.TempPathFactory, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "auto_round", "torch")
 @pytest.mark.usefixtures("real_children")
-def test_trained_rounding_of_whole_rows_again(tmp_path: Path) -> None:
-    """One scale per row, symmetric: the same bytes again, and how far it is."""
+def test_per_channel_autoround_is_reproducible(tmp_path: Path) -> None:
+    """Per-channel and symmetric: the same bytes again, and progress."""
     settings = {"bits": 4, "group_size": -1, "method": "autoround", "iterations": 4}
     both = [run_stage(tmp_path / name, "gptq", STORIES, settings) for name in "ab"]
     (first, report), (second, _) = both

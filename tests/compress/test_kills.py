@@ -1,4 +1,4 @@
-"""`make kills`: what it calls a difference, and where a run is when it is killed."""
+"""`make kills`: comparison of runs, and the running step at a kill."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def run_in(folder: Path, weights: bytes = b"w", seconds: int = 1) -> Path:
     return folder
 
 
-def test_a_byte_or_a_file_is_a_difference_and_seconds_are_none(tmp_path: Path) -> None:
+def test_bytes_and_files_differ_but_seconds_do_not_count(tmp_path: Path) -> None:
     whole = run_in(tmp_path / "whole")
     assert differing(run_in(tmp_path / "slower", seconds=9), whole) == (2, [])
     assert differing(run_in(tmp_path / "other", b"v"), whole) == (2, ["01-depth/model.safetensors"])
@@ -26,7 +26,7 @@ def test_a_byte_or_a_file_is_a_difference_and_seconds_are_none(tmp_path: Path) -
     assert differing(more, whole) == (3, ["01-depth/step.json", "left.partial"])
 
 
-def test_where_a_run_is(tmp_path: Path) -> None:
+def test_the_running_step(tmp_path: Path) -> None:
     seen = [under_way(tmp_path)]
     (tmp_path / "00-source").mkdir()
     seen.append(under_way(tmp_path))

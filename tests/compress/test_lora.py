@@ -1,4 +1,4 @@
-"""Stage lora: its loss and attention against plain torch, the merge, and going on after an interrupt."""
+"""Stage lora: loss and attention compared with plain torch, the merge, and continuation after an interrupt."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_loss_and_its_gradient(weight: float, monkeypatch: pytest.MonkeyPatc
     side = known if weight else None
     given, to_head = (hidden.detach(), head.detach()), torch.ones(11, 5)
     loss, gradient = loss_and_gradient(*given, targets, side, weight, to_head)
-    assert loss == pytest.approx(wanted.item(), rel=1e-5)  # its logits are float32
+    assert loss == pytest.approx(wanted.item(), rel=1e-5)  # the logits are float32
     torch.testing.assert_close(gradient, hidden.grad, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(to_head - 1, head.grad.float(), rtol=1e-4, atol=1e-5)
     again, same = loss_and_gradient(*given, targets, side, weight)
@@ -87,7 +87,7 @@ def test_every_epoch_shuffles_whole_windows() -> None:
         assert len(starts) == 61 and len({s % 16 for s in starts}) == 1
         assert [s[0] for s in part] != sorted(starts)
     assert first != second
-    assert windows.sample(5).tolist() == samples[5]  # whatever was asked for in between
+    assert windows.sample(5).tolist() == samples[5]  # also after other samples
     later = Windows(list(range(1000)), 16, 3, "lora.text")
     later.first = 57
     assert [later.sample(i).tolist() for i in range(65)] == samples[57:]
@@ -96,7 +96,7 @@ def test_every_epoch_shuffles_whole_windows() -> None:
 
 
 def test_stages_of_one_text_have_different_windows(step: Step, story_file: Path) -> None:
-    """Of the same length, whether the text is named or the calibration's; one that counts epochs begins with one."""
+    """For the same text (named, or the calibration's) and length; a stage with epochs starts at a whole one."""
     first = reconstruct.Settings(samples=30, length=64)
     other = qat.Settings(samples=30, length=64, text=("own.txt",))
     named = lora.Settings(samples=13, length=64, batch=8, text=(str(story_file),))
@@ -123,7 +123,7 @@ def test_stages_of_one_text_have_different_windows(step: Step, story_file: Path)
 
 @pytest.fixture(scope="module")
 def pruned(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has something to recover from."""
+    """A pruned model with a loss to recover."""
     from shrinkc.checkpoints import save
     from shrinkc.compression.stages.depth import keep_layers
 
@@ -183,7 +183,7 @@ def test_a_teacher_changes_what_is_learned(
     context = step(pruned, teacher=stories)
     report = lora.run(settings, context).parameters
     curve = [loss for _, loss in report["loss_curve"]]
-    # the divergence to the teacher, not the text's loss: it goes towards 0
+    # the loss is the divergence to the teacher, which approaches 0
     assert curve[-1] < 0.7 * curve[0]
     windows = context.calibration.windows(load(stories).tokenizer)
 
@@ -210,7 +210,11 @@ def test_resumed_training_is_the_same_byte_for_byte(
     first, second = SignalAt("lora", 5), Recorder()
     with pytest.raises(KeyboardInterrupt):
         lora.run(settings, step(pruned, teacher=stories, reporter=first))
-    assert first.heard[-1] == ("lora", 5, 8)  # the step at hand was finished, and no other begun
+    assert first.heard[-1] == (
+        "lora",
+        5,
+        8,
+    )  # the current step was finished, and no other one started
     resumed = lora.run(settings, step(pruned, teacher=stories, reporter=second)).parameters
     assert second.heard == [("lora", done, 8) for done in range(5, 9)]
     (tmp_path / "fresh").mkdir()
@@ -221,10 +225,10 @@ def test_resumed_training_is_the_same_byte_for_byte(
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 
 
-def test_a_state_that_is_slow_to_write_is_written_more_seldom(
+def test_a_state_that_is_slow_to_write_is_written_less_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps of 10 s: one a minute until it takes 30 s, and then one in ten minutes."""
+    """With steps of 10 s: a state per minute, then one in ten minutes if writing takes 30 s."""
     now, saved = [0.0], []
 
     class Slow(training.Training):
@@ -247,7 +251,7 @@ def test_a_state_that_is_slow_to_write_is_written_more_seldom(
 
 
 def test_a_state_of_other_tensors_is_refused(pruned: Path, step: Step, tmp_path: Path) -> None:
-    """As one of another version of shrinkc may be."""
+    """Such as the state of another version of shrinkc."""
     settings = lora.Settings(samples=32, dtype="float32", **FAST)
     with pytest.raises(KeyboardInterrupt):
         lora.run(settings, step(pruned, reporter=SignalAt("lora", 1)))

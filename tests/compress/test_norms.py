@@ -1,4 +1,4 @@
-"""Norms whose gains are trained: against autograd, and what a step does to a gain."""
+"""Trainable RMSNorms: gradients compared with autograd, and the effect of a training step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Block(torch.nn.Module):  # type: ignore[misc,name-defined]
 
 
 @pytest.mark.parametrize("shape", [(6, 7), (2, 5, 7), (2, 3, 4, 7)])
-def test_it_is_the_norm_that_it_replaces(shape: tuple[int, ...]) -> None:
+def test_it_computes_the_replaced_norm(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     weights = torch.rand(7) + 0.1
     x = (torch.randn(shape) * 3).requires_grad_()
@@ -63,8 +63,8 @@ def test_low_precision_stays_low() -> None:
     torch.testing.assert_close(x.grad.float(), exact.grad, **near)
 
 
-def test_a_step_moves_small_gains_as_far_as_large_ones() -> None:
-    """Of what they are, where gradients are large: a gain of 1e-5 that silences a channel still does after it."""
+def test_a_step_changes_small_weights_by_the_same_factor_as_large_ones() -> None:
+    """Relative to their size: after a step with large gradients, a weight of 1e-5 still suppresses its channel."""
     weights = torch.tensor([1e-5, 0.3, 2.0])
     block = Block(weights)
     train_norms(block)

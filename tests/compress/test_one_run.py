@@ -1,7 +1,8 @@
-"""One small run of ``shrinkc compress`` through torch, and its program, held against what is computed here from the
-models alone: which layer and which channels go, what GPTQ gains over rounding, what the adapter brings back.
+"""One small run of ``shrinkc compress`` with torch, and its program, compared with values computed from the models:
+removed layer and channels, GPTQ's gain over rounding, and the recovery by the adapter.
 
-The only tests of the fast tier that import torch: they are in one file, so that one process does."""
+Only these tests of the fast tier import torch.  They are in one file, so that one process imports it.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ STEPS = ["00-source", "01-depth", "02-width", "03-gptq", "04-eora"]
 
 @pytest.fixture(scope="module")
 def run(stories: Path, story_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the run, which has ended."""
+    """The directory of the finished run."""
     folder = tmp_path_factory.mktemp("one")
     (folder / "recipe.toml").write_text(RECIPE)
     words = ["compress", str(stories), "--recipe", str(folder / "recipe.toml"), "-o"]
@@ -57,7 +58,7 @@ def run(stories: Path, story_file: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def windows(stories: Path, story_file: Path) -> Any:
-    """The calibration windows, int64 [samples, length], spread evenly over the text."""
+    """Return the calibration windows, int64 [samples, length], spread evenly over the text."""
     import torch
     from tokenizers import Tokenizer
 
@@ -76,7 +77,7 @@ def loss(model: Any, windows: Any) -> float:
 
 
 def inputs_of(model: Any, windows: Any, names: list[str]) -> dict[str, Any]:
-    """What the modules read of all tokens: name -> float64 [tokens, inputs]."""
+    """Return name -> inputs of the module, float64 [tokens, inputs]."""
     import torch
 
     seen: dict[str, Any] = {}
@@ -106,7 +107,7 @@ def test_every_step_is_recorded(run: Path) -> None:
     assert facts_of(run / "04-eora").packed_bytes == adapted.packed_bytes == rows[4]["packed_bytes"]
 
 
-def test_the_layer_goes_that_costs_least(stories: Path, run: Path, windows: Any) -> None:
+def test_the_least_important_layer_is_removed(stories: Path, run: Path, windows: Any) -> None:
     import torch
 
     whole = load(stories).model
@@ -123,9 +124,9 @@ def test_the_layer_goes_that_costs_least(stories: Path, run: Path, windows: Any)
             assert torch.equal(kept[new].state_dict()[name], value), (new, old, name)
 
 
-def test_the_channels_that_stay_are_refitted(run: Path, windows: Any) -> None:
-    """Of the first layer, whose inputs are those of the model that is narrowed: those of the highest scores stay, and
-    down_proj with them gives more of what it gave than its columns alone would."""
+def test_kept_channels_are_refitted(run: Path, windows: Any) -> None:
+    """In the first layer, whose inputs are those of the unpruned model, the channels with the highest scores are kept,
+    and the refitted down_proj reproduces its output better than the kept columns would."""
     import torch
 
     before, after = load(run / "01-depth").model, load(run / "02-width").model
@@ -144,7 +145,7 @@ def test_the_channels_that_stay_are_refitted(run: Path, windows: Any) -> None:
 
 
 def rounded(weight: QuantizedWeight, floats: np.ndarray) -> np.ndarray:
-    """``floats`` [out, in] rounded to nearest on the grid of ``weight``, without an order of inputs."""
+    """Round ``floats`` [out, in] to nearest on the grid of ``weight``, without an order of inputs."""
     scale, offset = (
         np.repeat(v.astype(np.float64), weight.group, 1) for v in (weight.scale, weight.offset)
     )
@@ -153,7 +154,7 @@ def rounded(weight: QuantizedWeight, floats: np.ndarray) -> np.ndarray:
 
 
 def test_gptq_gains_over_rounding(run: Path, windows: Any) -> None:
-    """On the very same grids, by what the matrices give of the inputs that they had as floats."""
+    """On the same grids, by the error of the matrices' outputs for the inputs of the float model."""
     model, weights = load(run / "02-width").model, read_gptq(run / "03-gptq")
     layers = [name for name in weights if name.startswith("model.layers.0.")]
     assert len(layers) == 7 and len(weights) == 4 * 7 + 1
@@ -165,7 +166,7 @@ def test_gptq_gains_over_rounding(run: Path, windows: Any) -> None:
         floats = model.get_submodule(name).weight.detach().double().numpy()
         x = seen["lm_head" if name == "model.embed_tokens" else name].numpy()
         given, plain = weight.dequantized(), rounded(weight, floats)
-        # the integers are in order: each is near to its own weight, within a few steps of its group
+        # the order of inputs is right: each integer is within a few steps of its own weight
         step = np.repeat(weight.scale.astype(np.float64), GROUP, 1)
         assert np.median(np.abs(given - floats) / step) < 0.5, name
         lost, least = (float(np.linalg.norm(x @ (w - floats).T)) for w in (given, plain))
@@ -174,8 +175,8 @@ def test_gptq_gains_over_rounding(run: Path, windows: Any) -> None:
     assert np.mean(list(gains.values())) < 0.8, gains
 
 
-def test_the_adapter_brings_back_a_part(run: Path, windows: Any) -> None:
-    """Of what the matrices of the first layer lose, each by what it gives of the inputs that it had as floats."""
+def test_the_adapter_recovers_a_part(run: Path, windows: Any) -> None:
+    """The adapters reduce the error of each matrix' output in the first layer, for the inputs of the float model."""
     import torch
 
     floats, plain, adapted = (load(run / STEPS[n]).model for n in (2, 3, 4))
@@ -192,7 +193,7 @@ def test_the_adapter_brings_back_a_part(run: Path, windows: Any) -> None:
 
 
 def test_the_program_has_the_adapter(run: Path, other_file: Path, tmp_path: Path) -> None:
-    """Integers, adapter and all: what it predicts is what the last step predicts, not what the one before does."""
+    """The program's predictions are those of the last step, not those of the step without adapter."""
     program = str(tmp_path / "program")
     assert run_cli(["compile", str(run / "04-eora"), "-o", program, "--context", "64"]) == 0
     assert run_cli(["run", program, "--prompt", "Once upon", "--tokens", "6"]) == 0

@@ -1,4 +1,4 @@
-"""What is refused or estimated before a run's work, and leaves nothing."""
+"""Refusals and estimates before a run, which write nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_all_problems_at_once_and_nothing_is_left(stories: Path, tmp_path: Path)
     with pytest.raises(BadRecipe) as caught:
         compress(str(stories), tmp_path / "o", recipe, reporter=Silent())
     text = str(caught.value)
-    # depth-2 sees the two layers that depth leaves
+    # depth-2 gets the two layers that depth keeps
     for words in (
         "5 problems", "[depth-2] 2 of 2 layers", "[width] kv_groups = 2", "[lora] length = 4096",
         "4 samples of 64 tokens need 256 tokens", "too few for training",
@@ -113,13 +113,13 @@ def test_dry_run_estimates_and_writes_nothing(
 ) -> None:
     result = compress(str(stories), tmp_path / "o", recipe, reporter=Silent(), dry_run=True)
     assert result.estimate.startswith("estimate: about")
-    # a small model in small units: 0.0 GiB says nothing
+    # a small model needs small units, not 0.0 GiB
     assert re.search(r"; \d+\.\d MiB of memory, \d\.\d MiB on disk$", result.estimate)
     assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.libraries("gptqmodel", "torch")
-def test_what_a_step_keeps_until_it_is_over_is_counted(
+def test_state_of_a_step_is_counted_as_disk_space(
     stories: Path, story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = {"text": [str(story_file)], "samples": 16, "length": 32}
@@ -155,7 +155,7 @@ def test_what_a_step_keeps_until_it_is_over_is_counted(
     whole = compress(str(stories), tmp_path / "o", parse_recipe(recipe), reporter=Silent())
     assert said.keys() == found.keys()
     for kind, most in said.items():
-        # a second state while the next is written; tensors have headers, and few groups are the smallest
+        # two states while one is written; tensors have headers, and few groups have the least size
         twice = 2 if kind in ("lora", "finetune_scales", "qat") else 1
         assert twice * (found[kind] - 60_000) <= most <= 6 * found[kind], kind
     steps = [f for f in (tmp_path / "o").rglob("*") if f.is_file()]
@@ -165,7 +165,7 @@ def test_what_a_step_keeps_until_it_is_over_is_counted(
     assert on_disk <= float(size[1]) * 2**20 <= 3 * on_disk
 
 
-def test_what_an_interrupted_step_has_kept_is_not_needed_again(
+def test_state_of_an_interrupted_step_is_not_counted_again(
     stories: Path, story_file: Path, tmp_path: Path
 ) -> None:
     stages = {key: tables(story_file)[key] for key in ("calibration", "width")}
@@ -198,9 +198,9 @@ def test_an_estimate_says_what_it_assumes(seconds: tuple[float, float], words: s
     assert line == f"estimate: {words}1.5 GiB of memory, 4.9 KiB on disk"
 
 
-def test_the_speed_is_measured_alone_and_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alone: while this thread had the processor.  As it is: with the time that others had it."""
-    clock, passes = 0.0, iter([9.0, 0.2, 0.8, 0.2, 0.8])  # the first is not counted
+def test_the_speed_is_measured_for_idle_and_busy_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle: CPU time of this thread.  Busy: wall-clock time, with other processes."""
+    clock, passes = 0.0, iter([9.0, 0.2, 0.8, 0.2, 0.8])  # the warm-up is not counted
 
     class Model:
         config = SimpleNamespace(max_position_embeddings=100, vocab_size=50)
@@ -219,7 +219,7 @@ def test_the_speed_is_measured_alone_and_as_it_is(monkeypatch: pytest.MonkeyPatc
 
 
 def test_threads_of_a_busy_machine_are_calculated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where threads wait for each other they use the processor: measured so, two would take three times as long."""
+    """Waiting threads use CPU time, so measured times of two threads would be three times too long."""
     import torch
 
     model = SimpleNamespace(device="cpu")
@@ -237,7 +237,7 @@ def test_threads_of_a_busy_machine_are_calculated(monkeypatch: pytest.MonkeyPatc
 def test_characters_of_a_token_are_counted(stories: Path, story_file: Path) -> None:
     calibration = Calibration((str(story_file),), 16, 32)
     calibration.check(load_tokenizer(stories))
-    assert 1.5 < calibration.characters_per_token < 3.5  # a vocabulary of 512, not four as usual
+    assert 1.5 < calibration.characters_per_token < 3.5  # a vocabulary of 512: fewer than four
 
 
 @pytest.mark.parametrize("stage", ["finetune_scales", "eora"])
@@ -257,9 +257,7 @@ def test_a_budget_puts_gptq_before_stages_on_integers(
     assert not (tmp_path / "o").exists()
 
 
-def test_inputs_scaled_for_another_grid_are_noted(
-    stories: Path, story_file: Path, tmp_path: Path
-) -> None:
+def test_awq_for_another_grid_is_noted(stories: Path, story_file: Path, tmp_path: Path) -> None:
     recipe = {
         "calibration": {"text": [str(story_file)], "samples": 32, "length": 64},
         "awq": {"bits": 4, "group_size": -1},
@@ -282,7 +280,7 @@ def test_inputs_scaled_for_another_grid_are_noted(
     ("stage", "noted"),
     [({"rotate": {}}, True), ({"rotate": {"keep_above": 5}}, False), ({}, False)],
 )
-def test_blocks_trained_behind_a_rotation_of_all_channels_are_noted(
+def test_reconstruct_after_a_rotation_of_all_channels_is_noted(
     stage: dict[str, Any], noted: bool, stories: Path, story_file: Path, tmp_path: Path
 ) -> None:
     recipe = {
@@ -306,7 +304,7 @@ def test_a_cpu_without_bfloat16_is_noted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of what is computed so, and of nothing else."""
+    """The note names only tables that compute in bfloat16."""
     monkeypatch.setattr(preflight, "bfloat16_ratios", lambda: (1.0, ratio))
     recipe = {
         "calibration": {"text": [str(story_file)], "samples": 16, "length": 32},
@@ -320,10 +318,10 @@ def test_a_cpu_without_bfloat16_is_noted(
     assert any(said in note for note in hints.notes) == noted
 
 
-def test_what_a_cpu_is_slow_or_fast_at_is_estimated_so(
+def test_estimates_use_the_ratio_of_dtypes(
     stories: Path, story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stages in bfloat16 by the ratio, others not, and none where the model was timed in it."""
+    """The ratio applies to stages in bfloat16, and to none if the model was timed in bfloat16."""
     monkeypatch.setattr(preflight, "seconds_per_token", lambda model: (1.0, 1.0))
 
     def seconds(ratio: float, dtype: str, timed_in: str = "float32") -> float:
@@ -348,10 +346,10 @@ def test_what_a_cpu_is_slow_or_fast_at_is_estimated_so(
     assert seconds(8.0, "bfloat16", "bfloat16") < 2 * seconds(1.0, "bfloat16")
 
 
-def test_writing_is_as_fast_as_measured_where_bfloat16_is_fast(
+def test_self_generation_is_not_faster_than_its_cost_with_fast_bfloat16(
     stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a token costs to write was measured in bfloat16, so only a slow one counts once more."""
+    """The cost of generating a token is for fast bfloat16, so only a ratio above 1 applies."""
     monkeypatch.setattr(preflight, "seconds_per_token", lambda model: (1.0, 1.0))
     lora = {"samples": 1, "batch": 1, "length": 8, "dtype": "float32"}
     tables = {"calibration": {"text": ["self:10k"], "samples": 16, "length": 32}, "lora": lora}
@@ -368,7 +366,7 @@ def test_writing_is_as_fast_as_measured_where_bfloat16_is_fast(
 
 
 def test_the_ratio_of_dtypes_is_measured() -> None:
-    """By one thread, whatever computes after it by as many as before."""
+    """The measurement uses one thread, and restores the number of threads."""
     import torch
 
     before = torch.get_num_threads()

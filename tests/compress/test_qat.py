@@ -1,4 +1,4 @@
-"""The stage qat: what its rounding and gradients are, what it recovers, and what it writes."""
+"""Stage qat: its rounding and gradients, its recovery, and its output."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ FAST = {"length": 64, "batch": 4, "micro_batch": 2, "learning_rate": 2e-3, "dtyp
 
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize(("bits", "group", "inputs"), [(4, 32, 96), (3, 16, 40), (2, 40, 40)])
-def test_the_layer_begins_as_it_was_quantised(
+def test_the_layer_starts_as_the_quantised_matrix(
     bits: int, group: int, inputs: int, ordered: bool
 ) -> None:
     given = weight(bits, group, inputs, ordered)
     floats = np.random.default_rng(1).normal(size=(6, inputs)).astype(np.float32)
     x = torch.randn(2, 3, inputs, generator=torch.Generator().manual_seed(0))
     wanted = x @ torch.from_numpy(given.dequantized()).T
-    for begin in (None, floats):  # however far it lies from its float weights
+    for begin in (None, floats):  # even if the integers are far from the float weights
         layer = rounding.rounded(given, begin, "float32", "cpu")
         torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-4)
     assert bool((layer.latent != layer.latent.round()).any())
@@ -60,13 +60,13 @@ def test_the_layer_begins_as_it_was_quantised(
 
 @pytest.mark.parametrize("ordered", [False, True])
 def test_its_gradients_are_those_of_the_straight_through_estimator(ordered: bool) -> None:
-    """Against torch's own, with the rounding taken for a constant shift."""
+    """Compared with torch's autograd, where rounding is a constant shift."""
     given = weight(3, 16, 40, ordered)
     layer = rounding.rounded(given, None, "float32", "cpu")
     with torch.no_grad():
         layer.latent += torch.randn(layer.latent.shape, generator=torch.Generator().manual_seed(2))
         layer.change += 0.1
-        layer.change[0, 0] = -2.0  # below the least factor: it stays there
+        layer.change[0, 0] = -2.0  # below the least factor: no gradient
     latent, change = (p.detach().clone().requires_grad_() for p in (layer.latent, layer.change))
     q = latent.clamp(0, 7)
     q = q + (q.round() - q).detach()
@@ -88,11 +88,13 @@ def test_its_gradients_are_those_of_the_straight_through_estimator(ordered: bool
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_the_gradients_of_a_table(tied: bool) -> None:
-    """Of what is embedded and of what a head multiplies with, in one tensor where the table is both."""
+def test_the_gradients_of_an_embedding(tied: bool) -> None:
+    """Gradients of the embedding and of the LM head, in one tensor if they are tied."""
     given = weight(4, 16, 40, False)
     own = np.random.default_rng(3).random(given.offset.shape, dtype=np.float32)
-    given = replace(given, offset=given.offset + given.scale * own)  # no whole zero points
+    given = replace(
+        given, offset=given.offset + given.scale * own
+    )  # zero points that are not integers
     table = rounding.rounded_embedding(given, None, "float32", "cpu")
     torch.testing.assert_close(table.weight, torch.from_numpy(given.dequantized()))
     with torch.no_grad():
@@ -109,7 +111,7 @@ def test_the_gradients_of_a_table(tied: bool) -> None:
         )
     )
     matrix = (q - zero) * scale
-    ids = torch.tensor([[3, 0, 3], [5, 1, 3]])  # one of them comes three times, two never
+    ids = torch.tensor([[3, 0, 3], [5, 1, 3]])  # one id occurs three times, two never
     x = torch.randn(4, 40, generator=torch.Generator().manual_seed(3))
     loss = torch.nn.functional.embedding(ids, matrix).square().sum()
     loss = loss + (x @ matrix.T).square().sum() if tied else loss
@@ -123,7 +125,7 @@ def test_the_gradients_of_a_table(tied: bool) -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_packing_is_what_unpacking_undoes(bits: int) -> None:
+def test_packing_and_unpacking_are_inverse(bits: int) -> None:
     values = np.random.default_rng(bits).integers(0, 2**bits, (1500, 96)).astype(np.uint8)
     np.testing.assert_array_equal(unpack(pack(values, bits), bits, 96), values)
     with pytest.raises(ValueError, match="do not fill"):
@@ -133,7 +135,7 @@ def test_packing_is_what_unpacking_undoes(bits: int) -> None:
 def trained(
     folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "qat", **settings: Any
 ) -> tuple[Path, dict[str, Any]]:
-    """The directory that a stage leaves, and the facts of its record."""
+    """The directory of a finished stage, and the facts of its report."""
     monkeypatch.setattr(
         finetune_scales, "check_checkpoint", lambda *given: None
     )  # it starts a process
@@ -149,7 +151,7 @@ def test_it_recovers_more_than_scales(
     out, facts = trained(tmp_path / "a", source, monkeypatch, samples=160, weight_rate=8e-3)
     _, other = trained(tmp_path / "b", source, monkeypatch, "finetune_scales", samples=160)
     own, scaled = ([loss for _, loss in f["loss_curve"]] for f in (facts, other))
-    assert own[0] == pytest.approx(scaled[0], rel=1e-4)  # it begins as it was quantised
+    assert own[0] == pytest.approx(scaled[0], rel=1e-4)  # it starts as the quantised model
     assert np.mean(own[-10:]) < np.mean(scaled[-10:]) < 0.8 * np.mean(own[:5])
     text = write_text(tmp_path)
     assert loss(out, text) < loss(source, text) - 0.1
@@ -161,7 +163,7 @@ def test_only_integers_and_scales_change(
     name: str, kind: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Groups of 2 bit; and all widths, with rows of one scale and the order that act-order left."""
+    """For 2 bit in groups, and for all widths per-channel with an act-order."""
     source = quantised(tmp_path_factory, name, kind)
     out, facts = trained(tmp_path / "a", source, monkeypatch, samples=24, weight_rate=3e-2)
     before, after = read_gptq(source), read_gptq(out)
@@ -176,11 +178,11 @@ def test_only_integers_and_scales_change(
 
 
 @pytest.mark.parametrize(("name", "kind"), [("coarse", COARSE), ("mixed", MIXED)])
-def test_what_was_trained_is_what_is_written(
+def test_trained_values_are_written(
     name: str, kind: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The model that loads gives what the trained one gave."""
+    """The loaded model computes the same as the trained one."""
     source = quantised(tmp_path_factory, name, kind)
     kept = {}
 
@@ -195,12 +197,12 @@ def test_what_was_trained_is_what_is_written(
     out, _ = trained(tmp_path / "a", source, monkeypatch, samples=16)
     with torch.no_grad():
         found = load(out).model(torch.arange(3, 40)[None]).logits
-    # scales and gains are stored in 16 bit
+    # scales and norm weights are stored in 16 bit
     torch.testing.assert_close(found, kept["logits"], rtol=2e-2, atol=5e-2)
 
 
-def test_tables_are_stored_as_they_were() -> None:
-    """A symmetric one stays symmetric, and a scale that float16 can hardly hold stays one."""
+def test_embeddings_keep_their_format() -> None:
+    """A symmetric embedding stays symmetric, and a tiny scale stays representable in float16."""
     rng = np.random.default_rng(4)
     q = rng.integers(0, 256, (40, 64)).astype(np.uint8)
     scale = rng.uniform(2.0**-15, 2.0**-3, (40, 2)).astype(np.float16).astype(np.float32)
@@ -216,7 +218,7 @@ def test_tables_are_stored_as_they_were() -> None:
     np.testing.assert_allclose(found.scale[usual], wanted[usual], rtol=1e-3)
 
 
-def test_zero_points_of_a_table_stay_what_they_are() -> None:
+def test_zero_points_of_an_embedding_do_not_change() -> None:
     rng = np.random.default_rng(5)
     q, zero = rng.integers(0, 16, (40, 64)).astype(np.uint8), rng.integers(0, 16, (40, 2))
     scale = rng.uniform(2.0**-9, 2.0**-3, (40, 2)).astype(np.float16).astype(np.float32)
@@ -227,7 +229,7 @@ def test_zero_points_of_a_table_stay_what_they_are() -> None:
     np.testing.assert_array_equal(found.zero_points, zero)
 
 
-def test_tables_are_left_alone(
+def test_embeddings_may_stay_untrained(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = quantised(tmp_path_factory, "mixed", MIXED)
@@ -251,7 +253,7 @@ dtype = "float32"
 def test_a_killed_run_ends_as_an_undisturbed_one(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C within training, then a crash, after which the steps since then are made again."""
+    """Ctrl-C in training, then a crash; the steps since the saved state are repeated."""
     monkeypatch.setattr(
         finetune_scales, "check_checkpoint", lambda *given: None
     )  # it starts a process
@@ -275,13 +277,13 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
         assert file.read_bytes() == (parts.out / file.name).read_bytes(), file.name
 
 
-def test_a_recipe_from_its_own_text(tmp_path: Path) -> None:
+def test_a_recipe_with_self_generated_text(tmp_path: Path) -> None:
     file, out = tmp_path / "r.toml", tmp_path / "run"
     file.write_text(OWN_RECIPE)
     command = ["compress", str(STORIES), "--recipe", str(file), "-o", str(out)]
     assert run_cli([*command, "--dry-run"]) == 0 and not out.exists()
     settings = load_recipe(str(file)).stages[1].settings
-    assert settings.distill == 1.0 and settings.train_norms  # towards MODEL by default
+    assert settings.distill == 1.0 and settings.train_norms  # the teacher is MODEL by default
 
 
 def test_it_loads_and_compiles(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_a_training_that_diverges(
         qat.run(qat.Settings(samples=80, text=(write_text(tmp_path),), **FAST), step)
     assert caught.value.exit_code == 55 and "qat.learning_rate" in str(caught.value)
     assert not any(step.out.iterdir())
-    # what was trained before is kept as it was
+    # the saved state does not change
     state = torch.load(step.scratch / "training.pt", weights_only=True)
     assert len(state["figures"]) == 2 and all(map(math.isfinite, state["figures"]))
 

@@ -1,4 +1,4 @@
-"""Recipes: what is read, and how a wrong one is refused."""
+"""Recipes: reading, and refusal of wrong ones."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_effective_recipe_reads_back_as_itself(name: str) -> None:
 
 @pytest.fixture
 def piped() -> Iterator[Callable[[str], str]]:
-    """piped(text): the name of a pipe that holds it, as a shell writes ``<(command)``."""
+    """Return a function: piped(text) gives the name of a pipe with the text, as a shell does for ``<(command)``."""
     ends: list[int] = []
 
     def make(text: str) -> str:
@@ -80,7 +80,7 @@ def test_a_recipe_through_a_pipe(
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe(piped("[depth]\nremove = 2\n[evaluate]\ntext = 'a.txt'\n"))
     assert recipe.stages[0].settings.remove == 2
-    # there is no folder that its paths could be relative to but the working directory
+    # a pipe has no folder, so paths are relative to the working directory
     assert recipe.evaluate is not None and recipe.evaluate.text == str(tmp_path / "a.txt")
     with pytest.raises(BadRecipe, match="not a readable TOML"):
         load_recipe(piped("depth ="))
@@ -140,7 +140,7 @@ def test_texts_with_quotes_and_backslashes_survive(tmp_path: Path) -> None:
         ("[run]\nseed = 1\n", "the recipe has no stage"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(text: str, words: str) -> None:
+def test_refusals_name_the_problem(text: str, words: str) -> None:
     assert words in refusal(text)
 
 
@@ -225,7 +225,7 @@ def test_no_such_recipe_and_no_toml(tmp_path: Path) -> None:
 
 
 def test_a_recipe_from_python(tmp_path: Path) -> None:
-    """A dictionary, with values that only Python has, means what the file means; so does what it became."""
+    """A dictionary with Python values means the same as the file, and so does its recipe."""
     given = {"calibration": {"text": (tmp_path / "a.txt",)}, "gptq": {"bits": 4}}
     file = tmp_path / "r.toml"
     file.write_text('[calibration]\ntext = ["a.txt"]\n[gptq]\nbits = 4\n')

@@ -1,4 +1,4 @@
-"""The stage reconstruct: what a block's error is, what training it brings, and what it writes."""
+"""Stage reconstruct: the error of a block, its reduction by training, and the output."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FAST = {"length": 64, "batch": 4, "samples": 64, "dtype": "float32"}
 def trained(
     folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
 ) -> tuple[Path, dict[str, Any]]:
-    """The directory that the stage leaves, and the facts of its record."""
+    """The directory of the finished stage, and the facts of its report."""
     monkeypatch.setattr(
         finetune_scales, "check_checkpoint", lambda *given: None
     )  # it starts a process
@@ -51,7 +51,7 @@ def trained(
 
 
 def test_the_error_by_hand() -> None:
-    """Of each token relative to its own size, channels as they are read."""
+    """Errors relative to each token's size, with weighted channels."""
     rng = np.random.default_rng(0)
     target, given = rng.normal(size=(2, 3, 4, 8)) * np.array([1.0, 100.0, 1e-3])[:, None, None]
     gains = rng.uniform(0, 2, 8)
@@ -68,7 +68,7 @@ def test_the_error_by_hand() -> None:
     assert float(error.of(torch.tensor(target)[which], which)) == 0
 
 
-def test_what_is_read_after_a_block_by_hand() -> None:
+def test_the_weights_of_channels_by_hand() -> None:
     model = with_gains(silent=5)
     last, squares = model.model.layers[-1], []
     for norm, matrices in (
@@ -84,8 +84,8 @@ def test_what_is_read_after_a_block_by_hand() -> None:
     assert found[5] == 0 < found[4]
 
 
-def test_what_is_read_stays_where_gains_go_into_matrices() -> None:
-    """Of a stream that is turned but for some channels, of those."""
+def test_folding_norm_weights_does_not_change_the_weights_of_channels() -> None:
+    """For the unrotated channels of a rotated stream."""
     model = with_gains(silent=5).requires_grad_(False)
     before = reconstruct.reading_weights(model, 1)
     others = [c for c in range(len(before)) if c not in (5, 7)]
@@ -96,7 +96,7 @@ def test_what_is_read_stays_where_gains_go_into_matrices() -> None:
 
 
 def with_gains(silent: int) -> Any:
-    """A model whose norms have gains of their own, and none in the channel ``silent``."""
+    """Return a model with different norm weights, and weight 0 in the channel ``silent``."""
     model = load(STORIES).model
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -108,11 +108,11 @@ def with_gains(silent: int) -> Any:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_block_comes_nearer(
+def test_every_block_has_a_smaller_error(
     dtype: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """With more windows than the text has, and fewer in the last step."""
+    """With more windows than the text has, and a smaller last batch."""
     source = quantised(tmp_path_factory, "coarse", COARSE)
     out, facts = trained(tmp_path / "a", source, monkeypatch, samples=90, dtype=dtype)
     assert len(facts["blocks"]) == 5
@@ -122,10 +122,10 @@ def test_every_block_comes_nearer(
     assert facts_of(out).packed_bytes == facts_of(source).packed_bytes
 
 
-def test_integers_bring_more_than_scales_and_gains(
+def test_training_integers_helps_more_than_scales_and_norms(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of every block, each behind others that were trained as it is."""
+    """For every block, after blocks that were trained in the same way."""
     source = quantised(tmp_path_factory, "coarse", COARSE)
     _, whole = trained(tmp_path / "a", source, monkeypatch)
     _, still = trained(tmp_path / "b", source, monkeypatch, weight_rate=0.0)
@@ -137,19 +137,18 @@ def test_integers_bring_more_than_scales_and_gains(
 
 
 @pytest.mark.parametrize(("name", "kind"), [("coarse", COARSE), ("mixed", MIXED)])
-def test_only_integers_scales_and_gains_change(
+def test_only_integers_scales_and_norms_change(
     name: str, kind: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Groups of 2 bit; and all widths, with rows of one scale and the order that act-order left; and what is
-    written is what was trained."""
+    """For 2 bit in groups, and for all widths per-channel with an act-order; the trained values are written."""
     source = quantised(tmp_path_factory, name, kind)
     kept = {}
 
     class Spy(reconstruct.Streams):
         def __init__(self, given: Any, *rest: Any) -> None:
             super().__init__(given, *rest)
-            kept["end"] = given  # each block puts what it gives in its place
+            kept["end"] = given  # replaced in place by each block's output
 
     monkeypatch.setattr(reconstruct, "Streams", Spy)
     out, facts = trained(tmp_path / "a", source, monkeypatch, samples=16, weight_rate=3e-2)
@@ -163,7 +162,7 @@ def test_only_integers_scales_and_gains_change(
     assert 0.001 < facts["integers_changed"] < 0.2
     for module, new in after.items():
         assert (new.scale != before[module].scale).any() == (module in layers)
-    # the stream of what loads, behind its last block, is that of what was trained
+    # after the last block, the streams of the loaded and of the trained model are equal
     loaded = load(out)
     step = context(tmp_path / "c", source)
     settings = reconstruct.Settings(**FAST)
@@ -171,7 +170,7 @@ def test_only_integers_scales_and_gains_change(
     loaded.model.model.norm = torch.nn.Identity()
     with torch.no_grad():
         found = loaded.model.model(windows.sample(0)[None]).last_hidden_state
-    # scales and gains are stored in 16 bit
+    # scales and norm weights are stored in 16 bit
     torch.testing.assert_close(found[0], kept["end"][0], rtol=2e-2, atol=5e-2)
 
 
@@ -180,7 +179,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     dtype: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Ctrl-C within a block, whose steps are not made again, then a crash within another one."""
+    """Ctrl-C in a block, whose steps are not repeated, then a crash in another one."""
     monkeypatch.setattr(
         finetune_scales, "check_checkpoint", lambda *given: None
     )  # it starts a process
@@ -190,7 +189,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     whole = context(tmp_path / "whole", source, unquantized=STORIES)
     reconstruct.run(settings, whole)
     parts = context(tmp_path / "parts", source, unquantized=STORIES)
-    parts.reporter = SignalAt("reconstruct", 19)  # 16 steps a block
+    parts.reporter = SignalAt("reconstruct", 19)  # 16 steps per block
     with pytest.raises(KeyboardInterrupt):
         reconstruct.run(settings, parts)
     assert not any(parts.out.iterdir())
@@ -215,10 +214,10 @@ length = 64
 )
 
 
-def test_a_run_comes_nearer_to_the_float_model_each_time(
+def test_a_second_stage_reduces_the_error_further(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second one begins where the first one ended, and has the same target; here also the same windows, so that
+    """A second stage starts where the first one ended, with the same target; here also with the same windows, so that
     errors can be compared."""
     monkeypatch.setattr(
         finetune_scales, "check_checkpoint", lambda *given: None
@@ -255,7 +254,7 @@ def test_what_cannot_come_before_it(
     assert "[reconstruct] changes the weights that the adapters of [eora] correct" in " ".join(
         capsys.readouterr().err.split()
     )
-    # without what the integers were made from there is nothing to come nearer to
+    # without the float model there is no target
     file.write_text(OWN_RECIPE.replace("[gptq]\nbits = 2\ngroup_size = 32\nsym = false\n", ""))
     command[1] = str(quantised(tmp_path_factory, "coarse", COARSE))
     assert run_cli(command) != 0

@@ -1,4 +1,4 @@
-"""Stage rotate: the model stays what it is, and its channels become alike."""
+"""Stage rotate: the model computes the same, and its channels have similar sizes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Step = Callable[..., StepContext]
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 96, 576])
-def test_the_basis_is_orthonormal_and_even(size: int) -> None:
+def test_the_basis_is_orthonormal_with_equal_magnitudes(size: int) -> None:
     found = basis(size, 3)
     assert found.dtype == torch.float64 and found.shape == (size, size)
     torch.testing.assert_close(found @ found.T, torch.eye(size, dtype=torch.float64))
@@ -36,12 +36,12 @@ def test_the_basis_is_orthonormal_and_even(size: int) -> None:
         size == 1 or not torch.equal(found, basis(size, 4))
     )
     odd = size // (size & -size)
-    if size > odd:  # every block of a power of two has entries of one size
+    if size > odd:  # within a Hadamard block, all entries have the same magnitude
         sizes = found.abs().view(odd, size // odd, odd, size // odd)
         torch.testing.assert_close(sizes, sizes[:, :1, :, :1].expand_as(sizes))
 
 
-def test_channels_are_turned_among_those_of_their_part() -> None:
+def test_channels_are_rotated_within_their_part() -> None:
     parts = [[95, 1, 2, 60], list(range(5, 50)), []]
     found = basis(96, 3, parts)
     torch.testing.assert_close(found @ found.T, torch.eye(96, dtype=torch.float64))
@@ -53,9 +53,9 @@ def test_channels_are_turned_among_those_of_their_part() -> None:
     assert int((found[5:50, 5:50].abs() > 1e-3).sum()) > 0.9 * 45**2
 
 
-def test_parts_of_like_gains_by_hand() -> None:
-    """Sorted by gain, as long as the largest is within 7 % of the least; too few channels, silent and negative ones
-    and those that are kept are in none."""
+def test_groups_of_similar_norm_weights_by_hand() -> None:
+    """Groups are sorted by norm weight and span at most 7 %.  Groups with few channels, zero or negative weights,
+    and kept channels are left out."""
     gains = torch.tensor(
         [1.0, 3.0, -1.0, 0.0, 1.05, 1.068, 2.0, 1.02, 1.06, 1.2, 1.21, 1.22, 1.25, -1.0, -1.0, -1.0]
     )
@@ -63,8 +63,8 @@ def test_parts_of_like_gains_by_hand() -> None:
     assert rotate.similar_channels(gains, [9]) == [[0, 7, 4, 8, 5]]
 
 
-def test_a_model_gives_what_it_gave(stories: Path, step: Step) -> None:
-    """Tied before and with two tables after; with a channel that norms silence."""
+def test_rotation_does_not_change_the_model(stories: Path, step: Step) -> None:
+    """Tied before, untied after; with a channel whose norm weight is 0."""
     before = load(stories, dtype="float32")
     with torch.no_grad():
         for name, parameter in before.model.named_parameters():
@@ -84,8 +84,8 @@ def test_a_model_gives_what_it_gave(stories: Path, step: Step) -> None:
     assert norms and all(bool((p == 1).all()) for p in norms)
 
 
-def test_large_channels_keep_their_place(stories: Path, step: Step, tmp_path: Path) -> None:
-    """Of each token relative to its size: one that only a huge token has is no large channel."""
+def test_outlier_channels_are_not_rotated(stories: Path, step: Step, tmp_path: Path) -> None:
+    """Relative to each token's size: a channel that is large in a huge token only is not an outlier."""
     given = load(stories, dtype="float32")
     model, source = given.model, tmp_path / "source"
     with torch.no_grad():
@@ -109,14 +109,14 @@ def test_large_channels_keep_their_place(stories: Path, step: Step, tmp_path: Pa
     assert float((after - before)[:, :11].abs().mean()) > 0.1 * float(before.abs().mean())
     whole = logits(source)
     assert float((logits(tmp_path / "out") - whole).abs().mean()) < 1e-3 * float(whole.abs().mean())
-    # without a text none is kept
+    # without a text no channel is kept
     none = step(source=source, out=tmp_path / "none")
     none.calibration = None
     assert rotate.run(Settings(), none).parameters["kept"] == []
 
 
 def channel_peak(model: torch.nn.Module, ids: torch.Tensor) -> float:
-    """How many times its mean the largest channel of the embedded tokens is, in root mean squares."""
+    """Return the root mean square of the embedding's largest channel, relative to the mean over channels."""
     with torch.no_grad():
         size = model.model.embed_tokens(ids).flatten(0, 1).square().mean(0).sqrt()
     return float(size.max() / size.mean())
@@ -129,7 +129,7 @@ def logits(directory: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_what_is_written(stored: torch.dtype, stories: Path, step: Step, tmp_path: Path) -> None:
-    """Of a tied model, and of what it became, whose head is its own."""
+    """For a tied model, and for its untied result."""
     given = load(stories, dtype="float32")
     source, once, twice = tmp_path / "source", tmp_path / "out", tmp_path / "again"
     source.mkdir()
@@ -159,8 +159,8 @@ def test_what_is_written(stored: torch.dtype, stories: Path, step: Step, tmp_pat
     )
 
 
-def test_a_head_that_stays_tied(stories: Path, step: Step, tmp_path: Path) -> None:
-    """Gains that are alike become one, and the model nearly what it was; those that are not stay."""
+def test_an_lm_head_that_stays_tied(stories: Path, step: Step, tmp_path: Path) -> None:
+    """Similar norm weights become equal, which changes the model a little; others do not change."""
     given = load(stories, dtype="float32")
     with torch.no_grad():
         gains = given.model.model.norm.weight
@@ -229,7 +229,7 @@ length = 64
 def test_a_rotated_model_is_shrunk_compiled_and_run(
     tied: bool, stories: Path, story_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And its two trainings have different windows of the text, which a run that goes on knows."""
+    """Both trainings use different windows of the text, also in a continued run."""
     recipe, out, program = tmp_path / "r.toml", tmp_path / "run", str(tmp_path / "program")
     keys = 'head = "tied"\nkeep_above = 2' if tied else ""
     recipe.write_text(RECIPE.format(text=story_file, keys=keys))
@@ -259,7 +259,7 @@ def test_it_comes_before_what_it_would_undo(
     assert f"[rotate] undoes what {name} did to the inputs" in said
 
 
-def test_a_budget_counts_the_table_that_it_adds(stories: Path) -> None:
+def test_a_budget_counts_the_separate_lm_head(stories: Path) -> None:
     recipe = parse_toml("[budget]\ntarget_bytes = 400_000\n[rotate]\n[lora]\n")
     assert [s.kind for s in before_budget(recipe)] == ["rotate"]
     facts = facts_of(stories)

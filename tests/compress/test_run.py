@@ -1,4 +1,4 @@
-"""A whole run: what it leaves, that it goes on where it stopped, and how it refuses to."""
+"""A whole run: its output, continuation after interrupts, and refusals."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STEPS = ["00-source", "01-depth", "02-width", "03-lora"]
 def whole(
     stories: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, CompressionResult]:
-    """A run that nothing disturbed; tests that change it take a copy."""
+    """An uninterrupted run; tests that change it take a copy."""
     out = tmp_path_factory.mktemp("whole") / "run"
     return out, compress(str(stories), out, recipe, reporter=Silent())
 
@@ -104,7 +104,7 @@ def test_the_shipped_recipe_small_works_on_the_example(
     names: dict[str, Any] = {}
     exec(line.splitlines()[0], names)
     assert names["model"].config.num_hidden_layers > 0
-    # groups of 64 do not divide 96 inputs: what was taken is said before the work, and written
+    # group size 64 does not divide 96 inputs: the chosen one is printed before the work, and recorded
     assert "note: [gptq] group_size = 32, of 64, 32, 16 the first that divides 96 and 192" in said
     recipe = load_recipe(str(out / "recipe.toml"))
     settings = next(stage.settings for stage in recipe.stages if stage.kind == "gptq")
@@ -115,7 +115,7 @@ def test_the_shipped_recipe_small_works_on_the_example(
     assert run_cli(["run", program, "--prompt", "Once", "--tokens", "4"]) == 0
 
 
-def test_the_same_again_is_the_same(
+def test_a_run_is_reproducible(
     stories: Path, recipe: Recipe, whole: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     compress(str(stories), tmp_path / "run", recipe, reporter=Silent())
@@ -153,8 +153,8 @@ def test_ctrl_c_during_training_loses_no_step(
     stories: Path, story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """SIGINT in the 5th of 12 steps: 130 and how to go on; the same command makes the other 7, and the files are
-    those of a run that nothing disturbed."""
+    """SIGINT in the 5th of 12 steps gives exit code 130 and a hint; the same command runs the other 7 steps, and the
+    files equal those of an uninterrupted run."""
     file, out, made = tmp_path / "recipe.toml", tmp_path / "run", []
     file.write_text(
         f'[calibration]\ntext = ["{story_file}"]\nsamples = 16\nlength = 64\n'
@@ -234,7 +234,7 @@ def test_a_changed_text_and_a_changed_model(
         run()
 
 
-def test_state_of_an_interrupted_stage_is_not_taken_for_another(
+def test_state_of_an_interrupted_stage_is_not_used_for_another(
     stories: Path, story_file: Path, tmp_path: Path
 ) -> None:
     recipe = tables(story_file)
@@ -274,10 +274,10 @@ def test_a_damaged_step_is_named(
         assert words in str(caught.value) and caught.value.exit_code == 62
 
 
-def test_what_is_left_of_a_run_is_said(
+def test_the_remaining_steps_are_printed(
     stories: Path, recipe: Recipe, whole: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
-    """By a dry run, which changes nothing, and by the run that goes on."""
+    """A dry run, which changes nothing, and the continued run print the remaining steps."""
     out = copy_of(whole, tmp_path)
     dry = compress(str(stories), out, recipe, reporter=Silent(), dry_run=True)
     assert dry.estimate == "all 3 steps are over; nothing is left to do"
@@ -335,7 +335,7 @@ def test_force_starts_over_and_only_on_a_run(
         compress(str(stories), tmp_path / "mine", short, reporter=Silent(), force=True)
 
 
-def test_force_keeps_what_no_attempt_made(
+def test_force_keeps_foreign_files(
     stories: Path, whole: tuple[Path, CompressionResult], tmp_path: Path
 ) -> None:
     out = copy_of(whole, tmp_path)
@@ -344,7 +344,9 @@ def test_force_keeps_what_no_attempt_made(
     for name in others:
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("dear")
-    (out / "01-depth" / "config.json").write_text("{}")  # damaged: what --force is for
+    (out / "01-depth" / "config.json").write_text(
+        "{}"
+    )  # a damaged run can be replaced with --force
     with pytest.raises(OutputError, match=f"did not create.*: {', '.join(others)}") as caught:
         compress(str(stories), out, short, reporter=Silent(), force=True)
     assert "move them away" in str(caught.value)
@@ -356,7 +358,7 @@ def test_force_keeps_what_no_attempt_made(
     assert not (out / "02-width").exists()
 
 
-def test_the_place_is_tried_before_the_work(
+def test_the_output_directory_is_tried_before_the_work(
     stories: Path, recipe: Recipe, tmp_path: Path, small_disk: Callable[[int], Path]
 ) -> None:
     disk = small_disk(4)
@@ -375,7 +377,7 @@ def test_the_place_is_tried_before_the_work(
 
 
 def test_torch_on_a_full_disk(small_disk: Callable[[int], Path]) -> None:
-    """It hides what the file said behind an error of its own."""
+    """torch raises its own error instead of the file's."""
     file = small_disk(64) / "state.pt"
     file.write_bytes(b"earlier")
     with (
@@ -449,7 +451,7 @@ def test_force_waits_for_no_lock(
     assert all((out / name / "step.json").is_file() for name in STEPS)
 
 
-def test_another_budget_goes_on_from_what_was_measured(
+def test_another_budget_reuses_the_measurements(
     stories: Path, story_file: Path, tmp_path: Path
 ) -> None:
     tables: dict[str, Any] = {
@@ -497,7 +499,7 @@ def test_stopped_before_anything_was_written(
 
 @pytest.mark.slow
 def test_a_model_in_memory(stories: Path, story_file: Path, tmp_path: Path) -> None:
-    """The steps are those of the directory that it came from; the same call again goes on with them."""
+    """The steps equal those for the model's directory; the same call again continues them."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(stories)

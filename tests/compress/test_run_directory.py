@@ -1,4 +1,4 @@
-"""The lock of a run's directory: one process has it, and the next finds all of a run or nothing."""
+"""The lock of a run's directory: only one process has it, and the next one finds a whole run or an empty directory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_two_at_once(stories: Path, recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_two_at_once_in_the_first_second(stories: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """The other one has its lock, and at most a part of its first step."""
+    """The other process has the lock, and at most a part of its first step."""
     out = tmp_path / "o"
     (out / ".00-source.1234.partial").mkdir(parents=True)
     with (out / ".lock").open("w") as file:
@@ -42,7 +42,7 @@ def test_two_at_once_in_the_first_second(stories: Path, recipe: Recipe, tmp_path
             with pytest.raises(OutputError, match="another shrinkc is working on"):
                 compress(str(stories), out, recipe, reporter=Silent(), force=force)
     assert sorted(p.name for p in out.iterdir()) == [".00-source.1234.partial", ".lock"]
-    # the other one was killed: what it left is no obstacle
+    # the other process was killed, and its files do not prevent a run
     short = parse_recipe({"depth": {"layers": [2]}})
     compress(str(stories), out, short, reporter=Silent())
     assert not list(out.glob(".*"))
@@ -59,12 +59,12 @@ def test_a_real_second_process(stories: Path, tmp_path: Path) -> None:
     codes = [process.returncode for process in both]
     assert 0 in codes, said
     for code, words in zip(codes, said, strict=True):
-        # on a busy machine one may be over before the other looks
+        # on a busy machine, one may end before the other starts
         assert code == 0 or (code == 40 and "another shrinkc is working on" in words), words
     assert not (tmp_path / "o" / ".lock").exists()
 
 
-def test_a_lock_that_its_owner_has_just_removed_is_none(
+def test_a_lock_that_its_owner_has_just_removed_does_not_count(
     stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "o"
@@ -73,7 +73,7 @@ def test_a_lock_that_its_owner_has_just_removed_is_none(
     def late(file: Any, how: int) -> None:
         tries.append(file)
         if len(tries) == 1:
-            shutil.rmtree(out)  # the other one ends between our opening and our locking
+            shutil.rmtree(out)  # the other process ends between our open and our lock
         lock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)

@@ -1,4 +1,4 @@
-"""Text that the model writes itself: what it is, that it goes on after a kill, and how it is refused."""
+"""Self-generated text: its content, continuation after a kill, and refusals."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def recipe(text: list[str], **tables: Any) -> Recipe:
 
 @pytest.fixture(scope="module")
 def written(stories: Path, tmp_path_factory: pytest.TempPathFactory) -> SelfGenerated:
-    """Some shards, written without disturbance."""
+    """Some shards, written without an interrupt."""
     store = SelfGenerated(tmp_path_factory.mktemp("own") / "text", SETTINGS)
     write(store, stories, 1200)
     return store
@@ -85,24 +85,24 @@ def test_sizes(source: str, tokens: int) -> None:
 @pytest.mark.parametrize(
     "source", ["self:", "self:lots", "self:20K", "self:-5", "self:99", "self:0.01k"]
 )
-def test_a_size_that_is_none(source: str) -> None:
+def test_malformed_sizes(source: str) -> None:
     with pytest.raises(BadRecipe, match=f"'{source}' is no size of self-generated text") as caught:
         recipe([source])
     assert caught.value.exit_code == 16 and "at least 100 tokens" in str(caught.value)
 
 
-def test_where_it_may_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_accept_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadRecipe, match="self-generated text cannot measure"):
         recipe(["self"], evaluate={"text": "self"})
     file = tmp_path / "r.toml"
     file.write_text("[calibration]\ntext = ['./self', 'self']\n[depth]\nremove = 1\n")
     assert load_recipe(str(file)).calibration.text == (str(tmp_path / "self"), "self")
-    for name in set(shipped()) - {"reference"}:  # that one has the texts of the work it is of
+    for name in set(shipped()) - {"reference"}:  # that recipe names the texts of the paper
         assert load_recipe(name).self_generated_tokens() >= 200_000
 
 
-def test_documents_are_the_models(stories: Path, written: SelfGenerated) -> None:
+def test_documents_come_from_the_model(stories: Path, written: SelfGenerated) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(stories)
@@ -115,11 +115,13 @@ def test_documents_are_the_models(stories: Path, written: SelfGenerated) -> None
     some = written.content(500)
     assert some is not None and written.content(10**6) is None
     whole = written.content(1200)
-    assert whole is not None and whole.startswith(some.rstrip("\n"))  # they share what is written
+    assert whole is not None and whole.startswith(
+        some.rstrip("\n")
+    )  # they share the generated text
 
 
 def test_it_is_sampled_from_the_model(stories: Path) -> None:
-    """At a low temperature what is written is what the whole model finds most probable."""
+    """At a low temperature, the text has the most probable tokens of a forward pass without cache."""
     loaded = load(stories)
     settings = SelfGeneratedSettings(temperature=0.05, length=40, batch=2, dtype="float32")
     begin = Beginnings.of(loaded.tokenizer, loaded.model, stories, chat=True)
@@ -131,14 +133,14 @@ def test_it_is_sampled_from_the_model(stories: Path) -> None:
     sure = gap > 1.0
     assert sure.sum() > 10
     assert torch.equal(likely.indices[0, :-1, 0][sure], ids[0, 1:][sure])
-    # and at a high one it is not
+    # and at a high temperature it has others
     wild = write_shard(
         loaded, SelfGeneratedSettings(temperature=2.0, length=40, batch=2), begin, 0, 0
     )
     assert wild[0].text != wild[1].text
 
 
-def test_the_cache_gives_what_a_whole_pass_gives(stories: Path) -> None:
+def test_the_cache_equals_a_whole_forward_pass(stories: Path) -> None:
     from shrinkc.compression.attention import use_products
 
     loaded = load(stories)
@@ -184,7 +186,7 @@ def test_a_conversation_takes_its_turns() -> None:
 def test_interrupted_writing_ends_as_if_nothing_had_been(
     stories: Path, written: SelfGenerated, tmp_path: Path
 ) -> None:
-    for count in (20, 90):  # within the first shard, and within the second
+    for count in (20, 90):  # in the first shard, and in the second
         store = SelfGenerated(tmp_path / str(count), SETTINGS)
         with pytest.raises(KeyboardInterrupt):
             write(store, stories, 1200, InterruptAt("self-generated", count))
@@ -228,7 +230,7 @@ def test_a_model_that_only_ends_texts(stories: Path, tmp_path: Path) -> None:
     assert caught.value.exit_code == 19 and "self_generated.temperature" in str(caught.value)
 
 
-def test_a_run_on_its_own_text(stories: Path, story_file: Path, tmp_path: Path) -> None:
+def test_a_run_with_self_generated_text(stories: Path, story_file: Path, tmp_path: Path) -> None:
     out, heard = tmp_path / "run", Recorder()
     given = recipe(["self:1k", str(story_file)])
     planned = compress(str(stories), out, given, reporter=heard, dry_run=True)
@@ -246,7 +248,7 @@ def test_a_run_on_its_own_text(stories: Path, story_file: Path, tmp_path: Path) 
     assert foreign_files(out) == []
     (out / "self-generated" / "mine.txt").write_text("of the user")
     assert foreign_files(out) == ["self-generated/mine.txt"]
-    # it goes on without writing anything again
+    # the run continues without generating anything again
     again = Recorder()
     compress(str(stories), out, given, reporter=again)
     assert not any("self-generated" in title for title, *_ in again.heard)
@@ -274,7 +276,7 @@ def test_mixed_with_a_file_by_size(written: SelfGenerated, story_file: Path, sto
     assert own is not None and text.removeprefix("<s>").strip()[:100] in own
 
 
-def test_the_tokens_that_it_needs_stay(stories: Path, tmp_path: Path) -> None:
+def test_its_tokens_are_kept_by_vocabulary_pruning(stories: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     given = {"self_generated": SMALL, "vocabulary": {"text": ["self:1k"], "share": 0.9}}
     compress(str(stories), out, parse_recipe(given), reporter=Silent())

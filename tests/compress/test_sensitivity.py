@@ -1,4 +1,4 @@
-"""Sensitivities: against the whole model computed anew, resumed, and through the command."""
+"""Sensitivities: compared with full forward passes, resumed, and with the command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Three layers, two KV heads; weights large enough that every change shows."""
+    """Three layers, two KV heads; weights large enough for every change to have an effect."""
     folder = tmp_path_factory.mktemp("tiny")
     write_tiny_llama(folder, hidden=32, intermediate=64, layers=3, heads=4, kv_heads=2, seed=3)
     return load(folder).model
@@ -53,7 +53,7 @@ def predictions(model: Any) -> Any:
 
 
 def costs(whole: Any, changed: Any) -> tuple[float, float]:
-    """Growth of the loss and divergence, from the whole model's own forward pass."""
+    """Return increase in loss and divergence, from full forward passes of the model."""
     p, q = predictions(whole), predictions(changed)
     wanted = WINDOWS[:, 1:, None]
     growth = (p.gather(2, wanted) - q.gather(2, wanted)).mean()
@@ -83,7 +83,7 @@ def test_one_matrix_quantised(tiny: Any, found: Sensitivity, module: str) -> Non
     target = tiny.model.layers[1].get_submodule(module)
     handle = target.register_forward_pre_hook(lambda _, x: inputs.append(x[0].flatten(0, 1)))
     with torch.no_grad():
-        # the state after the layer, which what down_proj loses matters relative to
+        # errors of down_proj are relative to the stream after the layer
         stream = tiny(FIT, output_hidden_states=True).hidden_states[2].flatten(0, 1).double()
     handle.remove()
     x = torch.cat(inputs).double()
@@ -116,8 +116,8 @@ def test_fewer_bits_and_channels_cost_more(found: Sensitivity) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_tables_quantised_as_the_stage_gptq_does_it(tied: bool, tmp_path: Path) -> None:
-    """The embedding, and with it a head that is a table of its own."""
+def test_embeddings_are_quantised_as_in_the_stage_gptq(tied: bool, tmp_path: Path) -> None:
+    """The embedding, together with a separate LM head."""
     write_tiny_llama(tmp_path / "m", hidden=32, intermediate=64, layers=2, seed=5, tied=tied)
     model = load(tmp_path / "m").model
     result = measure(model, WINDOWS, FIT, tmp_path / "probes.jsonl", Recorder())
@@ -131,7 +131,7 @@ def test_tables_quantised_as_the_stage_gptq_does_it(tied: bool, tmp_path: Path) 
         assert costs(model, changed)[1] == pytest.approx(result.kl.embedding[bits], rel=0.02)
 
 
-def test_one_kv_head_cannot_go(tmp_path: Path) -> None:
+def test_the_only_kv_head_cannot_be_removed(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path / "m", layers=1, kv_heads=1)
     model = load(tmp_path / "m").model
     result = measure(model, WINDOWS, FIT, tmp_path / "probes.jsonl", Recorder())
@@ -207,7 +207,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert {p.name for p in (tmp_path / folder).iterdir()} == names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    # once more: nothing is measured again
+    # again: nothing is measured again
     assert run_cli([*base, "-o", str(tmp_path / "a"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
 
@@ -252,7 +252,7 @@ def test_a_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_full_disk(
     tmp_path: Path, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before the work, in the middle of it, and at its end: each names the place, nothing is lost."""
+    """Before, during and after the measurement, the error names the place, and no result is lost."""
     text, model, disk = write_text(tmp_path), tmp_path / "m", small_disk(24)
     write_tiny_llama(model, layers=2)
     out, much = disk / "deep" / "out", disk / "much"
@@ -278,6 +278,6 @@ def test_a_full_disk(
     for file in out.iterdir():
         file.unlink()
     much.write_bytes(bytes(20480))
-    shown, said = refused()  # one block, and the probes are more
+    shown, said = refused()  # one block of the disk, and the probes need more
     assert f"{out / 'probes.jsonl'} cannot be written: No space left" in said and shown == ""
     assert [p.name for p in out.iterdir()] == ["probes.jsonl"]

@@ -1,4 +1,4 @@
-"""Texts that cannot be read are known before torch is imported, which alone takes seconds."""
+"""Unreadable texts are reported before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ for words in (
 
 
 @pytest.mark.libraries("optuna")
-def test_every_command_says_so_once_and_before_torch(tmp_path: Path) -> None:
+def test_every_command_reports_them_once_before_torch(tmp_path: Path) -> None:
     text = RECIPE.format(folder=tmp_path)
     (tmp_path / "space.toml").write_text(text)
     (tmp_path / "plain.toml").write_text(text[: text.index("[explore]")])
@@ -61,19 +61,19 @@ def test_every_command_says_so_once_and_before_torch(tmp_path: Path) -> None:
         [name, "17", "1", "False"]
         for name in ("compress", "explore", "eval", "sensitivity", "franken")
     ], found.stdout
-    for line in lines[:2]:  # a recipe's keys that name a file are listed, and all files are
+    for line in lines[:2]:  # every key and every file is listed
         keys = "lora.text, calibration.text, evaluate.text: "
         assert f"{keys}{tmp_path / 'none.txt'} cannot be read: No such file" in line[4]
         assert f"evaluate.tasks: {tmp_path} cannot be read: Is a directory" in line[4]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.toml", "space.toml"]
 
 
-def test_calibration_text_that_nothing_reads_may_be_missing() -> None:
+def test_unused_calibration_text_may_be_missing() -> None:
     tables = {"calibration": {"text": ["/none"]}, "depth": {"layers": [1]}}
     assert list(parse_recipe(tables).text_files()) == []
 
 
-def test_what_is_no_utf8_text(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "good").write_text("é")
     (tmp_path / "bad").write_bytes(b"caf\xe9")
     check_text_files([("text", tmp_path / "good")])

@@ -1,4 +1,4 @@
-"""The stage vocabulary: rows, ids and files, and what the stages after it make of them."""
+"""Stage vocabulary: rows, ids and files, and later stages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 Step = Callable[..., StepContext]
 KEEP = 440
-# which of the last ones stay is not the same in every run: training a tokenizer breaks ties as it happens
+# the last kept tokens differ between runs, because training a tokenizer breaks ties arbitrarily
 SUPPRESSED = [5, *range(600, 800)]
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -45,7 +45,7 @@ def text_ids(directory: Path, text: str) -> list[int]:
     return list(load(directory).tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def test_rows_that_stay_are_those_of_the_source(
+def test_kept_rows_do_not_change(
     stories: Path, story_file: Path, step: Step, tmp_path: Path
 ) -> None:
     settings = vocabulary.Settings(keep=KEEP, samples=0)
@@ -59,11 +59,11 @@ def test_rows_that_stay_are_those_of_the_source(
     facts = facts_of(tmp_path / "out")
     assert facts.parameters == vocabulary.predict(settings, facts_of(stories)).parameters
     assert report.parameters["tokens_before"] == 512 and report.notes == []
-    # what the texts took before and take now
+    # tokens of the texts before and after
     text = story_file.read_text()
     counts = [len(text_ids(path, text)) for path in (stories, tmp_path / "out")]
     assert report.parameters["tokens_of_texts"] == counts and counts[0] <= counts[1]
-    # on a text whose tokens all stay the model says of them what it said
+    # for a text with kept tokens only, the model's logits of these tokens do not change
     sentence = "Once upon a time, there was a little child named Lily."
     old, new = (text_ids(path, sentence) for path in (stories, tmp_path / "out"))
     assert [kept[index] for index in new] == old
@@ -79,14 +79,14 @@ def test_without_calibration_text_its_own_is_counted(
     settings = vocabulary.Settings(share=0.9, text=(str(other_file),))
     assert not settings.needs_calibration and vocabulary.Settings(keep=9).needs_calibration
     report = vocabulary.run(settings, step(calibration=Calibration((), 8, 64))).parameters
-    # 386 cover so much; up to 448 there is room for all of them
+    # 386 tokens cover the share; rounded up to 448
     assert report["covered"] == 1.0 and report["tokens"] == 448
     assert facts_of(tmp_path / "out").config.vocab_size == 448
 
 
 @pytest.fixture(scope="module")
 def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level model whose special tokens come last, with a head of its own and a chat template."""
+    """A byte-level model with the special tokens last, a separate LM head and a chat template."""
     folder = tmp_path_factory.mktemp("untied") / "m"
     spec = trained_bytelevel()
     count = len(spec["model"]["vocab"])
@@ -135,7 +135,7 @@ def test_ids_in_configs_and_template_follow(
     assert report.notes == [
         "bad_words_ids of the generation config holds token ids and was left out"
     ]
-    # the template writes what it wrote, in the tokens it had
+    # the template gives the same text with the same tokens
     assert ChatTemplate.from_dir(out) is not None
     old, new = (
         Tokenizer.from_dir(p, c.vocab_size, None)
@@ -158,10 +158,8 @@ def test_a_model_of_fewer_tokens_keeps_them_all(stories: Path, step: Step, tmp_p
     )
 
 
-def test_what_the_model_expects_is_asked_of_it(
-    stories: Path, story_file: Path, step: Step, tmp_path: Path
-) -> None:
-    """Against its definition; and an interrupt loses no more than the windows since the last saved sum."""
+def test_predicted_counts(stories: Path, story_file: Path, step: Step, tmp_path: Path) -> None:
+    """Compared with its definition; an interrupt loses only the windows since the last saved sum."""
     settings = vocabulary.Settings(keep=KEEP, samples=40, length=32)
     ids = text_ids(stories, story_file.read_text())
     count = len(ids) // 32
@@ -217,8 +215,8 @@ def test_a_teacher_gets_the_same_tokens(
         samples=4, batch=2, length=64, rank=2, dropout=0.0, distill=1.0, dtype="float32"
     )
     report = lora.run(settings, context).parameters
-    # the model is its own teacher, so that there is nothing to learn: were rows in another order,
-    # or its whole vocabulary asked, the divergence would be large
+    # the model is its own teacher, so the divergence is small; another order of rows or the whole
+    # vocabulary would make it large
     assert all(abs(loss) < 1e-5 for _, loss in report["loss_curve"])
 
 
@@ -241,7 +239,7 @@ def test_a_run_compares_in_bits_per_byte(
     )
     record = json.loads((out / "01-vocabulary" / "step.json").read_text())
     assert record["metrics"]["perplexity"]["bits_per_byte"] == result.rows[1].bits_per_byte
-    # 0.7 bits and a few more of a model that knows such stories
+    # about 0.7 bits for a model that was trained on such stories
     assert 0.2 < (result.rows[0].bits_per_byte or 0) < (result.rows[1].bits_per_byte or 0) < 3
     program = str(tmp_path / "program")
     assert run_cli(["compile", str(result.final), "-o", program]) == 0

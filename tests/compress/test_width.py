@@ -26,7 +26,7 @@ Step = Callable[..., StepContext]
 
 
 def inputs_of(model: Any, windows: Any, name: str) -> Any:
-    """Everything that went into a module, float64 [tokens, inputs]."""
+    """Return all inputs of a module, float64 [tokens, inputs]."""
     seen: list[Any] = []
     module = model.get_submodule(name)
     hook = module.register_forward_pre_hook(lambda m, args: seen.append(args[0].flatten(0, 1)))
@@ -47,9 +47,7 @@ def test_channel_scores_by_brute_force() -> None:
     np.testing.assert_allclose(width.channel_scores(torch.tensor(down), norm).numpy(), wanted)
 
 
-def test_the_channels_that_stay_have_the_highest_scores(
-    stories: Path, step: Step, tmp_path: Path
-) -> None:
+def test_kept_channels_have_the_highest_scores(stories: Path, step: Step, tmp_path: Path) -> None:
     loaded = load(stories)
     windows = step().calibration.windows(loaded.tokenizer)
     width.run(width.Settings(ffn_keep=100, refit=False), step())
@@ -82,7 +80,7 @@ def test_group_scores_by_brute_force() -> None:
 
 
 def test_the_measured_norms_are_those_of_the_model(stories: Path, step: Step) -> None:
-    """Layer 0 chooses by its true inputs; the report says which groups stayed."""
+    """Layer 0 is pruned by its true inputs; the report has the kept groups."""
     loaded = load(stories)
     windows = step().calibration.windows(loaded.tokenizer)
     settings = width.Settings(kv_groups=1, refit=False)
@@ -98,7 +96,7 @@ def test_the_measured_norms_are_those_of_the_model(stories: Path, step: Step) ->
 
 
 def test_pruning_without_refit_is_masking(stories: Path, step: Step, tmp_path: Path) -> None:
-    """Channels and groups that are gone, and the same ones set to zero, give the same logits."""
+    """Removed channels and groups give the same logits as zeroed ones."""
     loaded = load(stories)
     windows = step().calibration.windows(loaded.tokenizer)
     settings = width.Settings(ffn=0.25, multiple=32, kv_groups=1, refit=False)
@@ -108,7 +106,7 @@ def test_pruning_without_refit_is_masking(stories: Path, step: Step, tmp_path: P
     for index, (whole, thin) in enumerate(
         zip(masked.model.layers, narrow.model.layers, strict=True)
     ):
-        # which channels stayed is found by their rows of gate, which are kept as they were
+        # kept channels are identified by their unchanged rows of gate
         rows = {tuple(row): i for i, row in enumerate(whole.mlp.gate_proj.weight.tolist())}
         kept = [rows[tuple(row)] for row in thin.mlp.gate_proj.weight.tolist()]
         assert len(kept) == 192 == report[index]["ffn"]["kept"] and kept == sorted(kept)
@@ -144,7 +142,7 @@ def test_refit_is_ridge_regression() -> None:
     gram = x.T @ x
     got = width.refit(torch.tensor(w), torch.tensor(gram), torch.tensor(kept)).numpy()
     ridge = np.sqrt(width.RIDGE * np.diag(gram)[kept].mean())
-    # the same as plain least squares with rows that pull towards the old weights
+    # equals least squares with additional rows for the distance to the old weights
     left = np.vstack([x[:, kept], ridge * np.eye(4)])
     right = np.vstack([x @ w.T, ridge * w[:, kept].T])
     wanted = np.linalg.lstsq(left, right, rcond=None)[0].T
@@ -210,7 +208,9 @@ def test_n_of_m_frees_no_bytes_and_says_so(stories: Path, step: Step, tmp_path: 
 )
 def test_an_interrupt_loses_one_layer(settings: width.Settings, step: Step, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        width.run(settings, step(reporter=InterruptAt("width", 4)))  # the first: none is done
+        width.run(
+            settings, step(reporter=InterruptAt("width", 4))
+        )  # at the first call no layer is finished
     assert not (tmp_path / "out").exists()
     done = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "scratch").glob("layer*.pt")}
     assert len(done) == 3

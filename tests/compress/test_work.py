@@ -1,4 +1,4 @@
-"""The work that a stage declares is what it computes: counted operation by operation."""
+"""The declared work of a stage equals the counted operations."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def test_awq(stories: Path) -> None:
     assert 0.67 < said.tokens / tokens < 1.5
 
 
-def test_training_through_the_rounding() -> None:
+def test_quantisation_aware_training() -> None:
     rng = np.random.default_rng(0)
     q, scale = rng.integers(0, 16, (96, 128), np.uint8), np.ones((96, 4), np.float32)
     layer = rounded(QuantizedWeight(4, 32, q, scale, -8 * scale), None, "bfloat16", "cpu")
-    x = torch.randn(4, 128)  # few tokens: what counts are the passes over the weights
+    x = torch.randn(4, 128)  # few tokens, so that passes over the weights dominate
     counting = Counting()
     with counting:
         layer(x).sum().backward()
@@ -81,7 +81,7 @@ def test_training_through_the_rounding() -> None:
 
 @pytest.mark.slow
 def test_gptq(stories: Path) -> None:
-    """One matrix, as GPTQModel rounds it."""
+    """One matrix, rounded by GPTQModel."""
     gptaq = pytest.importorskip("gptqmodel.quantization.gptaq")
     from gptqmodel import QuantizeConfig
     from gptqmodel.looper.named_module import NamedModule
@@ -102,6 +102,6 @@ def test_gptq(stories: Path) -> None:
     with torch.no_grad(), counting:
         task.quantize()
     said = gptq.work_of_matrix(settings, n, k, 32)
-    assert 0.67 < 4 * said.numbers / counting.numbers < 1.5, counting.by  # in caches
+    assert 0.67 < 4 * said.numbers / counting.numbers < 1.5, counting.by  # blocks in caches
     assert 0.67 < said.calls / counting.calls < 1.5
     assert 0.67 < said.tokens * n * k / counting.products < 1.5

@@ -1,5 +1,5 @@
-"""A family is two files: one that no product has, with biases and norms of heads, is added to a copy of
-the package by its file and its line in families.py, and is then planned, compiled, run and proved."""
+"""A new family takes two files: one with biases and head norms is added to a copy of the package by its file and an
+entry in families.py, and is then planned, compiled, run and verified."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEADS, KV_HEADS, HEAD = 4, 2, 8
 
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what a wheel carries, with one file more and one changed."""
+    """A copy of the wheel's files, with one new and one changed file."""
     return copy_with(
         tmp_path_factory.mktemp("product"),
         {"compiler/shrinkc/model/fern.py": FAMILY},
@@ -46,7 +46,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaMA made one of the family by its config and the tensors that it has besides."""
+    """A random LLaMA, changed to the family by its config and additional tensors."""
     folder = tmp_path_factory.mktemp("model")
     write_tiny_llama(folder, hidden=32, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD)
     config = json.loads((folder / "config.json").read_text())
@@ -65,7 +65,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shrinkc(product: Path, *arguments: object, code: int = 0) -> str:
-    """What the copy's command line prints."""
+    """Run the copy's command line and return its output."""
     env = {**os.environ, "PYTHONPATH": str(product / "compiler")}
     done = subprocess.run(
         [sys.executable, "-m", "shrinkc", *map(str, arguments)],
@@ -112,7 +112,7 @@ def test_planned_compiled_run_and_proved(product: Path, model: Path, tmp_path: P
 
 
 def write_unknown(folder: Path) -> Path:
-    """A model of no family at all."""
+    """Write a model of an unknown family."""
     write_tiny_llama(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "moss"}))
