@@ -1,4 +1,4 @@
-"""Compiles a generated directory, and finds the tools for that."""
+"""Building of compiled directories, and search for the tools."""
 
 from shrinkc.build.layout import PROGRAM
 from shrinkc.build.make import build_program

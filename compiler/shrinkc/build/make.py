@@ -1,4 +1,4 @@
-"""Runs make in a compiled directory."""
+"""Execution of make in a compiled directory."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def build_program(
     env: Mapping[str, str],
     options: Mapping[str, str] | None = None,
 ) -> Path:
-    """Builds the program of the compiled directory ``out`` for ``target`` and returns its path.
+    """Build the program of the compiled directory ``out`` for ``target`` and return its path.
 
-    ``options`` sets Makefile variables (:data:`OPTIONS`); variables of that name in ``env`` are
-    ignored, so that the result depends on the arguments alone.  A program that is there and current is
-    left alone, also where nothing can be written; builds of one directory wait for each other.  Raises
-    ToolMissing, BadArtifact, OutputError or BuildFailed.
+    ``options`` sets Makefile variables (:data:`OPTIONS`).  Variables of these names in ``env`` are ignored, so that
+    the result depends only on the arguments.  A current program is not rebuilt, so a read-only directory is
+    possible.  Builds of one directory wait for each other.  Raises ToolMissing, BadArtifact, OutputError or
+    BuildFailed.
     """
     if target not in PROGRAM:
         raise UsageError(f"no program for target '{target}'.", f"allowed: {', '.join(PROGRAM)}.")
@@ -70,7 +70,7 @@ def build_program(
 
 
 def _require_compiler(target: str, options: Mapping[str, str], env: Mapping[str, str]) -> None:
-    """ToolMissing unless the compiler, or the one that the options name, can be started."""
+    """Raise ToolMissing unless the compiler (or the one named in ``options``) can be started."""
     variable = "CC" if target == "host" else "CROSS"
     usual = TARGETS[target].program.compiler
     value = options.get(variable, "").strip()
@@ -86,10 +86,10 @@ def _require_compiler(target: str, options: Mapping[str, str], env: Mapping[str,
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """One build at a time; the lock is the directory itself, so that nothing has to be written."""
+    """Allow one build at a time.  The directory itself is locked, so no lock file is needed."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        # some network file systems lock no directories: make itself does whole files no harm
+        # some network file systems cannot lock directories; make still does not damage complete files
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -98,7 +98,7 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _writable(program: Path) -> bool:
-    """Whether files can be made beside ``program``, in folders that may have to be made first."""
+    """Return whether files can be made next to ``program``, in folders that may not exist yet."""
     folder = program.parent
     while not folder.exists():
         folder = folder.parent
@@ -106,13 +106,13 @@ def _writable(program: Path) -> bool:
 
 
 def _clean(env: Mapping[str, str]) -> dict[str, str]:
-    """Without the settings of a make that called us, and with messages in one language."""
+    """Return ``env`` without the settings of a calling make, and with messages in English."""
     outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", *OPTIONS)
     return {**{k: v for k, v in env.items() if k not in outer}, "LC_ALL": "C"}
 
 
 def _run(command: list[str], directory: Path, env: Mapping[str, str]) -> tuple[int, list[str]]:
-    """The exit code, and what was said but for the command lines of the compiler."""
+    """Return the exit code, and the output without the compiler's command lines."""
     done = subprocess.run(
         command,
         cwd=directory,

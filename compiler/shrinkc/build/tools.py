@@ -1,7 +1,7 @@
-"""Finds the outside programs: compilers, make, emulator, simulator.
+"""Search for external programs: compilers, make, emulator, simulator.
 
-Nothing here reads the process environment; callers pass the mapping to look in.  ``PATH`` finds
-everything but GVSoC, which is rarely installed there, see :func:`gvsoc_candidates`.
+Callers pass the environment; this module does not read the process environment.  GVSoC is rarely on ``PATH``,
+so it is searched elsewhere too, see :func:`gvsoc_candidates`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ GVSOC_LINK = "https://github.com/gvsoc/gvsoc"
 
 @dataclass(frozen=True)
 class Tool:
-    """One outside program as found, or why it cannot be used.
+    """External program, or the reason why it cannot be used.
 
-    ``path`` and ``version`` are None exactly when ``problem`` says what is wrong, or before it was looked for.
+    ``path`` and ``version`` are None if ``problem`` is set, and before the search.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Tool:
 
     @property
     def usable(self) -> bool:
-        """Whether the program was found and starts."""
+        """Return whether the program was found and starts."""
         return self.path is not None
 
 
@@ -59,20 +59,20 @@ _ON_PATH = (
     ),
 )
 SOCS = {t.name: t.gvsoc for t in TARGETS.values() if t.gvsoc}
-"""Targets that GVSoC runs -> what it calls them."""
+"""Targets that GVSoC runs -> their names in GVSoC."""
 
 TOOL_NAMES = (*(w.name for w in _ON_PATH), "gvsoc")
 
 
 def find_tools(env: Mapping[str, str]) -> list[Tool]:
-    """All outside programs in the order of :data:`TOOL_NAMES`, usable or not."""
+    """Return all external programs in the order of :data:`TOOL_NAMES`, usable or not."""
     return [find_tool(name, env) for name in TOOL_NAMES]
 
 
 def find_tool(name: str, env: Mapping[str, str], target: str | None = None) -> Tool:
-    """The program ``name`` (of :data:`TOOL_NAMES`), after starting it.
+    """Return the program ``name`` (of :data:`TOOL_NAMES`), after a test start.
 
-    A GVSoC has to know the SoC ``target``, of :data:`SOCS`, or one of them where none is said.
+    GVSoC must support the SoC ``target`` (of :data:`SOCS`), or any of them if ``target`` is None.
     """
     if name == "gvsoc":
         return _find_gvsoc(env, tuple(SOCS) if target is None else (target,))
@@ -80,8 +80,8 @@ def find_tool(name: str, env: Mapping[str, str], target: str | None = None) -> T
 
 
 def require_tool(name: str, env: Mapping[str, str], target: str | None = None) -> Path:
-    """The path of a usable program, as of :func:`find_tool`; ToolMissing says what is wrong and how to
-    get it."""
+    """Return the path of :func:`find_tool`.  Raises ToolMissing, with a hint how to install it, if it is not
+    usable."""
     tool = find_tool(name, env, target)
     if tool.path is None:
         raise ToolMissing(
@@ -102,7 +102,7 @@ def _find_on_path(wanted: Tool, env: Mapping[str, str]) -> Tool:
 
 
 def gvsoc_candidates(env: Mapping[str, str]) -> Iterator[Path]:
-    """Launchers to try, best first: what the user names, PATH, the usual places."""
+    """Yield launchers to try: the user's setting, PATH, common places."""
     for variable in ("GVSOC_HOME", "GVSOC_INSTALL_DIR"):
         if env.get(variable):
             yield Path(env[variable]) / "bin" / "gvsoc"
@@ -114,7 +114,7 @@ def gvsoc_candidates(env: Mapping[str, str]) -> Iterator[Path]:
 
 
 def gvsoc_environment(launcher: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """``env`` with the Python that has the launcher's dependencies first on PATH."""
+    """Return ``env`` with the Python that has the launcher's dependencies first on PATH."""
     own_python = launcher.parent.parent / "venv" / "bin"
     if not own_python.is_dir():
         return dict(env)
@@ -122,7 +122,7 @@ def gvsoc_environment(launcher: Path, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _find_gvsoc(env: Mapping[str, str], targets: tuple[str, ...]) -> Tool:
-    """The first launcher that starts and knows one of the SoCs; otherwise what the first one lacks."""
+    """Return the first launcher that starts and supports one of the SoCs, or else the problem of the first one."""
     names = [SOCS[target] for target in targets]
     needed_for = f"running {listed(targets)} programs"
     plural = "targets" if len(names) > 1 else "target"
@@ -145,7 +145,7 @@ def _find_gvsoc(env: Mapping[str, str], targets: tuple[str, ...]) -> Tool:
 
 
 def _probe(command: list[str], env: Mapping[str, str]) -> tuple[int, str]:
-    """Exit status and combined output of a short command; -1 and the reason if it cannot run."""
+    """Return exit status and combined output of a short command; -1 and the reason if it cannot run."""
     try:
         done = subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""The manifest of a compiled directory: what it is, how it was made, and every file's hash."""
+"""Manifest of a compiled directory: model, target, options, and a hash of every file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ IR_TEXT = "ir.txt"
 PLAN = "plan.json"
 MEMORY_MAP = "memory.svg"
 TOKENIZER = "tokenizer.json"
-CHAT_TEMPLATE = "chat_template.json"  # only of models that have one
-BUILD = "build"  # what make leaves
-PROFILE = f"{BUILD}/profile.json"  # the last run with a profile
-REPORTS = ("report.html", "report.json")  # what `shrinkc report` leaves
-REPORT = "shrinkc-report"  # both say so at their beginning
+CHAT_TEMPLATE = "chat_template.json"  # only if the model has a chat template
+BUILD = "build"  # output of make
+PROFILE = f"{BUILD}/profile.json"  # of the last run with --profile
+REPORTS = ("report.html", "report.json")  # output of `shrinkc report`
+REPORT = "shrinkc-report"  # marker at the beginning of both reports
 MEASURES = frozenset({"perplexity", "tasks", "samples"})  # an evaluation has at least one
 
-_MAX_SIZE = 1 << 24  # of context and vocabulary: no model has more, and tables are made of it
+_MAX_SIZE = (
+    1 << 24
+)  # of context and vocabulary; limits the memory that a damaged manifest can request
 _AGAIN = "compile the model again."
 
 Option = str | int | bool | None
@@ -43,10 +45,10 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a run needs to know besides the files themselves.
+    """Facts about a compiled program that a run needs.
 
-    ``bos_id``: the id that prompts start with, or None.  ``files``: path below the directory, with
-    slashes -> record; build results are not among them.
+    ``bos_id``: the id that prompts start with, or None.  ``files``: relative path with slashes -> record,
+    without build results.
     """
 
     model: str
@@ -61,12 +63,12 @@ class Manifest:
 
 
 def is_artifact(directory: Path) -> bool:
-    """Whether shrinkc compiled this directory, in any version."""
+    """Return whether any version of shrinkc compiled this directory."""
     return json_object(directory / MANIFEST).get("format") == FORMAT
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Writes the manifest with a record of every file that is in ``directory`` now."""
+    """Write the manifest with a record of every file that is in ``directory`` now."""
     content = asdict(manifest)
     content["files"] = {
         name: asdict(file_record(directory / name)) for name in list_files(directory)
@@ -76,7 +78,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of ``directory``; BadArtifact when it is none, damaged or of another version."""
+    """Return the manifest of ``directory``.  Raises BadArtifact if it is missing, damaged or of another version."""
     path = directory / MANIFEST
     if not path.is_file():
         raise BadArtifact(
@@ -100,7 +102,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def _check_types(m: Manifest) -> None:
-    """TypeError for a field that holds something else than it says, ValueError for an impossible size."""
+    """Raise TypeError for a field of the wrong type, ValueError for an impossible size."""
     for part in (m, *m.files.values()):
         check_fields(part)
     options = {str, int, bool, type(None)}
@@ -112,7 +114,7 @@ def _check_types(m: Manifest) -> None:
 
 
 def check_files(directory: Path, manifest: Manifest, names: tuple[str, ...]) -> None:
-    """BadArtifact when one of ``names`` is missing or not what was compiled."""
+    """Raise BadArtifact if one of the files ``names`` is missing or was changed."""
     wrong = [name for name in names if not _unchanged(directory, manifest, name)]
     if wrong:
         raise BadArtifact(
@@ -123,7 +125,7 @@ def check_files(directory: Path, manifest: Manifest, names: tuple[str, ...]) -> 
 
 
 def changed_files(directory: Path, manifest: Manifest) -> list[str]:
-    """Files that are missing or changed since compiling."""
+    """Return the files that are missing or were changed after compiling."""
     return [name for name in manifest.files if not _unchanged(directory, manifest, name)]
 
 
@@ -137,7 +139,7 @@ def foreign_files(directory: Path) -> list[str] | None:
     try:
         known = {name: FileRecord(**record) for name, record in content["files"].items()}
     except (KeyError, TypeError, AttributeError):
-        known = {}  # nothing tells what is whose
+        known = {}  # a damaged manifest: all files count as foreign
     return [
         name
         for name in all_files(directory)
@@ -161,7 +163,7 @@ def is_evaluation(path: Path, ir_sha256: str) -> bool:
 
 
 def is_report(path: Path) -> bool:
-    """Whether ``shrinkc report`` wrote this file."""
+    """Return whether ``shrinkc report`` wrote this file."""
     try:
         with path.open("rb") as file:
             return REPORT.encode("ascii") in file.read(64)
@@ -170,8 +172,8 @@ def is_report(path: Path) -> bool:
 
 
 def all_files(directory: Path) -> list[str]:
-    """Everything below ``directory`` that is no directory, links of any kind included, with slashes,
-    in a fixed order."""
+    """Return relative paths (with slashes, sorted) of all files below ``directory``, and of links, also to
+    directories."""
     found = []
     for folder, folders, files in os.walk(directory):
         here = Path(folder)
@@ -181,13 +183,13 @@ def all_files(directory: Path) -> list[str]:
 
 
 def list_files(directory: Path) -> list[str]:
-    """Every file below ``directory`` but the manifest, with slashes, in a fixed order."""
+    """Return relative paths (with slashes, sorted) of all files below ``directory`` except the manifest."""
     files = (p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
     return sorted(name for name in files if name != MANIFEST)
 
 
 def file_record(path: Path) -> FileRecord:
-    """Size and hash of a file."""
+    """Return size and hash of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileRecord(path.stat().st_size, digest)
@@ -200,5 +202,5 @@ def _unchanged(directory: Path, manifest: Manifest, name: str) -> bool:
 def _is(path: Path, record: FileRecord) -> bool:
     try:
         return path.is_file() and file_record(path) == record
-    except OSError:  # it cannot be read, or a damaged manifest names what no file can be called
+    except OSError:  # unreadable, or a damaged manifest has an impossible file name
         return False

@@ -39,12 +39,12 @@ class ShrinkcError(Exception):
     def __str__(self) -> str:
         if self.hint is None:
             return self.message
-        # what a tool said is quoted in lines of its own; a hint at their end would be part of them
+        # quoted output of a tool has its own lines; the hint must not be joined to the last one
         between = "\n" if "\n" in self.message else " "
         return f"{self.message}{between}Hint: {self.hint}"
 
     def to_json(self) -> dict[str, object]:
-        """The same for programs: ``error``, and beside it what a kind of refusal knows in numbers."""
+        """Return ``error`` as a JSON object; some kinds of errors add figures."""
         error = {
             "code": self.exit_code, "title": self.title, "message": self.message, "hint": self.hint,
         }  # fmt: skip
@@ -173,7 +173,7 @@ class Lack:
 
     @property
     def label(self) -> str:
-        """Of the level, within a sentence."""
+        """Return the name of the level for use in a sentence."""
         return self.level if self.level == "weights" else self.level.upper()
 
     @property
@@ -182,7 +182,7 @@ class Lack:
         return self.need - self.have
 
     def to_json(self) -> dict[str, object]:
-        """The same for programs."""
+        """Return the fields as a JSON object."""
         return {
             "level": self.level,
             "memories": list(self.memories),
@@ -233,7 +233,7 @@ class DoesNotFit(ShrinkcError, exit_code=30, title="does not fit"):
 
     @classmethod
     def of(cls, lack: Lack) -> DoesNotFit:
-        """The refusal of one level."""
+        """Return the error for one memory."""
         return cls(str(lack), lacks=(lack,))
 
 

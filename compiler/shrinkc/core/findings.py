@@ -1,4 +1,4 @@
-"""What was found out about something: facts and tables, for people and for programs."""
+"""Facts and tables about a subject, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|(?<=layer)\d+(?=\.)")
 
 @dataclass
 class Findings:
-    """``kind`` says what ``name`` is.  Keys of facts, tables and columns are those of the JSON; what a
-    table has as ``bytes`` people read as a size."""
+    """Facts and tables about ``name``, which is a ``kind``.  Keys of facts, tables and columns are JSON keys.
+
+    A column ``bytes`` is shown with units in text."""
 
     kind: str
     name: str
@@ -27,7 +28,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return lines of text."""
         out = [f"{self.name}: {self.kind}"]
         width = max((len(key) for key in self.facts), default=0)
         out += [f"  {_label(key):<{width}}  {_shown(key, v)}" for key, v in self.facts.items()]
@@ -36,20 +37,20 @@ class Findings:
         return out + [f"  note: {note}" for note in self.notes]
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
+        """Return a JSON object."""
         return {
             "kind": self.kind, "name": self.name, **self.facts, **self.tables, "notes": self.notes,
         }  # fmt: skip
 
 
 def starred(name: str) -> str:
-    """``name`` with a star for the number of its layer: ``blk.3.ffn_up.weight`` is ``blk.*.ffn_up.weight``."""
+    """Replace the layer's number by a star: ``blk.3.ffn_up.weight`` becomes ``blk.*.ffn_up.weight``."""
     return _NUMBER.sub("*", name)
 
 
 def alike(rows: Iterable[Row]) -> list[Row]:
-    """Rows that differ in their ``bytes`` alone are one, with their ``count`` and their sum; each has its
-    ``share`` of all.  In the order of the first ones."""
+    """Merge rows that differ only in ``bytes``; return rows with ``count``, summed bytes and ``share`` of all, in the
+    order of first occurrence."""
     sizes: dict[Key, list[int]] = {}
     for row in rows:
         key = tuple((k, None if k == "bytes" else v) for k, v in row.items())

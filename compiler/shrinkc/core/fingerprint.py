@@ -1,7 +1,7 @@
-"""What a result was made from, as labelled values: so that a difference can be named.
+"""Fingerprints: the inputs of a result as labelled values, so that a message can name a difference.
 
-A fingerprint is a flat table, label -> value.  Files go in by their content's hash under their
-name, never their folder, so that all of it can move.
+A fingerprint is a flat table, label -> value.  A file is recorded by name and hash, without its folder,
+so that files can be moved.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from shrinkc.core.artifact import file_record
 Fingerprint = dict[str, Any]
 
 FILE = "content of "
-# what a model directory may hold besides the model
+# files in a model directory that do not belong to the model
 _NO_MODEL = (".md", ".png", ".svg", ".gitattributes", ".lock")
 
 
 def model_fingerprint(source: Path, label: str = "") -> Fingerprint:
-    """Every file of a model, a directory or a GGUF file; with ``label`` before their names."""
+    """Return the hash of every file of a model (a directory or a GGUF file); ``label`` precedes the names."""
     if source.is_file():
         return {f"{FILE}{label}{source.name}": file_record(source).sha256}
     files = sorted(
@@ -34,7 +34,7 @@ def model_fingerprint(source: Path, label: str = "") -> Fingerprint:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Every value that differs, in words, old → new."""
+    """Return a text "label: old → new" for every value that differs."""
     found = []
     for label in [*old, *(label for label in new if label not in old)]:
         before, after = old.get(label), new.get(label)

@@ -1,4 +1,4 @@
-"""Files that long work is going to read: whether that is possible is known at once."""
+"""Checks of input files before long work begins."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from shrinkc.core.errors import BadData
 def check_text_files(
     texts: Iterable[tuple[str, Path]], data: Iterable[tuple[str, Path]] = ()
 ) -> None:
-    """BadData that names every file, once, that cannot be read, with the keys or options that gave it.
+    """Raise BadData, which names every unreadable file once, with its keys or options.
 
-    Pairs of such a key and a path: ``texts`` have to be UTF-8, ``data`` may be anything.  Pipes, which can
-    be read only once, are left alone."""
-    keys: dict[tuple[Path, str], dict[str, None]] = {}  # as a set in the order given
-    for encoding, files in (("utf-8", texts), ("latin-1", data)):  # which all bytes are
+    The arguments are pairs (key or option, path).  ``texts`` must be UTF-8; ``data`` may have any content.  Pipes are
+    not checked, because they can be read only once."""
+    keys: dict[tuple[Path, str], dict[str, None]] = {}  # the inner dict is an ordered set
+    for encoding, files in (("utf-8", texts), ("latin-1", data)):  # any bytes are valid latin-1
         for key, path in files:
             keys.setdefault((path, encoding), {})[key] = None
     faults = [
@@ -36,6 +36,6 @@ def _fault(path: Path, encoding: str) -> str | None:
             with path.open(encoding=encoding) as file:
                 while file.read(1 << 20):
                     pass
-    except (OSError, ValueError) as error:  # ValueError: also a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
         return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
     return None

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP that wait until the work at hand is saved."""
+"""Deferral of Ctrl-C, SIGTERM and SIGHUP until the current work is saved."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Deferred:
-    """A signal that may have come: it does what it would have done when :meth:`act` is called.  A second one
-    does so at once."""
+    """Deferred signal.  :meth:`act` runs its original handler.  A second signal runs it at once."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.came = False
         self._reporter = reporter
         self._number = 0
-        # a signal that is ignored, or that ends the process without a word, is left as it is
+        # signals without a Python handler (ignored or default) are not changed
         found = {number: signal.getsignal(number) for number in _SIGNALS}
         self._usual: dict[int, Callable[[int, FrameType | None], object]] = {
             number: handler for number, handler in found.items() if callable(handler)
         }
 
     def act(self) -> None:
-        """Raises what the signal that came stands for, such as KeyboardInterrupt; nothing when none came."""
+        """Run the handler of a deferred signal, which raises for example KeyboardInterrupt."""
         if self.came:
             self.came = False
             self._usual[self._number](self._number, None)
@@ -49,8 +48,8 @@ class Deferred:
 
 @contextmanager
 def deferred(reporter: Reporter) -> Iterator[Deferred]:
-    """Within the context a signal is told to ``reporter`` and waits for :meth:`Deferred.act`, at the latest until
-    the context ends.  Of a thread that is not the main one, which gets no signals, nothing changes."""
+    """Defer signals within the context: ``reporter`` is told, and they wait for :meth:`Deferred.act` or the end of
+    the context.  Has no effect in other threads than the main thread, since they get no signals."""
     held = Deferred(reporter)
     main = threading.current_thread() is threading.main_thread()
     if main:

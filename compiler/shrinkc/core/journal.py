@@ -1,4 +1,4 @@
-"""What long work has done, written as it is done: interrupted, it goes on from there."""
+"""Journal of finished pieces of long work, so that it can resume after an interruption."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ _MAGIC = b"shrinkc-journal 1\n"
 
 
 class Journal:
-    """A file that says what the work is made from, and then each piece of it, a line apiece.
+    """File with a fingerprint of the work and a line per finished piece.
 
-    A line has its checksum in front.  One that is not as it was written, such as the last one of a
-    process that was killed, counts for nothing: ``damaged`` of them were found, and what they said
-    has to be done again.  ``records`` are those that were found whole, in their order;
-    ``empty``: there is none in the file now.
+    Each line begins with its checksum.  Damaged lines, such as the last one of a killed process, are ignored and
+    counted in ``damaged``; their work must be repeated.  ``records`` are the intact ones in order.  ``empty``: the
+    file has no records now.
 
-    ``path`` is made where it is not there yet.  Raises RunChanged when it was begun for something
-    else than ``made_from`` says, BadData when it is no journal, OutputError when it cannot be
-    written or another process is at work with it.
+    Creates ``path`` if it does not exist.  Raises RunChanged if the file was begun with another ``made_from``,
+    BadData if it is not a journal, OutputError if it cannot be written or another process uses it.
     """
 
     def __init__(self, path: Path, made_from: Fingerprint) -> None:
@@ -54,7 +52,7 @@ class Journal:
         lines = content[len(_MAGIC) :].split(b"\n")
         found = [value for value in map(_parsed, lines) if value is not None]
         if not found or "made_from" not in found[0]:
-            os.ftruncate(self._file, 0)  # new, or what says what the rest is of is damaged
+            os.ftruncate(self._file, 0)  # new, or its fingerprint is damaged
             self._write(_MAGIC + _line({"made_from": made_from}))
             return [], sum(map(bool, lines))
         changed = differences(found[0]["made_from"], made_from)
@@ -64,26 +62,26 @@ class Journal:
                 "undo this change to continue, delete the file to start over, or choose another file.",
             )
         if lines[-1]:
-            self._write(b"\n")  # what was cut short must not swallow the next line
+            self._write(b"\n")  # ends a truncated last line, so that the next line is readable
         return found[1:], sum(map(bool, lines)) - len(found)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Writes a record, at once.  After an OutputError the file is as it was, and remains so: the next
-        ones are lost without another word."""
+        """Write a record at once.  After an OutputError the file is unchanged, and further records are dropped
+        silently."""
         if not self._full:
             self._full = True
             self._write(_line(record))
             self._full = self.empty = False
 
     def close(self) -> None:
-        """Lets others work with the file."""
+        """Close the file and release its lock."""
         os.close(self._file)
 
     def _write(self, line: bytes) -> None:
         size = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, line)
-            while written < len(line):  # a full disk may take a part
+            while written < len(line):  # a full disk may accept a part
                 written += os.write(self._file, line[written:])
         except OSError as error:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed."""
+"""Settings of glibc for freed memory."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# parameters of mallopt(), malloc.h of glibc
+# parameters of mallopt() in glibc's malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-# glibc raises its thresholds to these as large blocks are freed, until mallopt() is called once
+# largest values to which glibc raises its thresholds by itself, until mallopt() is called
 _LARGEST_MMAP, _LARGEST_TRIM = 32 << 20, 64 << 20
 
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Within it, what is freed stays with the process, for what is allocated next.
+    """Keep freed memory in the process for later allocations within the context.
 
-    Without it glibc gives large blocks back at once, and the system clears each page of the next one: of a step of
-    training that allocates tensors of 100 MB by the dozen, a fifth of the time.  Does nothing with another C library;
-    afterwards glibc does what it does of itself, whatever the environment had told it.
+    By default glibc returns large blocks at once, and the system clears every page of the next block.  That is a fifth
+    of the time of a training step that allocates dozens of 100 MB tensors.  Has no effect with another C library.
+    Afterwards glibc has its built-in defaults, even if the environment had set others.
     """
     library = _glibc()
     if library is None:
@@ -38,6 +38,6 @@ def freed_memory_kept() -> Iterator[None]:
 
 
 def _glibc() -> Any:
-    """The C library of the process where it is glibc, else None."""
+    """Return the C library if it is glibc, else None."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None

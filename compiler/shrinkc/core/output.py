@@ -1,4 +1,4 @@
-"""An output file or directory appears complete or not at all."""
+"""Output files and directories that appear completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import BinaryIO
 from shrinkc.core.errors import OutputError, ShrinkcError
 
 Foreign = Callable[[Path], list[str] | None]
-"""What of a directory is not shrinkc's: files that it did not make, or that were changed since; None
-when it did not make the directory at all."""
+"""Returns the files of a directory that shrinkc did not make or that were changed; None if shrinkc did not make
+the directory."""
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
-_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers say it
+_RUST = re.compile(r"\(os error (\d+)\)")  # in messages of safetensors and tokenizers
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_TRIAL = 4096  # bytes: a full file system takes an empty file, but no block
+_TRIAL = 4096  # bytes: a full file system accepts an empty file, but not a block
 _SHOWN = 5  # names in a message
 
 
@@ -35,16 +35,15 @@ _SHOWN = 5  # names in a message
 def new_directory(
     out: Path, *, force: bool = False, foreign: Foreign | None = None
 ) -> Iterator[Path]:
-    """Yields a directory beside ``out`` to write into, which becomes ``out`` at the end.
+    """Yield a temporary directory next to ``out``, which becomes ``out`` at the end.
 
-    Whatever leaves the context by an exception, an interrupt included, leaves ``out`` as it was
-    and nothing else behind.  A directory that holds something is replaced only with ``force``, and
-    only if all of it is shrinkc's by ``foreign``; without that, never.  An OSError becomes an
-    OutputError that names ``out``, and so does what a library makes of one.
+    If an exception (or interrupt) leaves the context, ``out`` is unchanged and nothing else remains.  An existing
+    directory that is not empty is replaced only with ``force``, and only if ``foreign`` finds no files in it.  An
+    OSError, also one hidden in a library's error, becomes an OutputError that names ``out``.
     """
     out = Path(os.path.abspath(out))
     if out.is_symlink():
-        out = out.resolve()  # what the link points to is replaced, the link stays
+        out = out.resolve()  # replaces a link's target and keeps the link
     _check_in_the_way(out, force=force, foreign=foreign)
     partial = _beside(out)
     made = make_folder(out.parent)
@@ -54,7 +53,9 @@ def new_directory(
         yield partial
         _move_into_place(partial, out, partial.with_suffix(".old"))
         finished = True
-    except OutputError as error:  # of a file in it: that name means nothing to the user
+    except (
+        OutputError
+    ) as error:  # names a file in the temporary directory, which the user does not know
         message, hint = (
             text and text.replace(str(partial), str(out)) for text in (error.message, error.hint)
         )
@@ -73,8 +74,8 @@ def new_directory(
 
 
 def check_directory(out: Path, *, force: bool = False, foreign: Foreign | None = None) -> None:
-    """OutputError when :func:`new_directory` would refuse ``out``, or nothing can be written beside
-    it: to be asked before the long work."""
+    """Raise OutputError if :func:`new_directory` would refuse ``out`` or cannot write next to it.  Call it before long
+    work."""
     _check_in_the_way(out, force=force, foreign=foreign)
     if os.path.ismount(out):
         raise OutputError(
@@ -86,24 +87,24 @@ def check_directory(out: Path, *, force: bool = False, foreign: Foreign | None =
 
 
 def check_folder(out: Path, made_here: Callable[[Path], bool]) -> None:
-    """OutputError when ``out`` is no folder to work or to go on in, or nothing can be written in it."""
+    """Raise OutputError unless work can begin or continue in ``out`` and files can be written there."""
     _check_in_the_way(out, force=True, foreign=lambda path: [] if made_here(path) else None)
     try_folder(out)
 
 
 def try_folder(out: Path) -> None:
-    """OutputError unless a file can be written in ``out``, or where that would be made."""
+    """Raise OutputError unless a file can be written in ``out``, or ``out`` can be made."""
     real = Path(os.path.realpath(out))
     _try(real, real.name, out)
 
 
 def make_folder(out: Path) -> list[Path]:
-    """Makes ``out`` and the folders above it; returns what had to be made, outermost first.
+    """Make ``out`` and the folders above it; return the new ones, outermost first.
 
-    OutputError when that fails; then nothing is left.
+    Raises OutputError if that fails; then no new folder remains.
     """
     missing = []
-    folder = Path(os.path.realpath(out))  # mkdir takes a link that leads nowhere for a file
+    folder = Path(os.path.realpath(out))  # mkdir refuses a dangling link
     made: list[Path] = []
     try:
         while not _is_there(folder):
@@ -122,7 +123,7 @@ def make_folder(out: Path) -> list[Path]:
 
 
 def remove_folders(made: list[Path]) -> None:
-    """Undoes :func:`make_folder`, as far as nobody else uses them by now."""
+    """Undo :func:`make_folder`, except for folders that are not empty."""
     for folder in reversed(made):
         with suppress(OSError):
             folder.rmdir()
@@ -156,7 +157,7 @@ def _check_in_the_way(out: Path, *, force: bool, foreign: Foreign | None) -> Non
 
 
 def refuse_to_delete(out: Path, others: list[str]) -> None:
-    """OutputError when there are ``others``, files in ``out`` that are not shrinkc's."""
+    """Raise OutputError if ``others``, the files in ``out`` that are not shrinkc's, is not empty."""
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         raise OutputError(
@@ -167,12 +168,12 @@ def refuse_to_delete(out: Path, others: list[str]) -> None:
 
 
 def _move_into_place(partial: Path, out: Path, aside: Path) -> None:
-    """The old directory is put aside first and comes back if the new one cannot take its place."""
+    """Rename the old directory to ``aside``, then ``partial`` to ``out``; restore the old one if that fails."""
     if not out.exists():
         partial.rename(out)
         return
     try:
-        # inside the try: an interrupt between the two renames must bring the old one back too
+        # inside the try: an interrupt between the renames must also restore the old directory
         out.rename(aside)
         partial.rename(out)
     except BaseException:
@@ -189,19 +190,19 @@ def _move_into_place(partial: Path, out: Path, aside: Path) -> None:
 
 @contextmanager
 def new_file(out: Path) -> Iterator[BinaryIO]:
-    """Yields a file to write into, which becomes ``out`` at the end.
+    """Yield a temporary file, which becomes ``out`` at the end.
 
-    A regular file, or the one that a link leads to, is replaced as a whole and keeps its rights;
-    whatever leaves the context by an exception leaves it as it was.  What cannot be replaced is
-    written as it comes: a pipe, a character device, an open descriptor such as /dev/stdout.  An
-    OSError becomes an OutputError that names ``out``.
+    A regular file (or the target of a link) is replaced as a whole and keeps its permissions; it is unchanged
+    if an exception leaves the context.  Outputs that cannot be replaced are written directly: a pipe, a
+    character device, an open descriptor such as /dev/stdout.  An OSError becomes an OutputError that names
+    ``out``.
     """
     partial = None
     try:
         number = _descriptor(out)
         target = None if number is not None else _replaced(out)
         if target is None:
-            # a copy of the descriptor: opened anew, a file would be written from its beginning
+            # duplicate the descriptor: a file that is opened again would be overwritten from its beginning
             with open(out if number is None else os.dup(number), "wb") as file:
                 yield file
             return
@@ -214,7 +215,7 @@ def new_file(out: Path) -> Iterator[BinaryIO]:
     except ShrinkcError:
         raise
     except Exception as error:
-        # torch hides what the file said behind an error of its own
+        # torch raises its own error while handling the file's
         reason = _of_the_system(error) or _of_the_system(error.__context__)
         if reason is None:
             raise
@@ -226,15 +227,15 @@ def new_file(out: Path) -> Iterator[BinaryIO]:
 
 
 def write_file(out: Path, text: str) -> None:
-    """Writes ``text`` in UTF-8 as :func:`new_file` does."""
+    """Write ``text`` in UTF-8 with :func:`new_file`."""
     with new_file(out) as file:
         file.write(text.encode("utf-8"))
 
 
 def check_file(out: Path) -> Path | None:
-    """The regular file that :func:`new_file` replaces or makes; None for what it writes as it comes.
+    """Return the regular file that :func:`new_file` replaces or makes; None for an output written directly.
 
-    OutputError when it could not write ``out``, as far as that can be known: to be asked before the long work.
+    Raises OutputError if ``out`` evidently cannot be written.  Call it before long work.
     """
     try:
         number = _descriptor(out)
@@ -254,9 +255,9 @@ def check_file(out: Path) -> Path | None:
 
 
 def _replaced(out: Path) -> Path | None:
-    """The regular file that ``out`` is, leads to or becomes; None for what is written as it comes.
+    """Return the regular file that ``out`` is, links to or becomes; None for an output written directly.
 
-    OutputError for what is no output at all; OSError.
+    Raises OutputError if ``out`` cannot be an output, or OSError.
     """
     real = Path(os.path.realpath(out))
     try:
@@ -268,16 +269,16 @@ def _replaced(out: Path) -> Path | None:
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
         kind = "a block device" if stat.S_ISBLK(mode) else "a socket"
         raise OutputError(f"{out} is {kind}.", "give the name of a file.")
-    if not os.access(out, os.W_OK):  # a directory's rights would let us replace it all the same
+    if not os.access(out, os.W_OK):  # the directory's permissions could still allow replacing it
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return real if stat.S_ISREG(mode) else None
 
 
 def _descriptor(out: Path) -> int | None:
-    """The number of this process's open file that ``out`` is a name of, as /dev/stdout is."""
+    """Return the descriptor that ``out`` names, as /dev/stdout does, or None."""
     own = os.path.realpath("/proc/self/fd")
     path = str(out)
-    for _ in range(40):  # links that lead in circles are somebody else's error
+    for _ in range(40):  # a limit for circular links; opening them reports the error
         folder, name = os.path.split(path)
         folder = os.path.realpath(folder)
         if folder == own and name.isdecimal():
@@ -290,9 +291,9 @@ def _descriptor(out: Path) -> int | None:
 
 
 def locked_file(path: Path, taken: str, hint: str) -> int:
-    """The file, open for appending, made where there is none; whoever closes it gives up the lock.
+    """Open a file for appending, make it if needed, and lock it; closing it releases the lock.
 
-    OutputError that says ``taken`` while another process has it.
+    Raises OutputError with the message ``taken`` if another process holds the lock.
     """
     while True:
         with ExitStack() as undo:
@@ -310,16 +311,16 @@ def locked_file(path: Path, taken: str, hint: str) -> int:
                 raise OutputError(taken, hint) from error
             except OSError as error:
                 raise output_error(path, error) from error
-        # closed: the one that had it has deleted it
+        # the previous holder has deleted the file: try again with a new one
 
 
 # ---- both ----
 
 
 def output_error(out: Path, error: OSError) -> OutputError:
-    """What the operating system said about writing ``out``, and what to do about it."""
+    """Return an OutputError with the system's reason why ``out`` cannot be written, and a hint."""
     number, reason = error.errno, error.strerror or str(error)
-    if isinstance(error, shutil.Error):  # of copytree: a list of texts, one per file
+    if isinstance(error, shutil.Error):  # raised by copytree: a list of texts, one per file
         numbers = [int(n) for n in _ERRNO.findall(reason)]
         number = numbers[0] if numbers else None
         reason = os.strerror(number) if number is not None else reason
@@ -337,7 +338,7 @@ def output_error(out: Path, error: OSError) -> OutputError:
 
 
 def _of_the_system(error: BaseException | None) -> OSError | None:
-    """The OSError that ``error`` is, or that a library written in Rust made a text of."""
+    """Return ``error`` if it is an OSError, or the OSError named in the message of a Rust library."""
     if isinstance(error, OSError):
         return error
     found = _RUST.search(str(error))
@@ -348,13 +349,13 @@ def _of_the_system(error: BaseException | None) -> OSError | None:
 
 
 def _beside(path: Path) -> Path:
-    """A name beside ``path`` that nobody else has."""
+    """Return an unused name next to ``path``."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is something.  OSError when it is not possible that there is, such as below a
-    file (Path.exists() says no, or raises, as its version of Python has it)."""
+    """Return whether ``path`` exists.  Raises OSError if it is impossible, such as a path below a file
+    (Path.exists() returns False or raises, depending on the Python version)."""
     try:
         path.stat()
     except FileNotFoundError:
@@ -363,15 +364,15 @@ def _is_there(path: Path) -> bool:
 
 
 def _try(folder: Path, name: str, out: Path) -> None:
-    """OutputError about ``out`` unless a file of about that ``name`` can be written in ``folder``,
-    or in the nearest one above it that is there."""
+    """Raise OutputError about ``out`` unless a file with a name like ``name`` can be written in ``folder``,
+    or in its nearest existing parent."""
     names = [name]
     try:
         while not _is_there(folder):
             names.append(folder.name)
             folder = folder.parent
         for part in names:
-            _is_there(folder / part)  # too long, or ``folder`` is a file
+            _is_there(folder / part)  # raises if the name is too long or ``folder`` is a file
         test = _beside(folder / name)
         try:
             with test.open("xb") as file:

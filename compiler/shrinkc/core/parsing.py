@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written."""
+"""Parsing of untrusted JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 
 def parse_json(text: str | bytes, *, integers: bool = False) -> Any:
-    """What ``json.loads`` gives; raises ValueError for all that is no JSON, brackets without end included,
-    and for numbers that are no ``integers`` where only those are allowed."""
+    """Return ``json.loads(text)``.  Raises ValueError for invalid or too deeply nested JSON, and with ``integers``
+    for numbers that are not integers."""
     other = _refuse if integers else None
     try:
         return json.loads(text, parse_float=other, parse_constant=other)
@@ -20,7 +20,7 @@ def parse_json(text: str | bytes, *, integers: bool = False) -> Any:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The object that a file holds; an empty one where it holds none."""
+    """Return the JSON object in a file, or an empty dict if there is none."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -29,7 +29,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value of JSON is a number that can be reckoned with: finite, and no integer beyond a float."""
+    """Return whether a JSON value is a number with a finite float value."""
     if type(value) not in (int, float):
         return False
     try:
@@ -39,22 +39,22 @@ def is_number(value: object) -> bool:
 
 
 def as_number(value: object) -> float:
-    """A number that can be reckoned with; ValueError for what is none."""
+    """Return ``value``.  Raises ValueError unless it is a number with a finite float value."""
     if not is_number(value):
         raise ValueError(f"{value!r:.40} is not a number")
     return value  # type: ignore[return-value]
 
 
 def as_text(value: object) -> str:
-    """ValueError for what is no text."""
+    """Return ``value``.  Raises ValueError unless it is a string."""
     if not isinstance(value, str):
         raise ValueError(f"{value!r:.40} is not a text")
     return value
 
 
 def check_fields(thing: object) -> None:
-    """TypeError where a field of a dataclass is of another type than it says, or a number that cannot be reckoned
-    with; fields of other types than int, float, str, bool and None are not looked at."""
+    """Raise TypeError if a field of a dataclass has another type than annotated, or no finite float value.  Only
+    fields annotated as int, float, str, bool or None are checked."""
     for name, hint in get_type_hints(type(thing)).items():
         kinds = {*get_args(hint)} if isinstance(hint, UnionType) else {hint}
         value = getattr(thing, name)

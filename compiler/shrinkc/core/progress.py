@@ -1,4 +1,4 @@
-"""What long-running work reports, without knowing who shows it."""
+"""Interface through which long-running work reports progress."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from shrinkc.core.words import show_time
 
 
 class Update(Protocol):
-    """``update(done, total)``, in whatever unit the work counts; ``note`` says how well it goes.
+    """Function ``update(done, total)``, in any unit; ``note`` is a short status such as the loss.
 
-    The first one says where the work begins, which is what the time that is left is reckoned from.
+    The first call gives the starting point, from which the remaining time is estimated.
     """
 
     def __call__(self, done: int, total: int, note: str = "", /) -> None:
-        """Reports."""
+        """Report progress."""
         ...
 
 
@@ -25,16 +25,16 @@ class Reporter(Protocol):
     """Receives progress: any object with these two methods."""
 
     def stage(self, title: str) -> AbstractContextManager[Update]:
-        """A context in which the work called ``title`` goes on.  It gives ``update(done, total)``."""
+        """Return a context for the work called ``title``.  Entering it gives ``update(done, total)``."""
         ...
 
     def note(self, text: str) -> None:
-        """A sentence that the user should see at once."""
+        """Show a sentence to the user at once."""
         ...
 
 
 class Silent:
-    """Shows nothing."""
+    """Reporter that shows nothing."""
 
     def stage(self, title: str) -> AbstractContextManager[Update]:
         """See :class:`Reporter`."""
@@ -46,10 +46,9 @@ class Silent:
 
 @dataclass
 class Stage:
-    """How far one stage is; ``total`` 0 means that nobody knows.
+    """Progress of a stage.  ``total`` 0: unknown.
 
-    ``begun``: when the work that is counted began, and how much was done by then: an interrupted
-    run goes on from there.
+    ``begun``: time and amount done when the counted work began; a resumed run does not begin at 0.
     """
 
     title: str
@@ -60,13 +59,13 @@ class Stage:
     begun: tuple[float, int] | None = None
 
     def update(self, done: int, total: int, note: str, now: float) -> None:
-        """What the work says of itself; less than before, or another total, is other work."""
+        """Record progress.  A lower ``done`` or another ``total`` means new work."""
         if self.begun is None or done < self.done or total != self.total:
             self.begun = (now, done)
         self.done, self.total, self.note = done, total, note
 
     def left(self, now: float) -> float | None:
-        """Seconds that the rest will take if it goes on as it went so far; None: nobody knows."""
+        """Return the remaining seconds at the speed so far; None: unknown."""
         if self.begun is None:
             return None
         then, before = self.begun
@@ -75,14 +74,14 @@ class Stage:
         return (now - then) * (self.total - self.done) / (self.done - before)
 
     def line(self, now: float) -> str:
-        """One line of text, such as ``loading weights: 45 % (3 s, about 4 s left)``."""
+        """Return a line of text, such as ``loading weights: 45 % (3 s, about 4 s left)``."""
         return self._line(self.title, self._details(now))
 
     def bar(self, now: float, room: int = 100, width: int = 24) -> str:
-        """The same with a bar in front, in at most ``room`` characters.
+        """Return a line with a progress bar, in at most ``room`` characters.
 
-        What does not fit goes: first the bar, then the details from the last to the first, then the
-        end of the title.  How far it is stays.
+        To fit, it drops first the bar, then the details from the last to the first, then the end of the title,
+        but never the percentage.
         """
         details = self._details(now)
         line = self._line(self.title, details)
@@ -107,7 +106,7 @@ class Stage:
         return f"{title}: {percent} ({said})" if said else f"{title}: {percent}"
 
     def _details(self, now: float) -> list[str]:
-        """What is said beside the share that is done; the last is dropped first."""
+        """Return details after the percentage, the most important first."""
         left = self.left(now)
         about = [] if left is None else [f"about {show_time(left)} left"]
         return [f"{now - self.started:.0f} s", *about, *([self.note] if self.note else [])]

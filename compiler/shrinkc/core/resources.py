@@ -1,4 +1,4 @@
-"""Finds templates, recipes, C runtime and toolchain files: in a wheel, or in a source checkout."""
+"""Location of templates, recipes, C runtime and toolchain files in a wheel or a source checkout."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def resource(name: str) -> Path:
-    """Folder ``templates``, ``runtime_c``, ``toolchain``, ``recipes``, ``costs`` or ``lm_eval_tasks``, wherever
-    shrinkc is installed."""
+    """Return the path of the folder ``templates``, ``runtime_c``, ``toolchain``, ``recipes``, ``costs`` or
+    ``lm_eval_tasks``."""
     for root in (_PACKAGE / "_data", _PACKAGE.parent.parent, _PACKAGE / "compression", _PACKAGE):
         if (root / name).is_dir():
             return root / name

@@ -1,4 +1,4 @@
-"""Names and command lines as they are shown: what is printed can be pasted into a shell."""
+"""Formatting of names and command lines, so that users can paste them into a shell."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import re
 import shlex
 from pathlib import Path
 
-# A byte of a file name that is not UTF-8 is one of these in a str (os.fsdecode).
+# os.fsdecode maps each byte of a file name that is not UTF-8 to one of these characters.
 _BYTE = re.compile("[\udc80-\udcff]")
 _NOT_PLAIN = re.compile("[\x00-\x1f\x7f\udc80-\udcff]")
 
 
 def is_text(value: str) -> bool:
-    """Whether ``value`` can be written as UTF-8: a word of the command line need not be."""
+    """Return whether ``value`` can be encoded in UTF-8; an argument of a command line may not."""
     return _BYTE.search(value) is None
 
 
 def printable(text: str) -> str:
-    """``text`` with bytes that are not UTF-8 written as ``\\xff``, as ``ls`` shows them."""
+    """Return ``text`` with bytes that are not UTF-8 written as ``\\xff``, like ``ls``."""
     return _BYTE.sub(_escape, text)
 
 
 def name_of(path: Path) -> str:
-    """The last part of ``path``, wherever a link leads, as it may stand in a text file."""
-    # unlike a Path's own, which does not end at a link that leads to itself
+    """Return the last part of ``path`` with links resolved, printable as UTF-8."""
+    # not Path.resolve, which fails for a link to itself
     return printable(os.path.basename(os.path.realpath(path)))
 
 
 def quoted(*words: str | Path) -> str:
-    """A command line of these words, for the shell and on one line whatever is in them.
+    """Return a shell command line of these words, always on one line.
 
-    ``quoted("make", Path("a b"))`` is ``make 'a b'``; control characters and bytes that are not
-    UTF-8 come in the form ``$'\\n'``.
+    ``quoted("make", Path("a b"))`` is ``make 'a b'``.  Control characters and bytes that are not
+    UTF-8 are written as in ``$'\\n'``.
     """
     return " ".join(_quote(str(word)) for word in words)
 

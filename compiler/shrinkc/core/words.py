@@ -1,4 +1,4 @@
-"""Sizes and times as people read them."""
+"""Formatting of sizes, times and figures for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FACTOR = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``131072``, ``128KiB``, ``128k`` or ``0.5 MiB``; ValueError for anything else."""
+    """Return the bytes of ``131072``, ``128KiB``, ``128k`` or ``0.5 MiB``.  Raises ValueError for anything else."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"'{text}' is not a size; write for example 131072, 128KiB or 0.5MiB")
@@ -21,7 +21,7 @@ def parse_size(text: str) -> int:
 
 
 def show_size(size: int) -> str:
-    """``1.5 MiB``, ``37.2 KiB``, ``256 KiB``, ``12 B``."""
+    """Format bytes: ``1.5 MiB``, ``37.2 KiB``, ``256 KiB``, ``12 B``."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size >= unit:
             number = f"{size / unit:.1f}".removesuffix(".0")
@@ -30,24 +30,24 @@ def show_size(size: int) -> str:
 
 
 def show_share(used: int, have: int) -> str:
-    """``254.5 of 256.0 KiB``, ``107.0 KiB of 2.0 MiB``."""
+    """Format used and available bytes: ``254.5 of 256.0 KiB``, ``107.0 KiB of 2.0 MiB``."""
     first, second = show_size(used), show_size(have)
     number, unit = first.split()
     return f"{number if second.endswith(f' {unit}') else first} of {second}"
 
 
 def show_rounded(value: float) -> str:
-    """Three significant digits: ``65,500``, ``0.157``."""
+    """Format a number with three significant digits: ``65,500``, ``0.157``."""
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def listed(words: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+    """Join words: ``a``, ``a and b``, ``a, b and c``."""
     return " and ".join([*filter(None, [", ".join(words[:-1])]), *words[-1:]])
 
 
 def show_time(seconds: float) -> str:
-    """``20 s``, ``12 min``, ``1.5 h``; less than a second is ``1 s``."""
+    """Format seconds: ``20 s``, ``12 min``, ``1.5 h``; at least ``1 s``."""
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
     if seconds < 5400:
@@ -56,7 +56,7 @@ def show_time(seconds: float) -> str:
 
 
 def show_metric(name: str, value: float | None) -> str:
-    """The value of a task's metric, such as ``hellaswag acc_norm``: a share in percent, nothing for None."""
+    """Format a task's metric, such as ``hellaswag acc_norm``: a fraction in percent; empty for None."""
     if value is None:
         return ""
     share = name.rpartition(" ")[2].startswith(("acc", "contains", "exact_match", "f1", "em"))

@@ -1,4 +1,4 @@
-"""Frozen descriptions of what a program can be compiled for, a file each."""
+"""Targets: frozen descriptions of the chips and machines to compile for, one per file."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ TARGETS = {t.name: t for t in (SIRACUSA, RV32, HOST, PULP_OPEN)}
 """Name -> target."""
 
 CHIPS = tuple(t.name for t in TARGETS.values() if t.gvsoc)
-"""Those whose memories are a chip's, so that a model may have to be made to fit."""
+"""Targets with the limited memories of a chip."""
 
 DEFAULT = SIRACUSA
-"""What a program is for where nothing is said."""
+"""Default target."""
 
 
 def target_named(name: str) -> Target:
-    """The target of that name; UsageError lists the allowed ones."""
+    """Return the target called ``name``.  Raises UsageError, which lists the allowed names."""
     if name not in TARGETS:
         raise UsageError(f"target '{name}' is not known.", f"allowed: {', '.join(TARGETS)}.")
     return TARGETS[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shrinkc.targets.target import KIB, MIB, Level, Program, Target
 
-# 16 more than a multiple of 64, so that the cores' stacks start in different L1 banks
+# 16 more than a multiple of 64, so that stacks of the cores start in different L1 banks
 STACK = 1040
 
 PULP_OPEN = Target(

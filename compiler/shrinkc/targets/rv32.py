@@ -1,5 +1,5 @@
-"""A RISC-V core under Linux, for qemu: the same engine without a memory hierarchy, so that everything
-"fits" and tiles are as large as is useful."""
+"""A RISC-V core under Linux, for qemu: runs the kernels without a memory hierarchy, so every model fits
+and tiles are as large as is useful."""
 
 from __future__ import annotations
 

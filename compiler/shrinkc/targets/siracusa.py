@@ -7,7 +7,7 @@ from dataclasses import replace
 from shrinkc.targets.pulp_open import PULP_OPEN
 from shrinkc.targets.target import KIB, MIB, Level
 
-# the decode path's, of a program with all that there is 33.4 KiB; the linker refuses more than this
+# of the decode path: 33.4 KiB in a program with all kernels; the linker refuses larger code
 CODE = 34 * KIB
 
 SIRACUSA = replace(
@@ -17,7 +17,7 @@ SIRACUSA = replace(
     engines=("cores", "neureka_1x1", "neureka_3x3", "neureka_both"),
     levels=(
         Level("l1", 256 * KIB),
-        # 4 MiB MRAM and, behind them, 4 MiB SRAM in one address range, less the hot code and a word that
+        # 4 MiB MRAM followed by 4 MiB SRAM in one address range, less the hot code and the 32 bytes that
         # hardware reads past the last weight
         Level("wmem", 8 * MIB - CODE - 32, writable=4 * MIB),
         Level("l2", 2 * MIB),
@@ -27,7 +27,7 @@ SIRACUSA = replace(
     programs={"host": "host", "qemu": "rv32", "gvsoc": "siracusa"},
     program=replace(PULP_OPEN.program, folders=("siracusa", "pulp")),
     gvsoc="siracusa",
-    # a line of code comes sooner from the weight memory than from L2
+    # fetching code is faster from the weight memory than from L2
     code=("wmem", "l2"),
     code_bytes=CODE,
 )

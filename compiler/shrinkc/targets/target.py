@@ -1,4 +1,4 @@
-"""What a target is: data that checks itself, one file per target."""
+"""Classes that describe a target, with validation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ KIB = 1024
 MIB = 1024 * KIB
 
 WORK, COPIED, FETCHED, SWAPPED = "work", "copied", "fetched", "swapped"
-"""How a program gets at a memory: the kernels work in it; the DMA copies to and from it; it is outside
-the chip, and the SoC's I/O fetches from it by way of L2, or writes it as well and then nothing is there when
-a program starts."""
+"""Access to a memory.  WORK: kernels compute in it.  COPIED: the DMA copies to and from it.  FETCHED: off-chip,
+the SoC's I/O reads it through L2.  SWAPPED: off-chip, the I/O also writes it, and it is empty at the start."""
 
 
 class Memory(NamedTuple):
-    """A kind of memory: what people call it, the same for tables, and how a program gets at it."""
+    """Kind of memory: name in text, name in tables, and access."""
 
     label: str
     short: str
@@ -31,37 +30,37 @@ MEMORIES = {
     "flash": Memory("flash", "flash", FETCHED),
     "hyperram": Memory("HyperRAM", "HyperRAM", SWAPPED),
 }
-"""The memories that the engine knows, by name.
+"""Supported memories by name.
 
-What can hold weights has a blob and a value of ``enum sc_level`` of that name.
+A memory that can hold weights has a blob and a value of ``enum sc_level`` of that name.
 """
 
 L1, L2 = "l1", "l2"
-"""The memories that every target has: kernels work in L1, and L2 holds what no other memory can."""
+"""Memories of every target: kernels compute in L1; L2 holds data that no other memory can hold."""
 
 
 def by_access(access: str) -> tuple[str, ...]:
-    """Names of the memories that a program gets at so."""
+    """Return the names of memories with this access."""
     return tuple(name for name, memory in MEMORIES.items() if memory.access == access)
 
 
 def fetched(level: str) -> bool:
-    """Whether what that memory holds is fetched from outside the chip."""
+    """Return whether ``level`` is off-chip."""
     return MEMORIES[level].access == FETCHED
 
 
 ON_CHIP, OUTSIDE = by_access(COPIED), by_access(SWAPPED)
-"""The lower memories (all but L1) that the DMA copies from, and those outside the chip that a program can write."""
+"""Memories that the DMA copies from, and off-chip memories that a program can write."""
 
 MACHINES = ("host", "qemu", "gvsoc")
-"""What runs programs: this machine, an emulator of one core, a simulator of whole SoCs."""
+"""Machines that run programs: this machine, an emulator of one core, a simulator of whole SoCs."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """A memory of a target, one of :data:`MEMORIES`, and the ``bytes`` that the planner may fill.
+    """Memory of a target, one of :data:`MEMORIES`.  ``bytes``: the size that the planner may fill.
 
-    ``writable``: of weight memory, how many of them, at its end, a running program writes as well.
+    ``writable``: for weight memory, the number of bytes at its end that a running program can write.
     """
 
     name: str
@@ -70,24 +69,23 @@ class Level:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """Return the name for text."""
         return MEMORIES[self.name].label
 
     @property
     def access(self) -> str:
-        """WORK, COPIED, FETCHED or SWAPPED."""
+        """Return WORK, COPIED, FETCHED or SWAPPED."""
         return MEMORIES[self.name].access
 
 
 @dataclass(frozen=True)
 class Program:
-    """How ``make <target>`` builds the program of a target.
+    """Build settings of a target's program, for ``make <target>``.
 
-    Its sources: the engine's and those in these folders of ``runtime_c/platform``, in which headers are
-    looked for in that order.  ``isa``: -march, where it has no C library and is linked by
-    ``toolchain/<target>/link.ld``; None: the machine's own compiler builds it.  ``defines``: always; ``options``:
-    variable of the Makefile -> what is defined where it is set.  ``symbols``: numbers that link.ld is given.
-    ``sections``: each blob has a section, and flash is no part of the program.
+    ``folders``: parts of ``runtime_c/platform`` with sources; headers are searched in this order.  ``isa``: -march of a
+    program without a C library, linked by ``toolchain/<target>/link.ld``; None: built by the machine's own compiler.
+    ``defines``: always set.  ``options``: variable of the Makefile -> definition if it is set.  ``symbols``: numbers
+    passed to link.ld.  ``sections``: each blob has a section, and flash is not part of the program.
     """
 
     folders: tuple[str, ...]
@@ -99,28 +97,27 @@ class Program:
 
     @property
     def compiler(self) -> str:
-        """The name of the usual one."""
+        """Return the name of the default compiler."""
         return "cc" if self.isa is None else "riscv64-unknown-elf-gcc"
 
     @property
     def file(self) -> str:
-        """Of the program, below build/<target>."""
+        """Return the program's file name in build/<target>."""
         return "model" if self.isa is None else "model.elf"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a model is compiled for.
+    """Chip or machine to compile for.
 
-    ``levels``: its memories; the lower ones that a program does not find empty hold weights and are filled in
-    that order.
-    ``l1_system`` and ``l2_system``: bytes that the runtime itself takes: stacks, small state and
-    layer-independent tables in L1; code, stacks and console in L2.  ``programs``: machine that runs
-    its models -> the target whose program that machine runs.  ``gvsoc``: what the simulator calls it, if it
-    is a SoC that it knows.  ``engines``: the names of those that multiply matrices (shrinkc/engines).
-    ``code``: memories that the code of the decode path may lie in, first the one in which it does; there its
-    ``code_bytes`` are no part of what the planner may fill.  Without them link.ld decides.  ``controller``: what
-    starts the workers is a core like them, which has a part in a pass (SC_TEAM in C).
+    ``levels``: memories.  Lower memories that keep their content before the start hold weights; they are filled in
+    this order.  ``l1_system`` and ``l2_system``: bytes reserved for the runtime: stacks, small state and
+    layer-independent tables in L1; code, stacks and console in L2.  ``programs``: machine that runs the
+    models -> target of the program that this machine runs.  ``gvsoc``: the SoC's name in the simulator, if
+    supported.  ``engines``: names of the engines that multiply matrices (shrinkc/engines).
+    ``code``: memories allowed for the code of the decode path, the default first; its ``code_bytes`` are already
+    excluded there.  If empty, link.ld decides.  ``controller``: the core that starts the workers is of their kind
+    and computes too (SC_TEAM in C).
     """
 
     name: str
@@ -138,7 +135,7 @@ class Target:
     controller: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError with everything that contradicts itself, or that the engine cannot do."""
+        """Raise ValueError, which lists contradictions and unsupported values."""
         names = [v.name for v in self.levels]
         unknown = sorted({*names} - {*MEMORIES})
         own = [machine for machine, name in self.programs.items() if name == self.name]
@@ -177,62 +174,62 @@ class Target:
 
     @property
     def team(self) -> int:
-        """Cores that have a part in a pass."""
+        """Return the number of cores that compute in a forward pass."""
         return self.cores + self.controller
 
     @property
     def runs_on(self) -> tuple[str, ...]:
-        """The machines, its own last."""
+        """Return the machines that run the models, the target's own last."""
         return tuple(self.programs)
 
     @property
     def machine(self) -> str:
-        """The one that runs its own program."""
+        """Return the machine that runs the target's own program."""
         return next(machine for machine, name in self.programs.items() if name == self.name)
 
     @property
     def l1(self) -> int:
-        """Bytes of L1."""
+        """Return the bytes of L1."""
         return self.room(L1)
 
     @property
     def l2(self) -> int:
-        """Bytes of L2."""
+        """Return the bytes of L2."""
         return self.room(L2)
 
     @property
     def stored(self) -> tuple[Level, ...]:
-        """The memories that hold weights, in the order in which they are filled."""
+        """Return the memories that hold weights, in the order in which they are filled."""
         return tuple(v for v in self.levels if v.access in (COPIED, FETCHED))
 
     @property
     def on_chip(self) -> tuple[Level, ...]:
-        """Those of them that nothing has to be fetched from."""
+        """Return the on-chip memories that hold weights."""
         return tuple(v for v in self.stored if v.access == COPIED)
 
     def has(self, name: str) -> bool:
-        """Whether it has the memory ``name``."""
+        """Return whether the target has the memory ``name``."""
         return any(v.name == name for v in self.levels)
 
     def room(self, name: str) -> int:
-        """Bytes of the memory ``name``, 0 where the target has none."""
+        """Return the bytes of the memory ``name``, 0 if the target does not have it."""
         return next((v.bytes for v in self.levels if v.name == name), 0)
 
     def written(self, name: str) -> int:
-        """Bytes of the lower memory ``name`` that a running program may write, 0 where there are none."""
+        """Return the bytes of the lower memory ``name`` that a running program can write."""
         if name == L2 or name in OUTSIDE:
             return self.room(name)
         return next((min(v.writable, v.bytes) for v in self.levels if v.name == name), 0)
 
     def with_room(self, **sizes: int) -> Target:
-        """A target with other sizes of memories that it has, in bytes."""
+        """Return a copy with other memory sizes in bytes."""
         if absent := sorted({*sizes} - {v.name for v in self.levels}):
             raise ValueError(f"target {self.name} has no {', '.join(absent)}")
         levels = tuple(replace(v, bytes=sizes.get(v.name, v.bytes)) for v in self.levels)
         return replace(self, levels=levels)
 
     def with_code(self, memory: str) -> Target:
-        """With the code of the decode path in another one of ``code``, its bytes taken there and not where it was."""
+        """Return a copy with the code of the decode path (and its bytes) in another memory of ``code``."""
         if memory not in self.code:
             raise ValueError(f"target {self.name} has no code in {memory}")
         if memory == self.code[0]:
@@ -243,7 +240,7 @@ class Target:
 
     @property
     def symbols(self) -> dict[str, int]:
-        """Numbers that link.ld is given: the program's, the bytes of its code, and the memory that it is in (1)."""
+        """Return the numbers passed to link.ld: the program's, bytes of hot code, and a 1 for the memory it is in."""
         places = {f"SC_CODE_IN_{name.upper()}": int(name == self.code[0]) for name in self.code}
         return {
             **self.program.symbols,
@@ -253,5 +250,5 @@ class Target:
 
     @property
     def output(self) -> Path:
-        """What ``make <target>`` leaves, relative to the compiled directory."""
+        """Return the path of the built program, relative to the compiled directory."""
         return Path("build", self.name, self.program.file)
