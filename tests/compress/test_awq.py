@@ -63,8 +63,8 @@ def test_the_loss_of_rounding_by_brute_force() -> None:
         rounded = by_hand(w * scale, 3, -1, True) / scale
         wanted += ((x @ (rounded - w).T) ** 2).sum() / ((x @ w.T) ** 2).sum()
     tensors, gram = [torch.tensor(w) for w in weights], torch.tensor(x.T @ x / 60)
-    wholes = awq.results(tensors, gram)
-    got = awq.rounding_loss(Settings(bits=3), tensors, wholes, gram, torch.tensor(scale))  # fmt: skip
+    powers = awq.output_powers(tensors, gram)
+    got = awq.rounding_loss(Settings(bits=3), tensors, powers, gram, torch.tensor(scale))  # fmt: skip
     assert got == pytest.approx(wanted, rel=1e-9)
 
 
@@ -211,13 +211,13 @@ def test_an_input_that_is_always_zero_costs_nothing(how: str) -> None:
     x = torch.tensor(rng.uniform(0.1, 3, 16), dtype=torch.float32) ** 2
     x[3] = 0
     settings, site, gram = Settings(), Site("norm", ("reader",)), torch.diag(x)
-    wholes = awq.results([weight], gram)
+    powers = awq.output_powers([weight], gram)
     if how == "learned":
-        got = awq.learned(settings, [weight], wholes, gram, site, torch.ones(16))
+        got = awq.learned(settings, [weight], powers, gram, site, torch.ones(16))
     else:
         got = awq.scales(x.sqrt(), weight.abs().amax(0), 0.2, 0.0)
     plain, scaled = (
-        awq.rounding_loss(settings, [weight], wholes, gram, s) for s in (torch.ones(16), got)
+        awq.rounding_loss(settings, [weight], powers, gram, s) for s in (torch.ones(16), got)
     )
     assert scaled < plain / 20
     assert got[3] < 0.2

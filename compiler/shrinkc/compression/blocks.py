@@ -38,9 +38,9 @@ def rope(model: Any, length: int) -> Any:
     return model.model.rotary_emb(embedding[:1, None], positions)
 
 
-def block(layer: Any, hidden: Any, tables: Any) -> Any:
+def block(layer: Any, hidden: Any, cos_sin: Any) -> Any:
     """Return the residual stream after a block; without a mask, SDPA attention is causal."""
-    out = layer(hidden, attention_mask=None, position_embeddings=tables)
+    out = layer(hidden, attention_mask=None, position_embeddings=cos_sin)
     return out[0] if isinstance(out, tuple) else out
 
 
@@ -56,7 +56,7 @@ def token_weights(stream: Any) -> Any:
 def second_moments(
     layer: Any,
     hidden: list[Any],
-    tables: Any,
+    cos_sin: Any,
     names: tuple[str, ...],
     *,
     weighted: bool = True,
@@ -87,7 +87,7 @@ def second_moments(
     handles = [layer.get_submodule(n).register_forward_hook(watch(n)) for n in names]
     after = []
     for h in hidden:
-        after.append(block(layer, h, tables))
+        after.append(block(layer, h, cos_sin))
         for name, (given, made) in seen.items():
             weights = None
             if weighted and name in WRITERS:

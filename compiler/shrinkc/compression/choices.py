@@ -1,4 +1,4 @@
-"""What a budget can choose (layers, widths, bit-widths), and the best choice within a number of bytes.
+"""Choices of a budget (layers, widths, bit-widths), and the best one within a number of bytes.
 
 :class:`Space` counts packed bytes, :class:`OnChip` the bytes of the compiled program on a chip.
 """
@@ -399,15 +399,15 @@ def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
     embeddings = space.embeddings()
     found: list[Choice] = []
     grid = list(product(space.removals(), space.ffns(), space.kv_groups()))
-    for number, (gone, ffn, kv) in enumerate(grid):
+    for number, (removed_count, ffn, kv) in enumerate(grid):
         update(number, len(grid))
         try:
-            sizes = space.sizes(count - gone, ffn, kv)
+            sizes = space.sizes(count - removed_count, ffn, kv)
         except DoesNotFit:
             continue
         if sizes is None:
             continue
-        removed = tuple(sorted(order[:gone]))
+        removed = tuple(sorted(order[:removed_count]))
         kept = [i for i in range(count) if i not in removed]
         fixed = sum(max(0.0, s.layers[i].removed) for i in removed)
         for i in kept:

@@ -141,10 +141,10 @@ def fit_points(w: Tensor, importance: Tensor, bits: int) -> tuple[Tensor, Tensor
     best = torch.full_like(low, torch.inf)
     scale, zero = torch.ones_like(low), torch.zeros_like(low)
     for shrink in SHRINK.get(bits, SHRINK[4]):
-        whole = shrink * (high - low) / top
-        between = top / 2 - (high + low) / 2 / whole.clamp_min(_LEAST)
+        full_scale = shrink * (high - low) / top
+        between = top / 2 - (high + low) / 2 / full_scale.clamp_min(_LEAST)
         for z in (between.floor().clamp(0, top), between.ceil().clamp(0, top)):
-            s = whole
+            s = full_scale
             for regress in (False, True):
                 if regress:
                     q = _integers(w, s, -s * z, top) - z[:, None]

@@ -331,8 +331,8 @@ def evaluation_tokens(settings: EvaluateSettings | None, characters_per_token: f
     if settings is None or settings.text is None:
         return 0.0
     window = 2048 if settings.protocol == "wikitext2048" else 512
-    whole = Path(settings.text).stat().st_size / characters_per_token
-    return whole if settings.windows is None else min(whole, settings.windows * window)
+    tokens = Path(settings.text).stat().st_size / characters_per_token
+    return tokens if settings.windows is None else min(tokens, settings.windows * window)
 
 
 @dataclass(frozen=True)
@@ -368,10 +368,10 @@ def measured_speed(model: Any) -> Speed:
         torch.set_num_threads(threads)
     if threads == 1 or not here:
         return Speed(one, number, call, waited / one)
-    several, whole = seconds_per_token(model)
+    several, wall = seconds_per_token(model)
     shared = 1 - PARALLEL + PARALLEL / threads
     alone = one * shared if waited > BUSY * one else min(one, several)
-    return Speed(alone, number * shared, call, max(1.0, whole / alone))
+    return Speed(alone, number * shared, call, max(1.0, wall / alone))
 
 
 def _seconds_per_number() -> float:
@@ -408,18 +408,18 @@ def seconds_per_token(model: Any) -> tuple[float, float]:
     ids = (torch.arange(length)[None] % model.config.vocab_size).to(model.device)
     here = str(model.device) == "cpu"
     working: list[float] = []
-    whole: list[float] = []
+    wall: list[float] = []
     with torch.no_grad():
         model(ids)  # warm-up
-        while len(whole) < TIMED_PASSES or sum(whole) < TIMED_SECONDS:
+        while len(wall) < TIMED_PASSES or sum(wall) < TIMED_SECONDS:
             started, began = time.perf_counter(), time.thread_time()
             model(ids)
             if not here:
                 torch.accelerator.synchronize()
             worked = time.thread_time() - began
-            whole.append(time.perf_counter() - started)
-            working.append(worked if here else whole[-1])
-    return min(working) / length, sum(whole) / len(whole) / length
+            wall.append(time.perf_counter() - started)
+            working.append(worked if here else wall[-1])
+    return min(working) / length, sum(wall) / len(wall) / length
 
 
 def _resource_problems(

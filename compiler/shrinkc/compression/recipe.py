@@ -58,7 +58,7 @@ class RunSettings(Checked):
 
 @dataclass(frozen=True)
 class CalibrationSettings(Checked):
-    """Text that stages look at."""
+    """Calibration data of the stages."""
 
     text: tuple[str, ...] = ()
     """Texts: files, data sets of the hub, or self-generated text."""

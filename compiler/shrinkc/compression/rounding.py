@@ -57,10 +57,10 @@ class _Grid:
     def _groups(self, x: Any) -> list[tuple[Any, Any]]:
         """Return views of ``x`` [out, in], each with its slice of the groups: all whole groups [out, groups, group],
         and a shorter last group if there is one."""
-        whole = self.inputs // self.group
-        parts = [(x[:, : whole * self.group].unflatten(1, (whole, self.group)), slice(whole))]
-        if whole * self.group < self.inputs:
-            parts.append((x[:, None, whole * self.group :], slice(whole, None)))
+        full = self.inputs // self.group
+        parts = [(x[:, : full * self.group].unflatten(1, (full, self.group)), slice(full))]
+        if full * self.group < self.inputs:
+            parts.append((x[:, None, full * self.group :], slice(full, None)))
         return parts
 
     def codes(self, latent: Any) -> Any:

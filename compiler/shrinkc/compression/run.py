@@ -166,11 +166,11 @@ class _Run:
         self._resolve(facts)
         if self.recipe.budget is not None:
             self.recipe = self._earlier_choice() or self.recipe
-        whole = self.recipe
-        if whole.budget is not None:
-            self.recipe = whole.with_stages(budget.before_budget(whole))
+        full_recipe = self.recipe
+        if full_recipe.budget is not None:
+            self.recipe = full_recipe.with_stages(budget.before_budget(full_recipe))
         self._read_finished_steps()
-        self.recipe = whole
+        self.recipe = full_recipe
         if self.self_generated is not None and self._steps_left():
             self._check_self_generated(self.self_generated)
         return source, facts
@@ -463,17 +463,17 @@ class _Run:
 
     def _run_before_budget(self, source: Path, facts: ModelFacts) -> tuple[Path, ModelFacts]:
         """Run the stages before the budget's choice, and return their result."""
-        whole = self.recipe
-        first = budget.before_budget(whole)
+        full_recipe = self.recipe
+        first = budget.before_budget(full_recipe)
         if not first:
             return source, facts
-        self.recipe = whole.with_stages(first)
+        self.recipe = full_recipe.with_stages(first)
         self._read_finished_steps()
         for number in range(len(self.records), len(first) + 1):
             self._run_step(number)
         source = self._model_of(self.records[-1])
         del self.records[1:]  # read again with those of all stages
-        self.recipe = whole
+        self.recipe = full_recipe
         return source, facts_of(source)
 
     def _choose(self, source: Path, facts: ModelFacts) -> Recipe:

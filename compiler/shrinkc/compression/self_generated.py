@@ -34,7 +34,7 @@ _UNITS = {"": 1, "k": 1_000, "M": 1_000_000}
 
 @dataclass(frozen=True)
 class SelfGeneratedSettings(Checked):
-    """How the model writes its own calibration data."""
+    """Settings of self-generated calibration data."""
 
     temperature: Annotated[float, Between(0.05, 10)] = 0.8
     """Temperature of the sampling."""

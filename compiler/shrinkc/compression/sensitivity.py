@@ -1,7 +1,7 @@
 """Measurement of the increase in loss for each change: a removed layer, a narrower layer, or fewer bits.
 
 Every change is measured separately on the same few windows of text: the increase in loss, and the divergence
-KL(whole ‖ changed) of the predictions, both in nats per token.  The divergence is the expected increase on text that
+KL(original ‖ changed) of the predictions, both in nats per token.  The divergence is the expected increase on text that
 the model would generate itself.  It needs far fewer tokens to stand out from noise, so a budget uses it.  Changes are
 fitted (GPTQ, WANDA scores, the refit of the rest) on other windows.  Only the layers from the changed one on are
 computed.
@@ -173,13 +173,13 @@ class _Run:
         self.found = {r["probe"]: (r["loss"], r["kl"]) for r in journal.records}
         self.layers = list(model.model.layers)
         self.parts = batches(windows)
-        self.tables = rope(model, windows.shape[1])
+        self.cos_sin = rope(model, windows.shape[1])
         self.tokens = windows.shape[0] * (windows.shape[1] - 1)
 
     def everything(self, update: Update) -> None:
         hidden = [embed(self.model, ids) for ids in self.parts]
         fitted = [embed(self.model, ids) for ids in batches(self.fit)]
-        self.whole = self._predictions(hidden, 0)
+        self.original = self._predictions(hidden, 0)
         count = len(self.layers)
         # a probe costs the layers after it; the LM head costs about as much as ten layers
         total = sum(count - i + 10 for i in range(count)) + count
@@ -195,7 +195,7 @@ class _Run:
                 if new:
                     update(done, total)
             self._probe(f"{i} removed", hidden, i + 1)
-            hidden = [block(layer, h, self.tables) for h in hidden]
+            hidden = [block(layer, h, self.cos_sin) for h in hidden]
             done += count - i + 10
             if new:
                 update(done, total)
@@ -210,7 +210,7 @@ class _Run:
         found = []
         for h in hidden:
             for layer in self.layers[first:]:
-                h = block(layer, h, self.tables)
+                h = block(layer, h, self.cos_sin)
             for window in self.model.model.norm(h):
                 logits = self.model.lm_head(window[:-1]).float()
                 found.append(torch.log_softmax(logits, -1))
@@ -221,7 +221,7 @@ class _Run:
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Return matrix -> second moment of its inputs, float64 [k, k], and the states after the layer."""
         names = tuple(dict.fromkeys(INPUT_OF.values()))
-        moments, after = second_moments(layer, hidden, self.tables, names, weighted=weighted)
+        moments, after = second_moments(layer, hidden, self.cos_sin, names, weighted=weighted)
         return {name: moments[source] for name, source in INPUT_OF.items()}, after
 
     def _probe(
@@ -233,9 +233,9 @@ class _Run:
         loss = kl = 0.0
         with _replaced({} if change is None else change()):
             found = self._predictions(hidden, first)
-        for ids, whole, changed in zip(self.windows, self.whole, found, strict=True):
+        for ids, original, changed in zip(self.windows, self.original, found, strict=True):
             loss -= float(changed.gather(1, ids[1:, None]).sum())
-            kl += float((whole.exp() * (whole - changed)).sum())
+            kl += float((original.exp() * (original - changed)).sum())
         self.found[name] = loss / self.tokens, kl / self.tokens
         self.journal.add({"probe": name, "loss": loss / self.tokens, "kl": kl / self.tokens})
 

@@ -46,11 +46,11 @@ class Row:
 
 def rows_of(records: Sequence[StepRecord]) -> list[Row]:
     """Return a row per record; the first record is the original model."""
-    whole = 2 * records[0].figures["parameters"] if records else 1
-    return [_row(record, whole) for record in records]
+    original_bytes = 2 * records[0].figures["parameters"] if records else 1
+    return [_row(record, original_bytes) for record in records]
 
 
-def _row(record: StepRecord, whole: int) -> Row:
+def _row(record: StepRecord, original_bytes: int) -> Row:
     figures, metrics = record.figures, record.metrics
     sizes = (
         "layers",
@@ -64,7 +64,7 @@ def _row(record: StepRecord, whole: int) -> Row:
     return Row(
         name=record.name,
         vocabulary=figures.get("vocabulary"),
-        share=figures["packed_bytes"] / whole,
+        share=figures["packed_bytes"] / original_bytes,
         perplexity=_at(metrics, "perplexity", "perplexity"),
         bits_per_byte=_at(metrics, "perplexity", "bits_per_byte"),
         protocol=_at(metrics, "perplexity", "protocol"),

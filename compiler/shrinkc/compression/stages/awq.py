@@ -155,14 +155,14 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     layers = list(model.model.layers)
     facts: list[dict[str, Any]] = []
     with torch.no_grad(), step.reporter.stage("awq") as update:
-        tables = rope(model, windows.shape[1])
+        cos_sin = rope(model, windows.shape[1])
         hidden = [embed(model, ids) for ids in batches(windows)]
         states = [step.scratch / f"layer{index}.pt" for index in range(len(layers))]
         finished = sum(state.exists() for state in states)
         update(finished, len(layers))
         for index, (layer, state) in enumerate(zip(layers, states, strict=True)):
             # the unscaled layer: its output is the same as with scales
-            moments, hidden = second_moments(layer, hidden, tables, names)
+            moments, hidden = second_moments(layer, hidden, cos_sin, names)
             if state.exists():
                 facts.append(restore_block(layer, state))
                 continue
@@ -195,14 +195,14 @@ def scale_site(
     made = layer.get_submodule(site.maker).weight
     tops = made.float().abs() if made.dim() == 1 else made.float().abs().amax(1)
     best, how = torch.ones_like(x), "none"
-    wholes = results(weights, gram)
-    plain = least = rounding_loss(settings, weights, wholes, gram, _repeated(best, site))
+    powers = output_powers(weights, gram)
+    plain = least = rounding_loss(settings, weights, powers, gram, _repeated(best, site))
 
     def attempt(scale: Any, name: str) -> None:
         nonlocal best, how, least
         if not (_storable(tops / scale, stored) and _storable(w * scale, stored)):
             return
-        loss = rounding_loss(settings, weights, wholes, gram, _repeated(scale, site))
+        loss = rounding_loss(settings, weights, powers, gram, _repeated(scale, site))
         if loss < least:
             best, how, least = scale, name, loss
 
@@ -211,7 +211,7 @@ def scale_site(
         if a or b:
             attempt(scales(x, w, a, b), f"inputs^{a:g} / weights^{b:g}")
     if settings.learn:
-        attempt(learned(settings, weights, wholes, gram, site, best), "learned")
+        attempt(learned(settings, weights, powers, gram, site, best), "learned")
     for reader in readers:
         reader.weight.mul_(_repeated(best, site).to(reader.weight.dtype))
     made.div_(best.to(made.dtype) if made.dim() == 1 else best.to(made.dtype)[:, None])
@@ -250,7 +250,7 @@ def _centred(logs: Any, used: Any, w: Any) -> Any:
 
 
 def learned(
-    settings: Settings, weights: list[Any], wholes: list[float], gram: Any, site: Site, start: Any
+    settings: Settings, weights: list[Any], powers: list[float], gram: Any, site: Site, start: Any
 ) -> Any:
     """Return factors [rows of the maker] with the least loss if rounding errors are independent, found from ``start``.
     Other arguments: see :func:`rounding_loss`."""
@@ -261,9 +261,9 @@ def learned(
     w = _shared(torch.cat(weights).abs().amax(0), site, "max")
     used = (_shared(x, site, "max") > 0) & (w > 0)
     parts = [
-        (weight.square() * _repeated(used, site), whole)
-        for weight, whole in zip(weights, wholes, strict=True)
-        if whole > 0
+        (weight.square() * _repeated(used, site), power)
+        for weight, power in zip(weights, powers, strict=True)
+        if power > 0
     ]
     if not parts:
         return start
@@ -273,7 +273,7 @@ def learned(
         for step in range(_STEPS):
             scale = _repeated((2 * logs).exp(), site)
             noise = (x / scale).view(-1, size).sum(1)
-            tops = ((s * scale).view(len(s), -1, size).amax(-1) / whole for s, whole in parts)
+            tops = ((s * scale).view(len(s), -1, size).amax(-1) / power for s, power in parts)
             optimizer.zero_grad()
             sum((top * noise).sum() for top in tops).log().backward()
             for group in optimizer.param_groups:
@@ -282,22 +282,22 @@ def learned(
     return _centred(logs.detach(), used, w)
 
 
-def results(weights: list[Any], gram: Any) -> list[float]:
+def output_powers(weights: list[Any], gram: Any) -> list[float]:
     """Return the mean squared output of each of ``weights`` [out, in], summed over rows; ``gram`` [in, in]: second
     moment of the inputs."""
     return [float(((weight @ gram) * weight).sum()) for weight in weights]
 
 
 def rounding_loss(
-    settings: Settings, weights: list[Any], wholes: list[float], gram: Any, scale: Any
+    settings: Settings, weights: list[Any], powers: list[float], gram: Any, scale: Any
 ) -> float:
     """Return the loss of rounding ``weights`` [out, in] times ``scale`` [in]: the sum of the squared errors of the
-    readers' outputs relative to ``wholes`` (see :func:`results`)."""
+    readers' outputs relative to ``powers`` (see :func:`output_powers`)."""
     loss = 0.0
-    for weight, whole in zip(weights, wholes, strict=True):
+    for weight, power in zip(weights, powers, strict=True):
         scaled = weight * scale
         lost = (nearest(scaled, settings.bits, settings.first_group, settings.sym) - scaled) / scale
-        loss += float(((lost @ gram) * lost).sum()) / whole if whole > 0 else 0.0
+        loss += float(((lost @ gram) * lost).sum()) / power if power > 0 else 0.0
     return loss
 
 

@@ -44,7 +44,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
-    """How scales are trained."""
+    """Settings of scale fine-tuning."""
 
     learning_rate: Annotated[float, Between(1e-8, 0.5)] = 1e-3
     """Highest learning rate of the scales, as a fraction of each scale."""

@@ -66,7 +66,7 @@ class EmbeddingFormat(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """How matrices, embedding and LM head are quantised."""
+    """Settings of the quantisation of matrices, embedding and LM head."""
 
     bits: Width = 4
     """Bits per weight."""

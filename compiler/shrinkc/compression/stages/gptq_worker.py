@@ -51,7 +51,7 @@ def quantize(request: dict[str, Any]) -> None:
     start = source
     if request["embeddings"]["bits"] < 16:
         start = scratch / "embeddings"
-        tables = _quantize_embeddings(request, windows, start)
+        embeddings = _quantize_embeddings(request, windows, start)
     config = QuantizeConfig(
         bits=request["bits"],
         group_size=request["group_size"],
@@ -81,8 +81,8 @@ def quantize(request: dict[str, Any]) -> None:
     if start != source:
         from shrinkc.importer.embedding_sidecar import write_embedding
 
-        for file, table in tables.items():
-            write_embedding(out / file, table)
+        for file, matrix in embeddings.items():
+            write_embedding(out / file, matrix)
     check(out)
 
 
@@ -215,21 +215,23 @@ def _quantize_embeddings(
     loaded = load(Path(request["source"]), device=request["device"])
     model = loaded.model
     bits, group_size = request["embeddings"]["bits"], request["embeddings"]["group_size"]
-    tables = quantize_embeddings(model, torch.from_numpy(windows), bits=bits, group_size=group_size)
+    embeddings = quantize_embeddings(
+        model, torch.from_numpy(windows), bits=bits, group_size=group_size
+    )
     with torch.no_grad():
         # the values of the sidecars in float16, like the float copies in the directory
-        for module, table in zip(
+        for module, matrix in zip(
             (model.get_input_embeddings(), model.get_output_embeddings()),
-            tables.values(),
+            embeddings.values(),
             strict=False,  # one matrix if tied
         ):
-            module.weight.copy_(torch.from_numpy(table.dequantized()).half())
+            module.weight.copy_(torch.from_numpy(matrix.dequantized()).half())
     shutil.rmtree(start, ignore_errors=True)
     model.save_pretrained(start)
     for name in COPIED:
         if (Path(request["source"]) / name).is_file():
             shutil.copyfile(Path(request["source"]) / name, start / name)
-    return tables
+    return embeddings
 
 
 def _assemble(source: Path, saved: Path, out: Path) -> None:

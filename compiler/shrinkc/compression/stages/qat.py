@@ -42,7 +42,7 @@ from shrinkc.model import EMBEDDING, HEAD
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrainingSettings):
-    """How weights and scales are trained."""
+    """Settings of quantisation-aware training."""
 
     learning_rate: Annotated[float, Between(1e-8, 0.5)] = 1e-3
     """Highest learning rate of the scales, as a fraction of each scale."""

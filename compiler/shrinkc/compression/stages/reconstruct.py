@@ -57,7 +57,7 @@ _MEASURED = 32  # windows on which a block's error is measured
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(StepSettings):
-    """How each layer is trained."""
+    """Settings of block-wise reconstruction."""
 
     samples: Annotated[int, Between(1)] = 256
     """Windows to train on.  Each layer is trained on all of them once."""
@@ -134,23 +134,25 @@ def _all_blocks(
     assert step.unquantized is not None  # the preflight asks for a float model
     loaded = load_to_train(step.source, settings, step.device)
     student, found = loaded.model, Found()
-    whole = load_to_train(step.unquantized, settings, step.device).model
+    float_model = load_to_train(step.unquantized, settings, step.device).model
     windows = windows_of(settings, step, KIND, loaded.tokenizer)
     ids = torch.stack([windows.sample(i) for i in range(settings.samples)]).to(step.device)
-    streams = Streams(embed(student, ids), embed(whole, ids), rope(whole, settings.length))
+    streams = Streams(
+        embed(student, ids), embed(float_model, ids), rope(float_model, settings.length)
+    )
     steps = math.ceil(settings.samples / settings.batch)
     count = len(student.model.layers)
     with step.reporter.stage(KIND) as update:
         for index in range(count):
             name = f"model.layers.{index}"
-            layer, floats = student.model.layers[index], whole.model.layers[index]
+            layer, floats = student.model.layers[index], float_model.model.layers[index]
             own = {
                 n.removeprefix(f"{name}."): weight
                 for n, weight in weights.items()
                 if n.startswith(f"{name}.")
             }
             _make_trainable(layer, floats, own, settings, step.device)
-            _pass(floats, streams.floats, streams.tables, settings)
+            _pass(floats, streams.floats, streams.cos_sin, settings)
             state = step.scratch / f"block{index}.pt"
             if state.exists():
                 found.facts.append(restore_block(layer, state))
@@ -159,12 +161,12 @@ def _all_blocks(
                 def report(done: int, loss: float, index: int = index) -> None:
                     update(index * steps + done, count * steps, f"block {index}, error {loss:.4f}")
 
-                error = Error(streams.floats, reading_weights(whole, index))
+                error = Error(streams.floats, reading_weights(float_model, index))
                 found.facts.append(_train(layer, streams, error, settings, index, step, report))
                 save_block(_finished_tensors(layer, own), found.facts[-1], state)
                 _interrupted_state(step, index).unlink(missing_ok=True)
             update((index + 1) * steps, count * steps)
-            _pass(layer, streams.given, streams.tables, settings)
+            _pass(layer, streams.given, streams.cos_sin, settings)
             for module in own:
                 trained = layer.get_submodule(module)
                 q = nearest(trained.latent.detach(), own[module].bits)
@@ -172,7 +174,7 @@ def _all_blocks(
                 found.trained[f"{name}.{module}.change"] = trained.change.detach().cpu()
             found.trained |= {f"{name}.{n}.weight": g.cpu() for n, g in norm_weights(layer).items()}
             # frees both
-            student.model.layers[index] = whole.model.layers[index] = torch.nn.Identity()
+            student.model.layers[index] = float_model.model.layers[index] = torch.nn.Identity()
     return found
 
 
@@ -213,8 +215,8 @@ class Error:
         """Return the mean over the tokens of the windows ``which``, for the block's output ``given``.  A token whose
         channels are all unused has no error."""
         target = self.target[which].float()
-        whole = _square(target, self.read).clamp_min(TINY)
-        return (_square(given.float() - target, self.read) / whole).mean()
+        power = _square(target, self.read).clamp_min(TINY)
+        return (_square(given.float() - target, self.read) / power).mean()
 
 
 def _square(x: Any, read: Any) -> Any:
@@ -246,25 +248,25 @@ def reading_weights(model: Any, index: int) -> Any:
 @dataclass(frozen=True)
 class Streams:
     """The residual streams [windows, t, hidden] before a block: ``given`` by the trained blocks, ``floats`` by those of
-    the float model.  ``tables`` are RoPE's."""
+    the float model.  ``cos_sin``: RoPE's, see :func:`~shrinkc.compression.blocks.rope`."""
 
     given: Any
     floats: Any
-    tables: Any
+    cos_sin: Any
 
 
-def _pass(layer: Any, stream: Any, tables: Any, settings: Settings) -> None:
+def _pass(layer: Any, stream: Any, cos_sin: Any, settings: Settings) -> None:
     """Replace a stream by a block's output, in place."""
     import torch
 
     with torch.no_grad():
         for part in batches(stream):
-            part.copy_(_block(layer, part, tables, settings))
+            part.copy_(_block(layer, part, cos_sin, settings))
 
 
-def _block(layer: Any, hidden: Any, tables: Any, settings: Settings) -> Any:
+def _block(layer: Any, hidden: Any, cos_sin: Any, settings: Settings) -> Any:
     with autocast(settings, hidden.device.type):
-        return block(layer, hidden, tables)
+        return block(layer, hidden, cos_sin)
 
 
 def _train(
@@ -283,8 +285,8 @@ def _train(
     latents = [p for n, p in named.items() if n.endswith(".latent")]
     others = [p for n, p in named.items() if not n.endswith(".latent")]
     groups = [
-        {"params": latents, "whole": settings.weight_rate},
-        {"params": others, "whole": settings.learning_rate},
+        {"params": latents, "peak_lr": settings.weight_rate},
+        {"params": others, "peak_lr": settings.learning_rate},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     order = torch.randperm(
@@ -297,7 +299,7 @@ def _train(
         first = torch.arange(min(_MEASURED, settings.samples), device=streams.given.device)
         with torch.no_grad():
             found = [
-                error.of(_block(layer, streams.given[w], streams.tables, settings), w) * len(w)
+                error.of(_block(layer, streams.given[w], streams.cos_sin, settings), w) * len(w)
                 for w in first.split(settings.batch)
             ]
         return round(float(sum(found)) / len(first), 6)
@@ -305,16 +307,16 @@ def _train(
     state = _interrupted_state(step, index)
     errors = restore_state(state, named, optimizer) or [
         measured()
-    ]  # of the whole, then of each step
+    ]  # before training, then of each step
     with deferred(step.reporter) as stop:
         for number, which in list(enumerate(parts))[len(errors) - 1 :]:
-            loss = error.of(_block(layer, streams.given[which], streams.tables, settings), which)
+            loss = error.of(_block(layer, streams.given[which], streams.cos_sin, settings), which)
             loss.backward()
             errors.append(loss.item())
             if not math.isfinite(errors[-1]):
                 raise _diverged(index, number, settings.dtype)
             for group in optimizer.param_groups:
-                group["lr"] = settings.rate_factor(number, len(parts)) * group["whole"]
+                group["lr"] = settings.rate_factor(number, len(parts)) * group["peak_lr"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             report(number + 1, errors[-1])

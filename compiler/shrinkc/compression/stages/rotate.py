@@ -125,11 +125,11 @@ def channel_sizes(model: Any, windows: Any, update: Any = lambda done, total: No
 
     layers, parts = model.model.layers, batches(windows)
     total = torch.zeros(model.config.hidden_size, dtype=torch.float64, device=windows.device)
-    tables = rope(model, windows.shape[1])
+    cos_sin = rope(model, windows.shape[1])
     for number, part in enumerate(parts):
         stream = embed(model, part)
         for layer in layers:
-            stream = block(layer, stream, tables)
+            stream = block(layer, stream, cos_sin)
             after = stream[:, 1:].float()
             total += (after.square() * token_weights(after)[..., None]).double().sum((0, 1))
         update(number + 1, len(parts))
@@ -186,13 +186,15 @@ def _mixing(size: int, seed: int) -> Any:
     import torch
     from scipy.linalg import hadamard
 
-    whole = size & -size  # the largest power of two that divides it
-    ones = torch.from_numpy(hadamard(whole, dtype=float))
+    power_of_two = size & -size  # the largest power of two that divides it
+    ones = torch.from_numpy(hadamard(power_of_two, dtype=float))
     generator = torch.Generator().manual_seed(seed)
-    given = torch.randn(size // whole, size // whole, generator=generator, dtype=torch.float64)
+    given = torch.randn(
+        size // power_of_two, size // power_of_two, generator=generator, dtype=torch.float64
+    )
     rest = torch.linalg.qr(given).Q.contiguous()
     signs = torch.randint(2, (size, 1), generator=generator) * 2 - 1
-    return signs * torch.kron(rest, ones / whole**0.5)
+    return signs * torch.kron(rest, ones / power_of_two**0.5)
 
 
 def rotate(

@@ -40,7 +40,7 @@ _SAVED = 16  # windows between two saved sums of probabilities
 
 @dataclass(frozen=True)
 class Settings(Checked):
-    """How many tokens stay, and which texts decide it."""
+    """Settings of vocabulary pruning."""
 
     text: tuple[str, ...] = ()
     """Texts that show which tokens are used.  Default: those of ``calibration``."""
@@ -167,11 +167,11 @@ def _expected_counts(settings: Settings, step: StepContext, texts: list[Text]) -
 
 def spread(tokens: int, length: int, samples: int) -> list[slice]:
     """Return at most ``samples`` evenly spread windows of ``length`` in ``tokens``; a shorter text is one window."""
-    whole = tokens // length
-    if whole == 0:
+    available = tokens // length
+    if available == 0:
         return [slice(0, tokens)]
-    count = min(whole, samples)
-    starts = [i * whole // count * length for i in range(count)]
+    count = min(available, samples)
+    starts = [i * available // count * length for i in range(count)]
     return [slice(start, start + length) for start in starts]
 
 

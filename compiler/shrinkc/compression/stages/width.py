@@ -132,7 +132,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     loaded = load(step.source, dtype="float32", device=step.device)
     model = loaded.model
     windows = step.calibration.windows(loaded.tokenizer).to(step.device)
-    parts, tables = batches(windows), rope(model, windows.shape[1])
+    parts, cos_sin = batches(windows), rope(model, windows.shape[1])
     layers = list(model.model.layers)
     facts: list[dict[str, Any]] = []
     with torch.no_grad(), step.reporter.stage(f"width: {settings.method}") as update:
@@ -145,9 +145,9 @@ def run(settings: Settings, step: StepContext) -> StepReport:
                 facts.append(_restore(layer, state))
             else:
                 prune = _zero if settings.method == PATTERN else _narrow
-                facts.append(prune(settings, model.config, layer, hidden, tables))
+                facts.append(prune(settings, model.config, layer, hidden, cos_sin))
                 save_block(layer.state_dict(), facts[-1], state)
-            hidden = [block(layer, h, tables) for h in hidden]
+            hidden = [block(layer, h, cos_sin) for h in hidden]
             if index >= finished:
                 update(index + 1, len(layers))
     _update_config(model, layers[0])
@@ -208,14 +208,14 @@ def refit(weight: Any, gram: Any, kept: Any) -> Any:
 
 
 def _narrow(
-    settings: Settings, config: Any, layer: Any, hidden: list[Any], tables: Any
+    settings: Settings, config: Any, layer: Any, hidden: list[Any], cos_sin: Any
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if settings.kv_groups:
         groups = config.num_key_value_heads
         q, k, v, o = (layer.get_submodule(name) for name in ATTENTION)
         names = (ATTENTION[0], ATTENTION[-1])
-        moments, _ = second_moments(layer, hidden, tables, names, weighted=False)
+        moments, _ = second_moments(layer, hidden, cos_sin, names, weighted=False)
         norms = input_norms(moments)
         score = group_scores(
             q.weight, k.weight, v.weight, o.weight, norms[names[0]], norms[names[1]], groups
@@ -234,7 +234,7 @@ def _narrow(
     channels = settings.channels(intermediate)
     if channels < intermediate:
         name = MLP[-1]
-        moments, _ = second_moments(layer, hidden, tables, (name,), weighted=False)
+        moments, _ = second_moments(layer, hidden, cos_sin, (name,), weighted=False)
         score = channel_scores(down.weight, input_norms(moments)[name])
         kept = highest(score, channels)
         for module in (gate, up):
@@ -309,10 +309,10 @@ def zeroed(weight: Any, norm: Any, n: int, m: int) -> Any:
 
 
 def _zero(
-    settings: Settings, config: Any, layer: Any, hidden: list[Any], tables: Any
+    settings: Settings, config: Any, layer: Any, hidden: list[Any], cos_sin: Any
 ) -> dict[str, Any]:
     moments, _ = second_moments(
-        layer, hidden, tables, tuple(dict.fromkeys(INPUT_OF.values())), weighted=False
+        layer, hidden, cos_sin, tuple(dict.fromkeys(INPUT_OF.values())), weighted=False
     )
     norms = input_norms(moments)
     zeros = total = 0
