@@ -22,7 +22,7 @@ from helpers.texts import TEXTS, texts, trained_bytelevel
 from helpers.tiny_llama import added_token, bytelevel_json, sentencepiece_json
 from helpers.unicode_tables import table_file
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
-from shrinkc.compression.cut_tokenizer import Pieces
+from shrinkc.compression.cut_tokenizer import BpeTokens
 from shrinkc.importer import Tokenizer
 from shrinkc.importer.encode_table import EncodeTable
 from shrinkc.importer.tokenizer_json import GPT2_WORDS, LLAMA3_WORDS
@@ -99,10 +99,10 @@ TEMPLATE = STORY["post_processor"]
 
 def cut(spec: Spec, keep: int) -> Spec:
     """The same with the tokens that this documentation needs the most."""
-    pieces = Pieces(spec)
+    vocabulary = BpeTokens(spec)
     engine: Any = tokenizers.Tokenizer.from_str(json.dumps(spec))
     used = Counter(engine.encode((ROOT / "README.md").read_text()).ids)
-    return pieces.cut(pieces.choose(used, keep=keep).kept)
+    return vocabulary.cut(vocabulary.choose(used, keep=keep).kept)
 
 
 MORE = [
