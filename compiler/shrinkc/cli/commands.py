@@ -1,6 +1,6 @@
-"""Which commands there are: a new one is its file, what it does in ``driver``, and its lines here.
+"""List of commands.  A new command needs its file, its implementation in ``driver``, and an entry here.
 
-These files import their work only when they run: ``--help`` is instant.
+Commands import their implementation only when they run, so ``--help`` is fast.
 """
 
 from __future__ import annotations

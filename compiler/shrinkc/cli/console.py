@@ -1,4 +1,4 @@
-"""Everything that is printed: results on stdout, all the rest on stderr."""
+"""Output: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from shrinkc.core.errors import OutputError, ShrinkcError
 from shrinkc.core.progress import Stage, Update
 from shrinkc.core.shell import printable
 
-QUIET_SECONDS = 2.0  # work that takes less is not reported
-BAR_SECONDS = 0.2  # between two pictures of a bar
-LINE_SECONDS = 2.0  # between two lines where there is no terminal, at first
-LINE_GROWTH = 0.2  # of the time that a stage has taken, when that is more
+QUIET_SECONDS = 2.0  # shorter work is not reported
+BAR_SECONDS = 0.2  # between two updates of a bar
+LINE_SECONDS = 2.0  # between two lines if stderr is not a terminal, at first
+LINE_GROWTH = 0.2  # later, this fraction of the stage's time so far
 LINE_SECONDS_MAX = 300.0
 VERBOSITY = "shrinkc.verbosity"  # in the context's meta: -1 with --quiet, 1 with --verbose
 WIDTH = 100
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether what was written to ``stream`` can be written over: a terminal that is not dumb."""
+    """Return whether ``stream`` is a terminal on which lines can be overwritten."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def takes_escapes(stream: TextIO) -> bool:
-    """Whether ``stream`` is a terminal and the user has nothing against escape sequences on it."""
+    """Return whether ``stream`` is a terminal and the user allows escape sequences."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def verbosity() -> int:
-    """What the command line that is being executed asks for."""
+    """Return the verbosity of the current command: -1, 0 or 1."""
     context = click.get_current_context(silent=True)
     return 0 if context is None else int(context.meta.get(VERBOSITY, 0))
 
 
 class Console:
-    """A Reporter on stderr: a bar on a terminal, elsewhere a line now and then, the less often the longer
-    it takes.  ``quiet``: nothing of that; ``verbose``: stages at once, and how long each took."""
+    """Reporter on stderr: a bar on a terminal, otherwise lines at growing intervals.  ``quiet``: no progress.
+    ``verbose``: stages are shown at once and with their times."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
@@ -56,13 +56,13 @@ class Console:
         self._escapes = takes_escapes(self.stream)
         self.quiet = verbosity() < 0
         self.verbose = verbosity() > 0
-        self._bar = False  # there is one on the terminal now
+        self._bar = False  # whether the terminal shows a bar now
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Update]:
-        """Reports until the context ends; a thread does it, so that silent work is seen too.
+        """Report until the context ends.  A thread prints, so that work without updates is shown too.
 
-        A signal that came and was lost ends the work at its next sign of progress.
+        A signal that Python lost ends the work at its next update.
         """
         check()
         state = Stage(title, time.monotonic())
@@ -105,13 +105,13 @@ class Console:
         return "\r\x1b[K" if self._escapes else "\r" + " " * room + "\r"
 
     def note(self, text: str) -> None:
-        """One line for the user."""
+        """Print a line for the user."""
         if not self.quiet:
             over = self._erase(shutil.get_terminal_size().columns - 1) if self._bar else ""
             self._write(f"{over}{printable(text)}\n")
 
     def detail(self, text: str) -> None:
-        """One line for a user who wants to know more."""
+        """Print a line if ``verbose``."""
         if self.verbose:
             self.note(text)
 
@@ -119,12 +119,12 @@ class Console:
         try:
             self.stream.write(text)
             self.stream.flush()
-        except OSError:  # a closed pipe is no reason to stop the work
+        except OSError:  # a closed pipe must not stop the work
             pass
 
 
 def error_text(error: ShrinkcError) -> str:
-    """One wrapped paragraph; lines that a message quotes from a tool stay as they are."""
+    """Return a wrapped paragraph; quoted output of tools is not wrapped."""
     first, *quoted = printable(str(error)).split("\n")
     width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
     head = textwrap.fill(
@@ -134,20 +134,20 @@ def error_text(error: ShrinkcError) -> str:
 
 
 class StandardOutput:
-    """``sys.stdout`` whose errors say so: the system's own name no file.
+    """Wrapper of ``sys.stdout`` whose errors name standard output (the system's errors do not).
 
-    A pipe that nobody reads any more stays a BrokenPipeError.  ``used``: something was written.
+    A closed pipe still raises BrokenPipeError.  ``used``: whether something was written.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream  # None where the caller closed it
+        self._stream = stream  # None if the caller closed it
         self.used = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """OutputError when that is not possible."""
+        """Write ``text``.  Raises OutputError."""
         with _as_output_error():
             if self._stream is None:
                 raise OSError(errno.EBADF, "it is closed")
@@ -155,7 +155,7 @@ class StandardOutput:
             return self._stream.write(text)
 
     def flush(self) -> None:
-        """OutputError when that is not possible."""
+        """Flush the stream.  Raises OutputError."""
         if self._stream is not None:
             with _as_output_error():
                 self._stream.flush()
@@ -175,10 +175,10 @@ def _as_output_error() -> Iterator[None]:
 
 
 def drop_unwritten(stream: TextIO | None) -> None:
-    """Empties the buffer of a standard stream, at the end of the process.
+    """Empty the buffer of a standard stream at the end of the process.
 
-    What a full disk or a pipe without a reader did not take is still in it.  The interpreter would
-    try once more, complain, and exit with 120 whatever our exit code is.
+    The buffer still has text that a full disk or a closed pipe did not accept.  The interpreter would write it
+    again, print an error, and exit with 120 instead of our exit code.
     """
     if stream is None:
         return
@@ -190,14 +190,14 @@ def drop_unwritten(stream: TextIO | None) -> None:
 
 
 def print_json(content: object) -> None:
-    """The one object of a ``--json`` run."""
+    """Print the object of a ``--json`` run."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    # bytes of a path that are not UTF-8 come as escapes of JSON, from which they can be had again
+    # bytes of a path that are not UTF-8 become JSON escapes, from which they can be recovered
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
     sys.stdout.flush()
 
 
 def write_text(text: str) -> None:
-    """A piece of the text that a program tells, at once."""
+    """Write a piece of a program's text at once."""
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""``shrinkc diff``: in what two compiled directories, or two objects of ``--json``, differ."""
+"""``shrinkc diff``: differences between two compiled directories or two ``--json`` outputs."""
 
 from __future__ import annotations
 

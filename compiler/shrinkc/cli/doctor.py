@@ -1,4 +1,4 @@
-"""``shrinkc doctor``: what is installed, what is missing, and the command that fixes it."""
+"""``shrinkc doctor``: installed tools, missing tools, and the command that installs them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def doctor_command(as_json: bool) -> None:
 
 
 def table(tools: list[Tool]) -> list[str]:
-    """One line per tool, then one command for all Debian packages that are missing."""
+    """Return a line per tool, then one command for all missing Debian packages."""
     name, use = (max(len(text) for text in column) for column in (
         [t.name for t in tools], [t.needed_for for t in tools],
     ))  # fmt: skip
@@ -58,5 +58,5 @@ def table(tools: list[Tool]) -> list[str]:
 
 
 def fix(tools: list[Tool]) -> str:
-    """One command that installs the Debian packages of ``tools``."""
+    """Return a command that installs the Debian packages of ``tools``."""
     return f"sudo {_APT}" + " ".join(t.fix.removeprefix(_APT) for t in tools)

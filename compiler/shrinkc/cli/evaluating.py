@@ -118,16 +118,16 @@ def eval_command(
         else:
             for line in lines(report):
                 click.echo(line)
-    if resume is not None:  # what was scored is kept until the report is where it was asked for
+    if resume is not None:  # scores are stored until the report has been written
         resume.unlink(missing_ok=True)
 
 
 def _beside(output: Path, file: Path | None) -> Path | None:
-    """The place for what was scored so far; none beside a pipe or a device."""
+    """Return the path of the stored scores next to ``output``; None for a pipe or a device."""
     if file is None:
         return None
     if not output.is_symlink():
-        file = output  # as the user calls it
+        file = output  # the user's spelling of the path
     return file.with_name(f"{file.name}.resume")
 
 
@@ -140,7 +140,7 @@ def _how_to_go_on(resume: Path | None) -> str:
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
-    """The table of a report for people, then the sampled texts."""
+    """Return the table of a report, then the sampled texts."""
     from shrinkc.evaluation.rows import figures
 
     model = report["model"]

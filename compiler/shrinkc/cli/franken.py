@@ -1,4 +1,4 @@
-"""``shrinkc franken``: configurations of a model's layers, side by side."""
+"""``shrinkc franken``: comparison of layer configurations (layer passthrough)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def franken_command(as_json: bool, **options: Any) -> None:
     found = compare_layers(FrankenRequest(**options), console)
     try:
         found.write(console)
-    finally:  # what was measured and cannot be written is shown all the same
+    finally:  # show measurements even if they cannot be written
         if as_json:
             print_json(found.result)
         else:

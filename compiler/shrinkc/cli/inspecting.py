@@ -1,4 +1,4 @@
-"""``shrinkc inspect``: what something is, and where its bytes go."""
+"""``shrinkc inspect``: kind, contents and sizes of a file or directory."""
 
 from __future__ import annotations
 

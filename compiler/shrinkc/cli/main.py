@@ -1,4 +1,4 @@
-"""The commands and their options.  Each imports its work only when it runs: ``--help`` is instant."""
+"""Entry point of the command line.  Commands are imported only when they run, so ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def cli(context: click.Context, debug: bool) -> None:
     Start with 'shrinkc plan MODEL', which says whether a model fits.
     """
     if context.invoked_subcommand is None:
-        # a script that lost its command must not pass for one that did something
+        # a script that forgot the command must fail
         _say(context.get_help())
         context.exit(UsageError.exit_code)
 
@@ -60,7 +60,7 @@ for _command in COMMANDS:
 
 
 def run_cli(arguments: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code.
+    """Run a command line and return its exit code.
 
     Every error is one paragraph on stderr, and with ``--json`` also the object on stdout, unless that
     has its object already.
@@ -87,7 +87,7 @@ def run_cli(arguments: Sequence[str]) -> int:
 
 
 def _refusal(error: Exception) -> ShrinkcError:
-    """What the command line says of any exception."""
+    """Return the error to report for an exception."""
     if isinstance(error, ShrinkcError):
         return error
     if isinstance(error, click.ClickException):
@@ -97,7 +97,7 @@ def _refusal(error: Exception) -> ShrinkcError:
             f"{type(error).__name__}: {error} - this is a defect of shrinkc; "
             "'shrinkc --debug ...' shows where, please report it."
         )
-    # a full disk or missing rights outside of an output: scratch files of a run
+    # a full disk or missing permissions outside an output, such as temporary files of a run
     if error.filename is not None:
         return output_error(Path(str(error.filename)), error)
     return OutputError(
@@ -107,9 +107,9 @@ def _refusal(error: Exception) -> ShrinkcError:
 
 
 def _invoke(arguments: Sequence[str]) -> int:
-    """Runs a command.  ``cli.main`` would make something else of interrupts, ends of files and broken
-    pipes, and write to stderr, which may be closed."""
-    if os.environ.get("_SHRINKC_COMPLETE"):  # a shell asks how a word goes on
+    """Run a command.  ``cli.main`` would convert interrupts, ends of files and broken pipes, and write to
+    stderr, which may be closed."""
+    if os.environ.get("_SHRINKC_COMPLETE"):  # shell completion
         cli.main(list(arguments), "shrinkc")  # exits
     try:
         with cli.make_context("shrinkc", list(arguments)) as context:
@@ -120,7 +120,7 @@ def _invoke(arguments: Sequence[str]) -> int:
 
 
 def _failed(error: ShrinkcError, debug: bool, answer: StandardOutput | None) -> int:
-    """Says what is wrong, to programs too where they wait for an ``answer`` and have none yet."""
+    """Print the error, and as JSON if ``answer`` (stdout of ``--json``) has no object yet; return the exit code."""
     stopping.finish()
     if isinstance(error, Interrupted) and is_terminal(sys.stderr):
         _say("")  # the terminal has shown ^C
@@ -134,7 +134,7 @@ def _failed(error: ShrinkcError, debug: bool, answer: StandardOutput | None) -> 
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):  # nobody can be told, and the exit code still says what it was
+    with suppress(OSError):  # stderr is closed; the exit code still tells the error
         print(text, file=sys.stderr, flush=True)
 
 
@@ -148,13 +148,13 @@ def _usage(error: click.ClickException) -> ShrinkcError:
 
 
 def main() -> None:
-    """The ``shrinkc`` command."""
+    """Run the ``shrinkc`` command."""
     stopping.install()
     if sys.stderr is None:  # the caller closed it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            # a story may hold what the locale cannot show
+            # generated text may have characters that the locale cannot encode
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         code = run_cli(sys.argv[1:])

@@ -17,11 +17,11 @@ from shrinkc.storage import WIDEST, WIDTHS
 from shrinkc.targets import DEFAULT, MACHINES, TARGETS
 
 PATH = click.Path(path_type=Path)  # of any bytes
-FOLDER = click.Path(path_type=Path)  # that torch's libraries write to: they take UTF-8 only
+FOLDER = click.Path(path_type=Path)  # an output of torch's libraries, which accept only UTF-8
 COUNT = click.IntRange(1)
 SEED = click.IntRange(0, 2**32 - 1)
 TASK_HELP = "Task of lm-evaluation-harness, or its YAML file; FILE holds its data. May be repeated."
-FILE = click.Path()  # of any bytes, or a word that stands for one: hub, a shipped recipe
+FILE = click.Path()  # of any bytes, or a keyword: hub, or the name of a shipped recipe
 
 
 def _verbosity(ctx: click.Context, param: click.Parameter, given: bool) -> None:
@@ -55,7 +55,7 @@ class Command(click.Command):
         self.examples = tuple(examples)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The examples, each on a line that can be copied."""
+        """Write the examples, each on its own line for copying."""
         if not self.examples:
             return
         with formatter.section("Examples"):
@@ -78,12 +78,12 @@ class Command(click.Command):
 def command(
     name: str, short_help: str, *examples: str, cls: type[Command] = Command
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Makes a command of a function, which is given ``as_json``."""
+    """Return a decorator that makes a command of a function with an argument ``as_json``."""
     return click.command(name, cls=cls, short_help=short_help, examples=examples)
 
 
 class Size(click.ParamType):
-    """Bytes, as people write them."""
+    """Size in bytes, such as 128KiB."""
 
     name = "size"
 
@@ -95,7 +95,7 @@ class Size(click.ParamType):
 
 
 class Device(click.ParamType):
-    """Checked here, before any command begins its work."""
+    """Device of torch, checked before a command begins its work."""
 
     name = "device"
 
@@ -111,7 +111,7 @@ def _number(ctx: click.Context, param: click.Parameter, value: str | None) -> in
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """One decorator of several options, in the order of the help."""
+    """Return a decorator for several options, in the order of the help."""
 
     def add(command: Any) -> Any:
         for option in reversed(options):
@@ -161,12 +161,12 @@ model_options = together(
         f"{','.join(DEFAULT.engines[:2])}. [default: all]",
     ),
 )  # fmt: skip
-"""The options of ``plan`` and of ``compile`` that decide a program."""
+"""Options of ``plan`` and ``compile`` that affect the program."""
 
 
 def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:
-    """How a compiled program runs and chooses tokens: the same for ``run`` and ``chat``, but for the
-    default of ``--tokens`` and what ``--timeout`` is the time of."""
+    """Return the options for running and sampling that ``run`` and ``chat`` share.  ``default_tokens`` is in the help
+    of ``--tokens``, ``timed`` in that of ``--timeout``."""
     return together(
         click.option(
             "--on", type=click.Choice(MACHINES), default="host", show_default=True,
@@ -201,7 +201,7 @@ def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:
 
 
 def make_variables(values: Sequence[str]) -> dict[str, str]:
-    """By name, from the values of ``--make``; UsageError for one without ``=``."""
+    """Return the values of ``--make`` by name.  Raises UsageError for one without ``=``."""
     out = {}
     for text in values:
         name, separator, value = text.partition("=")
@@ -221,4 +221,4 @@ speed_options = together(
         help="Clock of the cluster, for tokens per second. [default: 72, the simulator's]",
     ),
 )  # fmt: skip
-"""Of what cycles and tokens per second are said."""
+"""Options of speed estimates."""

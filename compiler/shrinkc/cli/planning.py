@@ -18,7 +18,7 @@ _AXIS = re.compile(r"[a-z0-9-]+=.*", re.DOTALL)
 
 
 class PlanCommand(Command):
-    """Takes several words behind one ``--sweep``, up to the first that names no option's values."""
+    """Command that accepts several axes after one ``--sweep``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         out: list[str] = []
@@ -108,7 +108,7 @@ def _compile_command(ctx: click.Context) -> str:
 
 
 def _words(param: click.Parameter, value: Any) -> list[str]:
-    """The words of the command line that give this parameter."""
+    """Return the command-line words for this parameter and value."""
     if isinstance(param, click.Argument):
         return [str(value)]
     if value is True:

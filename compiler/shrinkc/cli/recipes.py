@@ -1,4 +1,4 @@
-"""``shrinkc recipes``: the recipes that come with shrinkc, to be read, and copied to be changed."""
+"""``shrinkc recipes``: list, print and copy shipped recipes."""
 
 from __future__ import annotations
 
@@ -76,5 +76,5 @@ def _without_text(recipe: ShippedRecipe) -> dict[str, Any]:
 
 
 def _takes_anything(output: Path) -> bool:
-    """Whether it is a pipe or a device, which nothing is lost of."""
+    """Return whether ``output`` is a pipe or device, where nothing can be overwritten."""
     return not output.is_file() and not output.is_dir()

@@ -1,4 +1,4 @@
-"""``shrinkc report``: a page that says everything of a compiled directory or a compression run."""
+"""``shrinkc report``: HTML page about a compiled directory or a compression run."""
 
 from __future__ import annotations
 

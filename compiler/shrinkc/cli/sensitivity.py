@@ -1,4 +1,4 @@
-"""``shrinkc sensitivity``: what removing, narrowing and quantising each part of a model costs."""
+"""``shrinkc sensitivity``: cost of removing, narrowing and quantising each part of a model."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def sensitivity_command(as_json: bool, **options: Any) -> None:
     measured = measure_sensitivity(request, console)
     try:
         measured.write()
-    finally:  # a measurement that cannot be written is shown all the same
+    finally:  # show measurements even if they cannot be written
         if as_json:
             print_json(measured.to_json())
         else:

@@ -1,4 +1,4 @@
-"""``shrinkc plan --sweep``: a table, an object or a picture of many plans."""
+"""``shrinkc plan --sweep``: many plans as a table, JSON or a picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(
     as_json: bool,
     options: dict[str, Any],
 ) -> None:
-    """Plans every combination of the axes in ``texts``; DoesNotFit where none of them fits."""
+    """Plan every combination of the axes in ``texts``.  Raises DoesNotFit if none fits."""
     axes = _axes(ctx, texts)
     for name in axes:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
@@ -45,7 +45,7 @@ def run(
 
 
 def _axes(ctx: click.Context, texts: tuple[str, ...]) -> dict[str, list[Value]]:
-    """Option -> its values, of texts such as "bits=2,3,4,8"; UsageError for what is none."""
+    """Return option -> values of texts such as "bits=2,3,4,8".  Raises UsageError for an invalid text."""
     allowed = f"allowed: {', '.join(axis.replace('_', '-') for axis in AXES)}."
     axes: dict[str, list[Value]] = {}
     for text in texts:
@@ -65,7 +65,7 @@ def _axes(ctx: click.Context, texts: tuple[str, ...]) -> dict[str, list[Value]]:
 
 
 def _value(ctx: click.Context, param: click.Parameter, word: str) -> Value:
-    """As the option itself takes it; "channel" is no group size, but one scale per output channel."""
+    """Convert a word like the option does; "channel" means per-channel (group size None)."""
     if param.name == "group_size" and word == "channel":
         return None
     value: Value = param.process_value(ctx, word)

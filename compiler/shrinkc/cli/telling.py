@@ -1,4 +1,4 @@
-"""``shrinkc run``: the text on stdout while it comes, then what was measured and proved."""
+"""``shrinkc run``: streams the text to stdout, then prints measurements and verification."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shrinkc.core.shell import printable
 
 
 class Every(click.ParamType):
-    """``all`` (1) or ``every:N``."""
+    """Value of ``--verify``: ``all`` (1) or ``every:N`` (N)."""
 
     name = "every"
 
@@ -98,7 +98,7 @@ def run_command(
         prompt_ids=None if prompt_ids is None else _ids(prompt_ids),
         prompt=prompt,
         verify=0 if no_verify else verify or 1,
-        check=False,  # what ran is told even where it is not what it should be
+        check=False,  # print the result even after a mismatch
         reporter=console,
         on_text=None if as_json else _Teller(),
         make_options=make_variables(make_options),
@@ -114,7 +114,7 @@ def run_command(
 
 
 def _text_of(name: str) -> str:
-    """The text of a file, or of stdin; without the newline that ends its last line."""
+    """Return the text of a file or stdin, without the final newline."""
     shown = "standard input" if name == "-" else printable(name)
     try:
         data = _stdin() if name == "-" else Path(name).read_bytes()
@@ -136,7 +136,7 @@ def _stdin() -> bytes:
 
 
 class _Teller:
-    """Writes a story's pieces, the first of which, the prompt, is dim where the terminal can that."""
+    """Writer of a run's text; the first piece, the prompt, is dim if the terminal supports it."""
 
     def __init__(self) -> None:
         self._dim = takes_escapes(sys.stdout)

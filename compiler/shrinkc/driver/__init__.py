@@ -1,1 +1,1 @@
-"""From files that users have to plans, programs, proved runs and measurements: what every command does."""
+"""Implementation of all commands: plans, programs, verified runs and measurements."""

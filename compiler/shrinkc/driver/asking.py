@@ -1,4 +1,4 @@
-"""What a run is asked to do: from the values of options to the words of the device."""
+"""Requests of a run: from option values to the input words of the device."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PROFILED = "gvsoc"
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What to run: the options of :func:`shrinkc.run`, by their names; ``machine`` is called ``on`` there.
+    """Options of :func:`shrinkc.run`, by name; ``machine`` is its ``on``.
 
-    ``verify``: 0 for nothing, 1 for every integer, N to leave out logits and choice of all but every Nth token.
+    ``verify``: 0: nothing; 1: every integer; N: logits and the chosen token only for every Nth token.
     """
 
     machine: Machine
@@ -49,7 +49,7 @@ class RunRequest:
     prompt_lookup: int | None = None
 
     def __post_init__(self) -> None:
-        """UsageError when a value is not possible."""
+        """Raise UsageError if a value is not possible."""
         if self.machine not in MACHINES:
             raise UsageError(
                 f"--on {self.machine} is not possible.", f"allowed: {', '.join(MACHINES)}."
@@ -90,17 +90,17 @@ class RunRequest:
 
     @cached_property
     def sampling(self) -> Sampling:
-        """In the device's fixed-point numbers."""
+        """Return the sampling settings in the device's fixed-point numbers."""
         return sampling_of(self.temperature, self.top_p, self.seed)
 
     def asked(self, prompt: Sequence[int], tokens: int) -> Request:
-        """What the device is asked: to go on from ``prompt`` with at most ``tokens``."""
+        """Return the request to continue ``prompt`` with at most ``tokens``."""
         return Request(
             tuple(prompt), tokens, self.sampling, self.ignore_eos, self.prompt_lookup or 0
         )
 
     def notes(self) -> list[str]:
-        """What the user may not expect."""
+        """Return notes about effects that the user may not expect."""
         sampling = self.sampling
         if sampling.inv_temp_q16:
             return []
@@ -128,7 +128,7 @@ def _check_lookup(lookup: int, temperature: float) -> None:
 
 
 def sampling_of(temperature: float, top_p: float, seed: int) -> Sampling:
-    """The device's fixed-point numbers; UsageError outside their ranges."""
+    """Return the device's fixed-point numbers.  Raises UsageError outside their ranges."""
     low, high = TEMPERATURES
     if not (temperature == 0 or low <= temperature <= high):
         raise UsageError(
@@ -149,7 +149,7 @@ def sampling_of(temperature: float, top_p: float, seed: int) -> Sampling:
 def device_request(
     request: RunRequest, manifest: artifact.Manifest, tokenizer: Tokenizer
 ) -> Request:
-    """What the device is asked; UsageError with the numbers where the context is too short."""
+    """Return the request for the device.  Raises UsageError, with the numbers, if the context is too short."""
     if request.prompt_ids is not None:
         prompt = tuple(request.prompt_ids)
         beyond = [i for i in prompt if not 0 <= i < manifest.vocab_size]

@@ -1,4 +1,4 @@
-"""A conversation with a compiled program, in the chat template that came with its model."""
+"""Conversations with a compiled program, in its model's chat template."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from shrinkc.driver.story import OnText
 from shrinkc.importer import Message
 
 Ending = Literal["end", "tokens", "context"]
-"""Why an answer ended: the model ended it, it has as many tokens as were asked for, or the context is
-full."""
+"""Reason why an answer ended: the model's end token, the limit of tokens, or a full context."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Answer:
         return f"<Answer {self.text!r:.60}, ended by {self.ended}, {len(self.result.new_tokens)} tokens>"
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
+        """Return a JSON object."""
         run = self.result.to_json()
         names = ("prompt_tokens", "new_tokens", "cycles", "seconds", "verdict")
         return {
@@ -70,10 +69,10 @@ class Conversation:
         self, directory: Path, request: RunRequest, system: str | None,
         *, env: Mapping[str, str], reporter: Reporter,
     ) -> None:  # fmt: skip
-        """Builds the program; ``request`` says how it runs and how answers are sampled.
+        """Build the program.  ``request``: how it runs and how answers are sampled.
 
-        UsageError where the model has no chat template, or the template no place for ``system``; else
-        as :func:`shrinkc.run`.
+        Raises UsageError if the model has no chat template or the template no place for ``system``, and the errors
+        of :func:`shrinkc.run`.
         """
         self._program = Program.open(directory, request, env=env, reporter=reporter)
         self._reporter = reporter
@@ -126,8 +125,10 @@ class Conversation:
         self.exchanges = self.exchanges[forgotten:]
         try:
             result = self._program.run(asked, reporter=self._reporter, on_text=tell)
-        finally:  # Ctrl-C is no reason to forget what was said
-            text = "".join(said).removesuffix("\n")  # the one that ends the text, not the model's
+        finally:  # after Ctrl-C too, the conversation keeps the text so far
+            text = "".join(said).removesuffix(
+                "\n"
+            )  # the final newline of the output, not the model's
             if said:
                 self.exchanges.append((message, text))
         ending: Ending = "end"
@@ -136,7 +137,7 @@ class Conversation:
         return Answer(message, text, ending, forgotten, result)
 
     def _fitted(self, message: str) -> tuple[list[int], int]:
-        """The prompt, and how many exchanges have to be left out for it and some answer."""
+        """Return the prompt, and the number of oldest exchanges dropped to make room for it and an answer."""
         wanted = min(self._program.request.tokens or DEFAULT_TOKENS, self.context // 4)
         for forgotten in range(len(self.exchanges) + 1):
             ids = self._ids(message, forgotten)

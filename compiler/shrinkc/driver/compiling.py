@@ -1,4 +1,4 @@
-"""From a model directory to a compiled one, whole or not at all."""
+"""Compilation of a model to a new directory, completely or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Compiled:
 
     Attributes:
         output: The directory.
-        files: How many files it has.
+        files: Number of files.
         prepared: The plan.
     """
 
@@ -41,16 +41,16 @@ class Compiled:
         return f"<Compiled {self.output}: {self.files} files of {self.prepared!r}>"
 
     def to_json(self) -> dict[str, object]:
-        """What ``--json`` prints."""
+        """Return the object that ``--json`` prints."""
         return {**self.prepared.to_json(), "output": str(self.output), "files": self.files}
 
 
 def compile_model(
     request: PlanRequest, output: Path, *, force: bool, reporter: Reporter
 ) -> Compiled:
-    """Compiles into the new directory ``output``; any failure leaves nothing of it behind.
+    """Compile into the new directory ``output``.  If anything fails, nothing is left behind.
 
-    Raises what :func:`prepare` raises, DoesNotFit, BadWeights, OutputError.
+    Raises the errors of :func:`prepare`, DoesNotFit, BadWeights, OutputError.
     """
     check_directory(output, force=force, foreign=artifact.foreign_files)
     with reporter.stage("planning"):
@@ -82,11 +82,13 @@ def compile_model(
 
 
 def _write_records(folder: Path, prepared: Planned, graph: Graph, tokenizer: Tokenizer) -> None:
-    """What a run is compared with, what people look at, and the manifest of it all."""
+    """Write the integer model, plan, tokenizer, text and picture for people, and the manifest."""
     save(graph, folder / artifact.IR)
     text = folder / artifact.IR_TEXT
     text.write_text(dump(graph), encoding="utf-8")
-    (folder / artifact.IR).chmod(text.stat().st_mode)  # the library makes a private file
+    (folder / artifact.IR).chmod(
+        text.stat().st_mode
+    )  # the library makes a file that only the owner can read
     plan = json.dumps(prepared.plan.to_json(), indent=1)
     (folder / artifact.PLAN).write_text(plan + "\n", encoding="utf-8")
     (folder / artifact.MEMORY_MAP).write_text(prepared.picture(), encoding="utf-8")

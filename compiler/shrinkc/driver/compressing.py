@@ -1,4 +1,4 @@
-"""A compression run, and the recipes that come with shrinkc."""
+"""Compression runs and shipped recipes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def compress_model(
     reporter: Reporter,
     **options: Any,
 ) -> CompressionResult:
-    """Runs or continues; ``tokenizer``: of a ``model`` in memory, ``options`` as of
-    :func:`shrinkc.compression.run.compress`.  Raises BadRecipe, Interrupted, and what that does."""
+    """Run or continue a compression.  ``tokenizer``: for a ``model`` in memory.  ``options`` and errors are those of
+    :func:`shrinkc.compression.run.compress`; also raises BadRecipe and Interrupted."""
     loaded = load_recipe(recipe, assignments)
     try:
         with on_disk(model, tokenizer) as source:
@@ -46,7 +46,7 @@ def compress_model(
 
 @dataclass(frozen=True)
 class ShippedRecipe:
-    """``about``: the first sentence of its ``text``.  ``budget``: whether it has one."""
+    """Shipped recipe.  ``about``: first sentence of its ``text``.  ``budget``: whether it has a budget."""
 
     name: str
     about: str
@@ -56,7 +56,7 @@ class ShippedRecipe:
 
 
 def shipped_recipes(names: Sequence[str] | None = None) -> list[ShippedRecipe]:
-    """Those with these names, or all.  Raises BadRecipe for a name that none has."""
+    """Return the recipes called ``names`` (None: all).  Raises BadRecipe for an unknown name."""
     known = shipped()
     unknown = [name for name in names or () if name not in known]
     if unknown:

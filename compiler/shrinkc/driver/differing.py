@@ -1,4 +1,4 @@
-"""In what two compiled directories, or two objects that commands printed, differ."""
+"""Differences between two compiled directories or two JSON outputs of commands."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from shrinkc.memory.plan import Plan
 from shrinkc.simulate.proof import last_values
 from shrinkc.targets import MEMORIES
 
-# what tells the records of a list apart, whatever is enough
+# keys that identify the records of a list; the first sufficient entry is used
 _KEYS = (("name",), ("op",), ("layer", "op"), ("step",), ("memory",), ("memory", "part"))
-_VOLATILE = {"seconds", "speed"}  # of every run another
-_PART = 1 << 20  # bytes that are compared at a time
+_VOLATILE = {"seconds", "speed"}  # differ in every run
+_PART = 1 << 20  # bytes compared at a time
 
 Value = object
 Flat = dict[str, Value]
 
 
 def diff_directories(a: Path, b: Path, prompt: str, positions: int, reporter: Reporter) -> Findings:
-    """Options, sizes, plan, files, code, operations, and the first integer that differs when both
-    interpreters are fed the same tokens: a's ids of ``prompt``, then the likeliest ones of a, for
-    ``positions`` in all.
+    """Compare options, sizes, plan, files, code, operations and integers.
 
-    A table is there only where it has rows.  Raises BadArtifact, also where plan or integer model are not as
-    compiled; UsageError for a prompt without tokens.
+    Both interpreters get equal tokens: a's ids of ``prompt``, then a's likeliest tokens, ``positions`` in all.
+
+    Empty tables are left out.  Raises BadArtifact, also if plan or integer model were changed, and UsageError for
+    a prompt without tokens.
     """
     ma, mb = artifact.read_manifest(a), artifact.read_manifest(b)
     for directory, manifest in ((a, ma), (b, mb)):
@@ -80,10 +80,10 @@ def diff_directories(a: Path, b: Path, prompt: str, positions: int, reporter: Re
 
 
 def diff_objects(a: Path, b: Path) -> Findings:
-    """Two JSON objects, such as ``shrinkc run --json`` prints: every value that differs, and of a run the
-    first token.  Seconds, which no two runs share, are left out.
+    """Compare two JSON objects, such as outputs of ``shrinkc run --json``: all differing values, and for runs the
+    first differing token.  Times and speeds are left out.
 
-    Raises UsageError for a file that holds no object, and where neither holds a value.
+    Raises UsageError for a file without an object, or if both objects have no values.
     """
     first, second = (read_json_object(path, UsageError) for path in (a, b))
     found = _findings(a, b)
@@ -103,8 +103,8 @@ def diff_objects(a: Path, b: Path) -> Findings:
 
 
 def flat(value: Value, path: str = "") -> Flat:
-    """Path -> value of everything in an object that is no object or list itself; records of a list are
-    called by what names them, or by their number."""
+    """Return path -> value of every scalar in an object.  Records of a list are named by their keys, or else by
+    number."""
     out: Flat = {}
     if isinstance(value, Mapping):
         for key, part in value.items():
@@ -128,9 +128,9 @@ def _names(records: Sequence[Value]) -> list[str]:
 
 
 def _decisions(plan: Plan) -> Flat:
-    """A plan without what sizes say, and without places, which all move where one size changes.
+    """Return a plan's decisions, without sizes and offsets, which all change if one size changes.
 
-    Of the steps in which a buffer is live each run of them is one value."""
+    Consecutive steps in which a buffer is live are one value."""
     found = {k: v for k, v in plan.to_json().items() if k not in ("used", "capacity")}
     for level, buffers in (("l1", plan.l1), ("lower_buffers", plan.lower_buffers)):
         found[level] = [
@@ -156,7 +156,7 @@ def _only_differences(found: Findings) -> Findings:
 
 
 def _rows(a: Flat, b: Flat, name: str) -> list[Row]:
-    """Of everything that differs both values, None where one side has nothing; of numbers the change."""
+    """Return a row per difference: both values (None if missing), and the change of numbers."""
     out: list[Row] = []
     for key in dict.fromkeys([*a, *b]):
         va, vb = a.get(key), b.get(key)
@@ -165,14 +165,14 @@ def _rows(a: Flat, b: Flat, name: str) -> list[Row]:
         row: dict[str, object] = {name: key, "a": va, "b": vb, "change": None}
         numbers = [v for v in (va, vb) if isinstance(v, (int, float)) and not isinstance(v, bool)]
         if len(numbers) == 2 and numbers[0]:
-            with suppress(OverflowError):  # integers beyond any float
+            with suppress(OverflowError):  # integers too large for a float
                 row["change"] = f"{100 * (numbers[1] - numbers[0]) / abs(numbers[0]):+.1f} %"
         out.append(row)
     return out
 
 
 def _alike(rows: Sequence[Row]) -> list[Row]:
-    """Rows that are the same in several layers are one."""
+    """Merge rows that are equal in several layers."""
     counts = Counter(
         tuple((key, starred(v) if isinstance(v, str) else v) for key, v in row.items())
         for row in rows
@@ -184,7 +184,7 @@ def _alike(rows: Sequence[Row]) -> list[Row]:
 
 
 def _files(directory: Path) -> dict[str, artifact.FileRecord]:
-    """Everything but what make has left."""
+    """Return all files except build results."""
     names = artifact.list_files(directory)
     own = [name for name in names if not name.startswith(f"{artifact.BUILD}/")]
     return {name: artifact.file_record(directory / name) for name in own}
@@ -201,28 +201,28 @@ def _sizes(plan: Plan, files: Mapping[str, artifact.FileRecord]) -> Flat:
 
 
 def _lines_row(a: Path, b: Path, name: str) -> Row:
-    """Lines that b has and a has not, and the other way round."""
+    """Return the numbers of lines that are only in b or only in a."""
     before, after = (
         file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
         for file in (a / name, b / name)
     )
     kinds = [line[0] for line in difflib.unified_diff(before, after, n=0)][
         2:
-    ]  # behind the two names
+    ]  # after the two file names
     return {
         "file": name, "lines_only_in_a": kinds.count("-"), "lines_only_in_b": kinds.count("+"),
     }  # fmt: skip
 
 
 def _bytes_row(a: Path, b: Path, name: str) -> Row:
-    """Sizes of a file that is no code, and the first byte that differs."""
+    """Return the sizes of a binary file and the first differing byte."""
     sizes = [(d / name).stat().st_size if (d / name).is_file() else None for d in (a, b)]
     at = None if None in sizes else _first_byte(a / name, b / name)
     return {"file": name, "bytes_a": sizes[0], "bytes_b": sizes[1], "first_byte": at}
 
 
 def _first_byte(a: Path, b: Path) -> int:
-    """Where two files that differ first do so, the end of the shorter one included."""
+    """Return the offset of the first difference of two files, at most the end of the shorter one."""
     at = 0
     with a.open("rb") as fa, b.open("rb") as fb:
         while (pa := fa.read(_PART)) == (pb := fb.read(_PART)):
@@ -235,7 +235,7 @@ def _first_byte(a: Path, b: Path) -> int:
 
 
 def _operations(a: Graph, b: Graph) -> list[Row]:
-    """Ops that one alone has, or of which something differs."""
+    """Return the ops that differ or exist in only one graph."""
     left, right = ({op.out: _described(graph, op) for op in graph.ops} for graph in (a, b))
     out: list[Row] = []
     for name in dict.fromkeys([*left, *right]):
@@ -258,10 +258,10 @@ def _described(graph: Graph, op: Op) -> dict[str, str]:
 def _first_difference(
     a: Graph, b: Graph, prompt: Sequence[int], positions: int, update: Update
 ) -> tuple[Row | None, int]:
-    """The first value in order of execution that is another one, and how many were compared.
+    """Return the first differing value in order of execution, and the number of values compared.
 
-    An op that b has not, or whose value has another width, ends the comparison: then ``index``, or what
-    lacks, is None.
+    If b lacks an op, or its value has another width, the comparison ends there: ``index``, or the missing
+    value, is None.
     """
     limit = min(positions, a.context, b.context)
     feed, compared = list(prompt[:limit]), 0
@@ -291,7 +291,7 @@ def _first_difference(
 
 
 def _values(interpreter: Interpreter, token: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What every op gives for the next token, by dump name, and the logits."""
+    """Return every op's output for the next token, by dump name, and the logits."""
     out: dict[str, np.ndarray] = {}
     types = interpreter.graph.types
 

@@ -1,4 +1,4 @@
-"""How fast a planned or compiled model is expected to be, by the cost model of its target."""
+"""Speed estimates of planned and compiled models, by the cost model of the target."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
 from shrinkc.simulate.profile import Counts, Phase
 from shrinkc.targets import L1, MEMORIES, TARGETS, Target
 
-POSITION = 64  # of the decode step that is stated where nothing else is asked for
+POSITION = 64  # default number of cached tokens assumed for the decode estimate
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Cycles of a decode step at ``position``, and of the prefill of as many tokens before it, at a clock
-    of ``clock_mhz``.  ``asked``: the clock was given, else it is the simulator's default."""
+    """Estimated cycles of a decode step at ``position`` and of the prefill of ``position`` tokens, at ``clock_mhz``.
+
+    ``asked``: the clock was given; otherwise it is the simulator's default."""
 
     position: int
     clock_mhz: float
@@ -36,11 +37,11 @@ class Speed:
     table: CostTable
 
     def tokens_per_second(self, cost: PassCost, tokens: int = 1) -> float:
-        """Of passes over that many tokens."""
+        """Return the tokens per second of forward passes over ``tokens``."""
         return tokens * 1e6 * self.clock_mhz / cost.cycles
 
     def to_json(self) -> dict[str, object]:
-        """The same for programs."""
+        """Return a JSON object."""
         table, passes = self.table, self.table.passes
         return {
             "position": self.position,
@@ -67,7 +68,7 @@ class Speed:
 
 
 def check_speed(position: int | None, clock_mhz: float | None) -> None:
-    """UsageError for values that no model has."""
+    """Raise UsageError for values that are impossible for every model."""
     if position is not None and position < 1:
         raise UsageError(f"--position {position} is not possible.", "allowed: 1 and more.")
     if clock_mhz is not None and not 0 < clock_mhz < 1e6:
@@ -79,7 +80,7 @@ def check_speed(position: int | None, clock_mhz: float | None) -> None:
 def speed_of(
     shape: ModelShape, plan: Plan, target: Target, position: int | None, clock_mhz: float | None
 ) -> Speed | None:
-    """None where the target was not calibrated.  UsageError for a position outside the context."""
+    """Return the estimate; None for an uncalibrated target.  Raises UsageError if ``position`` exceeds the context."""
     check_speed(position, clock_mhz)
     last = plan.context - 1
     if position is not None and position > last:
@@ -101,15 +102,15 @@ def speed_of(
 
 @dataclass(frozen=True)
 class Predicted:
-    """What the counters of a profile build are expected to say: of the prefill, and of ``times`` decode
-    steps together."""
+    """Estimated counters of a profile build: of the prefill, and the sum of ``times`` decode
+    steps."""
 
     prefill: PassCost
     decode: PassCost
     times: int
 
     def ops(self) -> tuple[dict[str, float], dict[str, float]]:
-        """By op, of the prefill and of the mean decode step."""
+        """Return cycles by op of the prefill and of the mean decode step."""
         mean = {op: cycles / max(self.times, 1) for op, cycles in self.decode.ops.items()}
         return self.prefill.ops, mean
 
@@ -117,8 +118,8 @@ class Predicted:
 def predicted_run(
     directory: Path, graph: Graph, target: Target, prompt: int, steps: Sequence[tuple[int, int]]
 ) -> Predicted | None:
-    """Of a compiled directory, for a prompt of that many tokens and decode steps of (tokens, position); None
-    where the target was not calibrated.  BadArtifact where another version wrote the plan."""
+    """Return the estimate for a prompt of ``prompt`` tokens and decode steps of (tokens, position); None if the
+    target is not calibrated.  Raises BadArtifact if another version wrote the plan."""
     table = cost_table(target.name)
     if table is None:
         return None
@@ -131,7 +132,7 @@ def predicted_run(
 
 
 def target_of(directory: Path, manifest: artifact.Manifest) -> Target:
-    """What a compiled directory is for; BadArtifact where nobody knows it."""
+    """Return the target of a compiled directory.  Raises BadArtifact if it is unknown."""
     if manifest.target not in TARGETS:
         raise BadArtifact(
             f"{directory / artifact.MANIFEST} names the target '{manifest.target}', which is not "
@@ -142,7 +143,7 @@ def target_of(directory: Path, manifest: artifact.Manifest) -> Target:
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan of a compiled directory; BadArtifact where another version wrote it."""
+    """Return the plan of a compiled directory.  Raises BadArtifact if another version wrote it."""
     try:
         found: Mapping[str, object] = parse_json(path.read_text(encoding="utf-8"))
         plan = Plan.of_json(found)
@@ -156,8 +157,8 @@ def read_plan(path: Path) -> Plan:
 
 
 def _check(plan: Plan) -> None:
-    """Raises what a plan is no plan for whose values are of other types than it says, that divides by nothing,
-    or that is of memories or engines that nobody knows."""
+    """Raise ValueError, TypeError or KeyError for wrong types, sizes of 0 that would be divisors, and unknown
+    memories or engines."""
     kept: list[Buffer | Table | Placement] = [
         *plan.l1,
         *plan.lower_buffers,
@@ -187,7 +188,7 @@ def _check(plan: Plan) -> None:
 
 
 def profile_chart(title: str, phase: Phase, cost: PassCost | None) -> Chart:
-    """The steps of a phase; what the model says of them is that phase's share by step."""
+    """Return a chart of a phase's steps; busy cycles are those of the cost model."""
     busy: dict[tuple[int | None, str], dict[str, float]] = {}
     for step in () if cost is None else cost.steps:
         mine = busy.setdefault((step.layer, step.name), {})
@@ -203,7 +204,7 @@ def profile_chart(title: str, phase: Phase, cost: PassCost | None) -> Chart:
 
 
 def parts_of(c: Counts) -> dict[str, float]:
-    """What the mean core did, as a timeline tells it."""
+    """Return the mean core's cycles by activity of a timeline."""
     stalls = c.load_stalls + c.icache
     return {
         "working": max(0.0, c.active - stalls), "stalls": stalls, "barrier": c.barrier,

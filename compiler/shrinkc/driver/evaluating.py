@@ -1,4 +1,4 @@
-"""An evaluation: whatever the model is, what runs it, and what is measured."""
+"""Evaluation of float and compiled models."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ from shrinkc.model import FAMILIES
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What to measure of which model: the options of :func:`shrinkc.evaluate`, by their names; what is None is
-    left to whoever runs the model."""
+    """Options of :func:`shrinkc.evaluate`, by name.  None selects the default of the model's scorer."""
 
     model: str
     text: str | None = None
@@ -54,7 +53,7 @@ class EvalRequest:
     base: str | None = None
 
     def __post_init__(self) -> None:
-        """UsageError when a value is not possible."""
+        """Raise UsageError if a value is not possible."""
         if self.plan.empty:
             raise UsageError(
                 "eval has nothing to measure.",
@@ -75,7 +74,7 @@ class EvalRequest:
 
     @cached_property
     def plan(self) -> EvalPlan:
-        """What is measured, whatever runs the model."""
+        """Return the measurements to make."""
         return EvalPlan(
             text=data_path(self.text), protocol=self.protocol, windows=self.windows,
             tasks=tuple(map(TaskChoice.parse, self.tasks)), items=self.items,
@@ -86,11 +85,11 @@ class EvalRequest:
 def evaluate_model(
     request: EvalRequest, *, env: Mapping[str, str], reporter: Reporter, resume: Path | None = None
 ) -> dict[str, Any]:
-    """The report of a measurement, see :func:`shrinkc.evaluation.evaluate`.
+    """Measure and return the report, see :func:`shrinkc.evaluation.evaluate`.
 
-    ``env`` says where programs are found.  ``resume``: the file that keeps what was scored, from which an
-    interrupted measurement goes on; it stays, whatever happens, if there is anything in it.  Raises what a
-    scorer raises, BadData, UsageError, and what a :class:`Journal` does.
+    ``env`` is searched for programs.  ``resume``: file with stored scores, from which an interrupted measurement
+    continues; a file with scores is never deleted.  Raises the errors of scorers and :class:`Journal`, BadData,
+    UsageError.
     """
     names = [request.model, *([] if request.base is None else [request.base])]
     _check_options(request, names)
@@ -119,7 +118,7 @@ def evaluate_model(
 
 @contextmanager
 def _journal(path: Path, origin: Fingerprint, reporter: Reporter) -> Iterator[Journal]:
-    """The file with what was scored, which is left alone if there is anything in it."""
+    """Open the file with stored scores; delete it at the end if it is empty."""
     journal = Journal(path, origin)
     if journal.records:
         reporter.note(f"note: goes on from {path}")
@@ -134,7 +133,7 @@ def _journal(path: Path, origin: Fingerprint, reporter: Reporter) -> Iterator[Jo
 
 
 def with_files(plan: EvalPlan, folder: Path, reporter: Reporter) -> EvalPlan:
-    """The plan with a text that is on the hub fetched to a file in ``folder``.  Raises BadData where it cannot be
+    """Return ``plan`` with a text of the hub downloaded to ``folder``.  Raises BadData if it cannot be
     read."""
     texts = [] if plan.text is None or is_hub(str(plan.text)) else [("text", plan.text)]
     check_text_files(
@@ -148,12 +147,12 @@ def with_files(plan: EvalPlan, folder: Path, reporter: Reporter) -> EvalPlan:
 
 
 def data_path(value: str | None) -> Path | None:
-    """A file's name, or ``hub``, as a plan has it until :func:`with_files`."""
+    """Return a path, or ``hub`` as a path until :func:`with_files`."""
     return None if value is None else Path(value)
 
 
 def _check_options(request: EvalRequest, models: Sequence[str]) -> None:
-    """UsageError for an option that none of the models, of which the first is measured, has a use for."""
+    """Raise UsageError for an option that applies to none of ``models`` (the measured one first, then the base)."""
     compiled = [artifact.is_artifact(Path(model)) for model in models]
     of_float = {"dtype": False, "kv_bits": True, "device": False, "threads": False, "batch": True}
     wrong = [
@@ -168,7 +167,7 @@ def _check_options(request: EvalRequest, models: Sequence[str]) -> None:
         )
     for path in map(Path, models):
         if (path / artifact.MANIFEST).is_file() and not (path / "config.json").is_file():
-            artifact.read_manifest(path)  # says what is wrong with it
+            artifact.read_manifest(path)  # raises the error
     if request.engine is not None and not any(compiled):
         raise UsageError(
             f"--engine {request.engine}: {models[0]} is not a compiled directory.",
@@ -178,8 +177,8 @@ def _check_options(request: EvalRequest, models: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _Opened:
-    """What runs a model, the file or directory that decides what it is, and the hidden size that decides how
-    many threads of torch it gains from: 0 of a program."""
+    """Scorer, the file or directory that identifies the model, and the hidden size for the number of torch threads
+    (0 for a program)."""
 
     scorer: Scorer
     source: Path
@@ -197,7 +196,7 @@ def _opened(
     if artifact.is_artifact(path):
         with reporter.stage("building the program"):
             scorer = CompiledScorer(path, env, request.engine or "host")
-        return _Opened(scorer, path / artifact.MANIFEST)  # it has the hash of every file
+        return _Opened(scorer, path / artifact.MANIFEST)  # has the hash of every file
     from shrinkc.checkpoints import load, need
 
     need("torch", "transformers")

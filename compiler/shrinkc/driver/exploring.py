@@ -1,4 +1,4 @@
-"""A search over recipes, with its study, its trials and its front."""
+"""Search over recipes: study, trials and Pareto front."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMAT = "shrinkc-explore"
 
 @dataclass(frozen=True)
 class ExploreRequest:
-    """The command line of a search."""
+    """Options of a search."""
 
     model: str
     recipe: str
@@ -41,14 +41,14 @@ class ExploreRequest:
     output: Path
 
     def __post_init__(self) -> None:
-        """UsageError for a time that is none, such as nan."""
+        """Raise UsageError for an invalid time, such as nan."""
         if self.timeout is not None and not self.timeout > 0:
             raise UsageError(f"--timeout {self.timeout:g} is not possible.", "allowed: above 0.")
 
 
 @dataclass(frozen=True)
 class Explored:
-    """The front of the study: ``table`` for people, ``front`` for programs."""
+    """Pareto front of a study: ``table`` as text, ``front`` as JSON."""
 
     table: list[str]
     front: dict[str, Any]
@@ -57,7 +57,7 @@ class Explored:
 def explore_recipes(
     request: ExploreRequest, reporter: Reporter, check: Callable[[], None]
 ) -> Explored:
-    """Runs more trials of the study; the front is written after each of them, and ``check`` called before."""
+    """Run more trials of the study.  ``check`` is called before each, and the front is written after each."""
     out = request.output
     check_folder(out, lambda folder: json_object(folder / MARK).get("format") == FORMAT)
     trials = plan_trials(
@@ -74,7 +74,7 @@ def explore_recipes(
     about = {"study": request.study, "conditions": dict(conditions)}
     begin = time.monotonic()
 
-    def expired() -> bool:  # asked before every trial
+    def expired() -> bool:  # called before every trial
         check()
         return request.timeout is not None and time.monotonic() - begin >= request.timeout
 

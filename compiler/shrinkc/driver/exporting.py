@@ -1,4 +1,4 @@
-"""The integer model of a compiled directory in a format of others."""
+"""Export of the integer model to other formats."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from shrinkc.core.words import show_size
 from shrinkc.export.model import OPSET, to_onnx
 from shrinkc.ir.serialize import load
 
-ONNX_MOST = (1 << 31) - 1  # bytes of a file: it is one protocol buffer
+ONNX_MOST = (1 << 31) - 1  # bytes of a file: the limit of a protocol buffer
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: ``nodes`` counts them by operator."""
+    """Exported file.  ``nodes``: number of nodes by operator."""
 
     output: Path
     model: str
@@ -29,7 +29,7 @@ class Exported:
     nodes: dict[str, int]
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return a summary."""
         count = sum(self.nodes.values())
         return [
             f"{self.output}: {self.model}, {count} nodes of {len(self.nodes)} operators of ONNX opset "
@@ -37,7 +37,7 @@ class Exported:
         ]
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
+        """Return a JSON object."""
         return {
             "output": str(self.output), "model": self.model, "opset": OPSET, "bytes": self.bytes,
             "nodes": self.nodes,
@@ -45,10 +45,10 @@ class Exported:
 
 
 def export_onnx(source: Path, output: Path, reporter: Reporter) -> Exported:
-    """Writes the graph of ``source``, a compiled directory or its ``ir.safetensors``, whole or not at all.
+    """Write the graph of ``source``, a compiled directory or its ``ir.safetensors``, completely or not at all.
 
-    Raises ExtraMissing without the library, BadArtifact, UnsupportedModel for an op without a converter or
-    a model beyond what one file can hold, OutputError.
+    Raises ExtraMissing without the library, BadArtifact, OutputError, and UnsupportedModel for an op without a
+    converter or a model too large for one file.
     """
     if find_spec("onnx") is None:
         raise ExtraMissing(

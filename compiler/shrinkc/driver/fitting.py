@@ -1,4 +1,4 @@
-"""What to say when a model does not fit: every level that lacks, and changes that were tried."""
+"""Diagnosis of models that do not fit: memories that are too small, and changes that make it fit."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LEAST_BITS = min(WIDTHS)
 CONTEXT_STEP = 8
 L1_STEP = 4096
 MOST_OFFERED = 4
-_CEILING = 1 << 40  # more memory than any level is ever given
+_CEILING = 1 << 40  # bytes; more than any memory needs
 
 
 def shortfalls(shape: ModelShape, target: Target, l1: int | None) -> tuple[Lack, ...]:
-    """What every level lacks; empty where the shape fits.
+    """Return the memories that are too small; empty if the model fits.
 
-    The planner stops at the first one; that level is then given just enough to see the next.
+    The planner stops at the first one, so that memory is enlarged just enough to find the next.
     """
     out: list[Lack] = []
     given = target if l1 is None else target.with_room(l1=min(l1, target.l1))
@@ -40,7 +40,7 @@ def shortfalls(shape: ModelShape, target: Target, l1: int | None) -> tuple[Lack,
 
 
 def _lack(shape: ModelShape, target: Target) -> Lack | None:
-    """The first level that lacks something."""
+    """Return the first memory that is too small, or None."""
     try:
         check_fits(shape, target)
     except DoesNotFit as error:
@@ -49,7 +49,7 @@ def _lack(shape: ModelShape, target: Target) -> Lack | None:
 
 
 def _enough(shape: ModelShape, target: Target, level: str) -> Target:
-    """``target`` with the least of ``level`` at which another level, or none, lacks something."""
+    """Return ``target`` with ``level`` enlarged to the least size at which it is no longer the first too small."""
 
     def enough(size: int) -> bool:
         lack = _lack(shape, target.with_room(**{level: size}))
@@ -71,12 +71,12 @@ def alternatives(
     l1_most: int,
     fixed: Collection[str] = (),
 ) -> list[str]:
-    """Changes of the command line that make it fit, each one planned before it is offered.
+    """Return changes of options that make the model fit; each was checked by planning.
 
-    ``fits(quant, context, l1)`` says whether there is a plan, with bytes of L1.  Single changes
-    first; where none is enough, pairs, then three and four together.  Empty only if all of them
-    to their ends (the shortest context, the fewest bits, ``l1_most``) are not enough.  ``fixed`` are
-    options that a quantised checkpoint leaves nothing to decide for.
+    ``fits(quant, context, l1)`` returns whether there is a plan; ``l1`` in bytes.  Single changes come first;
+    if none is enough, pairs, then three and four together.  The result is empty only if the shortest context, the
+    fewest bits and ``l1_most`` together are not enough.  ``fixed``: options that a quantised checkpoint
+    determines.
     """
     possible = {
         "--context": context > CONTEXT_LEAST,
@@ -99,8 +99,8 @@ def alternatives(
 def _changed(
     fits: Fits, names: Collection[str], quant: QuantOptions, context: int, l1: int, l1_most: int
 ) -> str | None:
-    """What to write to change all ``names``, each no more than needed, bits the least of all because
-    they cost quality; None: not enough."""
+    """Return options that change all ``names`` as little as possible, bits least of all because they cost quality;
+    None if that is not enough."""
     widths = [w for w in WIDTHS if w < quant.bits] if "--bits" in names else [quant.bits]
     tables = [w for w in WIDTHS if w < quant.embedding_bits]
     tables = tables if "--embedding-bits" in names else [quant.embedding_bits]
@@ -112,7 +112,7 @@ def _changed(
 
     if not fits(with_bits(widths[-1], tables[-1]), least, size):
         return None
-    # narrowest first: what fits comes first then
+    # narrowest first, so that the widths that fit come first
     bits = _last(widths[::-1], lambda w: fits(with_bits(w, tables[-1]), least, size))
     embedding_bits = _last(tables[::-1], lambda w: fits(with_bits(bits, w), least, size))
     narrow = with_bits(bits, embedding_bits)
@@ -133,7 +133,7 @@ def _changed(
 
 
 def _last(values: Sequence[int], good: Callable[[int], bool]) -> int:
-    """The last of ``values`` that is good; the first is, and what is good comes first."""
+    """Return the last of ``values`` that is good, by bisection: good values come first, and there is one."""
     return values[bisect_left(values, True, lo=1, key=lambda value: not good(value)) - 1]
 
 

@@ -1,4 +1,4 @@
-"""Configurations of a model's layers, side by side."""
+"""Comparison of layer configurations (layer passthrough)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RESULT, TABLE = "comparison.json", "comparison.md"
 
 @dataclass(frozen=True)
 class FrankenRequest:
-    """The options of the command.  ``name`` may have fewer entries than ``layers``."""
+    """Options of the command.  ``name`` may have fewer entries than ``layers``."""
 
     model: str
     layers: tuple[str, ...]
@@ -44,7 +44,7 @@ class FrankenRequest:
     force: bool
 
     def __post_init__(self) -> None:
-        """UsageError for options that contradict each other."""
+        """Raise UsageError for options that contradict each other."""
         if len(self.name) > len(self.layers):
             raise UsageError(
                 f"there are more --name ({len(self.name)}) than --layers ({len(self.layers)}).",
@@ -66,7 +66,7 @@ class FrankenRequest:
 
 @dataclass(frozen=True)
 class Compared:
-    """Every configuration beside the unchanged model: ``table`` for people, ``result`` for programs."""
+    """Comparison of all configurations with the unchanged model: ``table`` as text, ``result`` as JSON."""
 
     request: FrankenRequest
     loaded: Loaded
@@ -75,7 +75,7 @@ class Compared:
     result: dict[str, Any]
 
     def write(self, reporter: Reporter) -> None:
-        """Saves the checkpoint and writes the directory that were asked for."""
+        """Save the requested checkpoint and directory."""
         request = self.request
         if request.save is not None:
             with reporter.stage("saving"):
@@ -90,7 +90,7 @@ class Compared:
 
 
 def compare_layers(request: FrankenRequest, reporter: Reporter) -> Compared:
-    """Runs the configurations.  Outputs are tried before, and written by the result."""
+    """Run the configurations.  Checks outputs first; :meth:`Compared.write` writes them."""
     if request.output is not None:
         check_directory(request.output, force=request.force, foreign=_beside_result)
     if request.save is not None:
@@ -126,7 +126,7 @@ def compare_layers(request: FrankenRequest, reporter: Reporter) -> Compared:
 
 
 def _beside_result(folder: Path) -> list[str] | None:
-    """Files in an output directory that this command does not make; None if it made none of it."""
+    """Return files in an output directory that this command does not write; None if it wrote none of them."""
     if not {"configurations", "story"} <= json_object(folder / RESULT).keys():
         return None
     return [name for name in all_files(folder) if name not in (RESULT, TABLE)]

@@ -1,4 +1,4 @@
-"""What a file or directory is, what it holds, and where its bytes go."""
+"""Inspection of files and directories: kind, contents and sizes."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from shrinkc.quantize import check_sizes
 from shrinkc.schedule.shapes import shapes_of_graph
 from shrinkc.targets import L1, MEMORIES
 
-_SHOWN = 100  # letters of a value of a GGUF file's metadata
+_SHOWN = 100  # characters shown of a metadata value of a GGUF file
 
-# What a model may be refused for, and its tensors be looked at all the same.
+# Errors for which a checkpoint cannot be compiled, but its tensors can still be listed.
 _REFUSED = (BadConfig, BadTokenizer, QuantizeError, ShapeMismatch, UnsupportedModel)
 
 
 def inspect(path: Path) -> Findings:
-    """A compiled directory, a file of the integer model, a checkpoint directory, a configuration alone, a
+    """Inspect a compiled directory, an integer model, a checkpoint directory, a configuration alone, a
     GGUF file, or a compression run.  Weights of checkpoints are not read.
 
-    Raises ModelNotFound where it is none of these, BadArtifact, IllegalIR, BadWeights for a damaged one.
+    Raises ModelNotFound for anything else, and BadArtifact, IllegalIR or BadWeights for a damaged file.
     """
     run = inspect_run(path)
     if run is not None:
@@ -106,7 +106,7 @@ def _metadata(value: object) -> str:
 
 
 def _opened(path: Path) -> Checkpoint | ShrinkcError:
-    """The checkpoint, or why it cannot be compiled."""
+    """Return the checkpoint, or the error why it cannot be compiled."""
     try:
         checkpoint = open_checkpoint(path)
         check_sizes(checkpoint.config)
@@ -184,7 +184,7 @@ def _formats(opened: Checkpoint) -> list[Row]:
 
 
 def _in_order(name: str) -> list[tuple[int, str]]:
-    """Layer 10 behind layer 9."""
+    """Return a sort key that puts layer 10 after layer 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
@@ -192,7 +192,7 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-# ---- the integer model and what was compiled of it ----
+# ---- integer models and compiled directories ----
 
 
 def _integer_model(path: Path) -> Findings:
@@ -221,7 +221,7 @@ def _graph_facts(g: Graph) -> dict[str, object]:
 
 
 def _graph_tables(g: Graph) -> dict[str, list[Row]]:
-    """The ops of a pass with the layers' once, and the matrices as they are stored on the device."""
+    """Return the ops of a forward pass (those of layers once) and the matrices as stored on the device."""
     ops: list[Row] = [
         {
             "op": op.out.replace(f"layer{op.layer}.", "layer*."),
@@ -264,7 +264,7 @@ def _compiled(path: Path) -> Findings:
         artifact.check_files(path, manifest, (artifact.PLAN, artifact.IR))
         plan = read_plan(path / artifact.PLAN)
         graph = load(path / artifact.IR)
-    except BadArtifact as damaged:  # or of another version: the rest is true all the same
+    except BadArtifact as damaged:  # or of another version; the other facts remain valid
         found.notes.append(str(damaged))
     else:
         found.facts |= _graph_facts(graph)
@@ -283,7 +283,7 @@ def _compiled(path: Path) -> Findings:
 
 
 def _parts(plan: Plan) -> Iterator[Row]:
-    """What every memory holds; of one memory all together are what the plan has it use."""
+    """Yield the contents of every memory; rows of a memory add up to its used bytes."""
 
     def part(level: str, name: str, size: int) -> Row:
         return {"memory": MEMORIES[level].label, "part": name, "bytes": size}
@@ -299,5 +299,5 @@ def _parts(plan: Plan) -> Iterator[Row]:
 
 
 def _file_group(name: str) -> str:
-    """Sources together, all others by themselves."""
+    """Return the group of a file: all sources are one group, any other file is its own."""
     return "src/" if name.startswith("src/") else name

@@ -1,4 +1,4 @@
-"""The planning passes, in their order: each takes a draft of a plan and returns one with more decided."""
+"""Planning passes in order.  Each takes a draft of a plan and returns one with more decisions made."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from shrinkc.targets import Target
 
 @dataclass(frozen=True)
 class Draft:
-    """A plan in the making.
+    """Incomplete plan.
 
-    Given: the model's config, bytes of its decode table, ranks of low-rank adapters, formats of the
-    integers that a checkpoint holds, per layer the first one with the same weights, entries of
-    permutations (act-order), and the options.  ``choices`` and ``made`` are what passes have decided.
+    Inputs: the model's config, bytes of its decode table, ranks of low-rank adapters, formats of
+    quantised matrices, per layer the first one with equal weights, numbers of entries of
+    permutations (act-order), and the options.  Results of passes: ``choices`` and ``made``.
     """
 
     config: LlamaConfig
@@ -45,12 +45,12 @@ class Draft:
 
     @cached_property
     def matrices(self) -> choose.Multiplied:
-        """What a pass multiplies with."""
+        """Return the matrices of a forward pass."""
         return choose.multiplied(self.config, self.quant, self.ranks, self.formats, self.repeats)
 
     @cached_property
     def shape(self) -> ModelShape:
-        """Of all matrices, as their engines store them."""
+        """Return the sizes of all matrices as their engines store them."""
         return shapes_of_config(
             self.config, self.quant, self.context, self.piece_bytes, self.ranks, self.formats,
             self.repeats, self.choices, self.perms,
@@ -58,13 +58,13 @@ class Draft:
 
     @property
     def plan(self) -> Plan:
-        """What ``place`` has made."""
+        """Return the plan made by ``place``."""
         assert self.made is not None, "nothing is placed yet"
         return self.made
 
     @property
     def fits(self) -> bool:
-        """Whether the passes would find a plan, and refuse none of the options."""
+        """Return whether all passes succeed."""
         try:
             draft = choose_engines(check_weight_groups(self))
             planner.check_fits(draft.shape, draft.target, draft.l1)
@@ -74,7 +74,7 @@ class Draft:
 
 
 def check_weight_groups(draft: Draft) -> Draft:
-    """Refuses a group size that does not divide the inputs, or with whose scales the model is no smaller."""
+    """Refuse a group size that does not divide the inputs, or whose scales make the model no smaller."""
     quant = draft.quant
 
     def stored_bytes(quant: QuantOptions) -> int:
@@ -92,9 +92,9 @@ def check_weight_groups(draft: Draft) -> Draft:
 
 
 def choose_engines(draft: Draft) -> Draft:
-    """Every matrix goes to the engine that is quickest; to the cores where others leave too little memory.
+    """Choose the fastest engine for every matrix, or the cores if other engines leave too little memory.
 
-    Judged with all of L1, so that no budget of it changes a number.
+    The choice assumes all of L1, so that the L1 budget does not affect integers.
     """
     barred: dict[str, str] = {}
     while True:
@@ -113,17 +113,17 @@ def choose_engines(draft: Draft) -> Draft:
 
 
 def place(draft: Draft) -> Draft:
-    """Everything gets its place; raises DoesNotFit."""
+    """Place everything in memory.  Raises DoesNotFit."""
     return replace(draft, made=planner.make_plan(draft.shape, draft.target, draft.l1))
 
 
 def duplicate_weights(draft: Draft) -> Draft:
-    """Matrices get a second layout for decoding where memory is left that nothing else uses."""
+    """Add a second layout of matrices for decoding in otherwise unused memory."""
     target, plan = draft.target, draft.plan
     if not any(engine_named(name).second_layout for name in target.engines):
         return draft
     free = {level: have - plan.used[level] for level, have in plan.capacity.items()}
-    # what would make vectors take more of L1 goes without, if there is no room for all
+    # if not all fit, leave out second layouts that would make vectors take more of L1
     vectors = next(b.bytes for b in plan.l1 if b.name == "xq")
     for widest in (None, vectors // WORD):
         found = choose.choose_second_layouts(draft.choices, draft.matrices, target, free, widest)
@@ -137,7 +137,7 @@ def duplicate_weights(draft: Draft) -> Draft:
 
 
 def _as_before(plan: Plan, before: Plan) -> bool:
-    """Whether all else has the memories and the sizes that it had: second layouts take what is left over."""
+    """Return whether all other parts keep their memories and sizes, so that second layouts take only free memory."""
     held = {"l1", "lower_buffers", "tables", "placements", "used", "notes"}
     sizes = {f.name for f in fields(Plan)} - held
 
@@ -155,7 +155,7 @@ def _as_before(plan: Plan, before: Plan) -> bool:
 
 
 def verify_plan(draft: Draft) -> Draft:
-    """Code that made nothing of it checks the plan; raises PlanInvalid."""
+    """Check the plan with independent code.  Raises PlanInvalid."""
     verify(draft.plan, draft.shape, draft.target)
     return draft
 

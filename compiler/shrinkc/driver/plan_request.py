@@ -1,4 +1,4 @@
-"""What is to be planned or compiled, for what, and how: a model and options."""
+"""Request to plan or compile: a model and options."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from shrinkc.targets import DEFAULT
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What to compile, for what, and how: the options of :func:`shrinkc.plan`, by their names.
+    """Options of :func:`shrinkc.plan`, by name.
 
-    ``model`` is a path, to which an ``adapter`` may be given, or was opened already with its own.
+    ``model`` is a path, optionally with an ``adapter``, or an opened checkpoint, which includes its adapter.
     """
 
     model: Path | Checkpoint
@@ -38,7 +38,7 @@ class PlanRequest:
     clock: float | None = None
 
     def __post_init__(self) -> None:
-        """QuantizeError for a width that is not possible, UsageError for another option's value."""
+        """Raise QuantizeError for an impossible width, UsageError for an impossible value of another option."""
         check_speed(self.position, self.clock)
         if isinstance(self.model, Checkpoint) and self.adapter is not None:
             raise UsageError(
@@ -49,7 +49,7 @@ class PlanRequest:
 
     @cached_property
     def quant(self) -> QuantOptions:
-        """How what is float is quantised."""
+        """Return the quantisation options of float matrices."""
         return QuantOptions(
             bits=WIDEST if self.bits is None else self.bits, group_size=self.group_size, asymmetric=self.asymmetric,
             embedding_bits=WIDEST if self.embedding_bits is None else self.embedding_bits,
@@ -58,7 +58,7 @@ class PlanRequest:
 
     @property
     def given(self) -> set[str]:
-        """The options of ``quant`` that were given."""
+        """Return the names of ``quant`` options that the user gave."""
         names = ("bits", "group_size", "short_last_group", "asymmetric", "embedding_bits")
         return {
             f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, False)
@@ -66,13 +66,13 @@ class PlanRequest:
 
     @property
     def engine_names(self) -> list[str] | None:
-        """The engines that may run matrices beside the cores; None: all of the target's."""
+        """Return the engines allowed in addition to the cores; None: all of the target's."""
         if isinstance(self.engines, str):
             return [name.strip() for name in self.engines.split(",")]
         return None if self.engines is None else list(self.engines)
 
     def opened(self, *, whole: bool) -> Checkpoint:
-        """The checkpoint, with its weights if it has to be ``whole``."""
+        """Return the checkpoint; with ``whole`` it must have weights and tokenizer."""
         if not isinstance(self.model, Checkpoint):
             return open_model(self.model, self.adapter, whole=whole)
         if not whole or self.model.whole:
@@ -82,11 +82,11 @@ class PlanRequest:
 
 
 def open_model(model: Path, adapter: Path | None = None, *, whole: bool = False) -> Checkpoint:
-    """:func:`open_checkpoint` of a path, or of what the hub has by this id.
+    """Open a checkpoint from a path or an id of the hub, see :func:`open_checkpoint`.
 
-    Of the hub weights are fetched only where the model has to be ``whole``; it is called by its id.
-    Raises what :func:`open_checkpoint` does; ModelNotFound also where the hub does not give it, and for
-    the directory of a compression run, whose steps are the models.
+    Weights are downloaded from the hub only with ``whole``; the model's name is then its id.  Raises the errors of
+    :func:`open_checkpoint`; ModelNotFound also if the hub refuses, and for the directory of a compression run,
+    because its steps are the models.
     """
     from shrinkc.checkpoints import located
 

@@ -1,4 +1,4 @@
-"""What a plan says of itself, and what a model lacks that does not fit: for people and for programs."""
+"""Results of planning: Planned for a model that fits, Shortfall for one that does not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Planned:
         fits: True.
         plan: Where everything lies: ``used`` and ``capacity`` in bytes by memory, buffers, tiles.
         context: Tokens that prompt and answer may take together.
-        notes: What had to be assumed because the checkpoint is not complete.
+        notes: Assumptions made because the checkpoint is incomplete.
         checkpoint: The opened model.
         target: The target.
         shape: Sizes of all matrices.
@@ -60,22 +60,22 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """Name of the model."""
         return self.checkpoint.name
 
     @property
     def config(self) -> LlamaConfig:
-        """Of the model."""
+        """Configuration of the model."""
         return self.checkpoint.config
 
     @property
     def formats(self) -> Formats | None:
-        """Of the matrices that the checkpoint stores as integers."""
+        """Formats of matrices that the checkpoint stores as integers."""
         return self.checkpoint.formats
 
     @property
     def options(self) -> dict[str, Option]:
-        """Every option that decides the program, without paths."""
+        """All options that affect the program, without paths."""
         q = self.request.quant
         adapter = self.checkpoint.adapter if self.checkpoint.adapter_given else None
         fixed = fixed_options(self.config, self.formats, q)
@@ -95,7 +95,7 @@ class Planned:
 
     @property
     def command(self) -> str:
-        """The command line that makes the same program, with all defaults and without paths."""
+        """Command line for an identical program, with all defaults and without paths."""
         words = ["shrinkc", "compile", self.name]
         for name, value in self.options.items():
             option = "--" + name.replace("_", "-")
@@ -133,8 +133,8 @@ class Planned:
         )
 
     def for_shape(self, shape: ModelShape) -> Planned:
-        """With a plan for ``shape``: what the headers of a quantised checkpoint leave open (column
-        orders, zero points that all lie in the middle) is known once it is read."""
+        """Return a copy with a plan for ``shape``.  Headers of a quantised checkpoint do not contain column
+        orders and zero points, so the final shape is known only after reading the weights."""
         if shape == self.shape:
             return self
         plan = make_plan(shape, self.target, self.request.l1)
@@ -142,13 +142,14 @@ class Planned:
         return replace(self, shape=shape, plan=plan)
 
     def picture(self) -> str:
-        """The memory map as an SVG document."""
+        """Return the memory map as SVG."""
         return memory_map(self.name, self.plan, self.shape)
 
     @property
     def products(self) -> list[str]:
-        """The matrices of the cores whose groups another engine multiplies with the tokens of a prompt at once;
-        not the head: of a prompt it takes the last token alone."""
+        """Return the cores' matrices whose groups another engine multiplies with several tokens of a prompt at once.
+
+        The head is not among them, because of a prompt it needs only the last token."""
         sizes = planned_sizes(self.shape, self.target, self.plan)
         if not sizes.shared_products or self.plan.chunk == 1:
             return []
@@ -156,7 +157,7 @@ class Planned:
         return [m.name for m in layers if m.engine == CORES and m.product_words]
 
     def to_json(self) -> dict[str, object]:
-        """What ``--json`` prints."""
+        """Return the object that ``--json`` prints."""
         p = self.plan
         return {
             "model": self.name,
@@ -180,7 +181,7 @@ class Planned:
         }
 
     def _engines_json(self) -> dict[str, object]:
-        """The choice of every matrix, where there is one."""
+        """Return the engine choice of every matrix that has one."""
         found = {
             name: {"engine": c.engine, "cycles": c.cycles, "refused": dict(c.refused)}
             for name, c in self.choices.by_name.items()
@@ -191,7 +192,7 @@ class Planned:
 def fixed_options(
     config: LlamaConfig, formats: Formats | None, quant: QuantOptions
 ) -> frozenset[str]:
-    """The options that a quantised checkpoint leaves nothing to decide for."""
+    """Return the options that a quantised checkpoint determines."""
     known = formats or {}
     fixed: set[str] = set()
     tables = {EMBEDDING} if config.tie_embeddings else {EMBEDDING, HEAD}
@@ -206,15 +207,15 @@ def fixed_options(
 
 @dataclass(frozen=True)
 class Shortfall:
-    """A model that does not fit: what every memory lacks.
+    """A model that does not fit, with the memories that are too small.
 
     Attributes:
         fits: False.
         name: The model.
         target: The target.
-        context: Tokens that prompt and answer were to take together.
+        context: Requested tokens for prompt and answer together.
         lacks: One entry for each memory that is too small.
-        notes: What had to be assumed because the checkpoint is not complete.
+        notes: Assumptions made because the checkpoint is incomplete.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""From a model directory and options to a memory plan, before any weight is read.
+"""Planning of a model from its configuration and headers, without reading weights.
 
-``plan`` stops here and ``compile`` goes on from here, so both say the same.
+``plan`` ends here and ``compile`` continues from here, so their results agree.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from shrinkc.quantize import QuantOptions, check_sizes
 from shrinkc.schedule.shapes import default_context, permutation_entries
 from shrinkc.targets import Target, target_named
 
-CONTEXT_MAX = 4096  # beyond, a probability has fewer than 12 bits (ir/ops/attention.py)
+CONTEXT_MAX = (
+    4096  # a longer context leaves fewer than 12 bits for a probability (ir/ops/attention.py)
+)
 
-# Taken of a decode table that is not there; SmolLM2's has 6.8, one of 512 pieces 1.9.
+# Assumed for a missing decode table; SmolLM2's has 6.8, a table of 512 pieces 1.9.
 BYTES_PER_PIECE = 8
 
 _SLOT_OF = {module: slot for slot, modules in SLOT_MODULES.items() for module in modules}
 
 
 def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall:
-    """Reads config, tokenizer and the headers of weights and adapter, and plans.
+    """Read config, tokenizer and headers of weights and adapter, and plan.
 
-    Unless the model has to be ``whole``, its sizes alone will do; notes then say what is assumed.
-    Raises what the importer raises, UsageError, or QuantizeError.
+    Unless ``whole`` is set, a model without weights and tokenizer is enough; notes then list assumptions.
+    Raises the errors of the importer, UsageError, or QuantizeError.
     """
     target = _target(request)
     checkpoint = request.opened(whole=whole)
@@ -74,7 +76,7 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
 
 
 def _alternatives(draft: Draft, fixed: Collection[str]) -> list[str]:
-    """Changes of options that make the model fit."""
+    """Return changes of options that make the model fit."""
 
     def fits(quant: QuantOptions, context: int, l1: int) -> bool:
         return replace(draft, quant=quant, context=context, l1=l1).fits
@@ -83,7 +85,7 @@ def _alternatives(draft: Draft, fixed: Collection[str]) -> list[str]:
 
 
 def _target(request: PlanRequest) -> Target:
-    """The target, with its code where it was asked for, and those of its engines that were."""
+    """Return the target with the requested code memory and engines."""
     target = target_named(request.target)
     if request.code is not None:
         if request.code not in target.code:
@@ -108,7 +110,7 @@ def _target(request: PlanRequest) -> Target:
 
 
 def _pieces(checkpoint: Checkpoint) -> tuple[int, tuple[str, ...]]:
-    """Bytes of the decode table, and the notes."""
+    """Return the bytes of the decode table, and notes."""
     if checkpoint.tokenizer is not None:
         return sum(map(len, checkpoint.tokenizer.decode_table())), checkpoint.notes
     size = BYTES_PER_PIECE * checkpoint.config.vocab_size
@@ -135,7 +137,7 @@ def _context(request: PlanRequest, config: LlamaConfig) -> int:
 
 
 def _ranks(checkpoint: Checkpoint) -> list[dict[str, int]]:
-    """Per layer: slot -> rank of its adapter.
+    """Return slot -> rank of its adapter, per layer.
 
     Adapters of q, k and v (and of gate and up) share one adapter, so their ranks add up.
     """

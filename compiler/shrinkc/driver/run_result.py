@@ -1,4 +1,4 @@
-"""What came of a run: its text, what was measured, and what was verified."""
+"""Result of a run: text, measurements and verification."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from shrinkc.simulate.proof import Pass, Record, Request, Verdict
 
 @dataclass(frozen=True)
 class Drafts:
-    """The decode passes of a run with --prompt-lookup."""
+    """Decode passes of a run with --prompt-lookup."""
 
     passes: tuple[Pass, ...]
 
     @property
     def drafted(self) -> int:
-        """Tokens, in all."""
+        """Total number of drafted tokens."""
         return sum(p.tokens - 1 for p in self.passes)
 
     @property
     def accepted(self) -> int:
-        """Of these, tokens that were needed and right."""
+        """Number of drafted tokens that were needed and right."""
         return sum(p.kept - 1 for p in self.passes)
 
     @property
     def tokens_per_pass(self) -> float:
-        """That a pass gave on average; 0 where there was none, because the prefill gave all."""
+        """Mean number of tokens per decode pass; 0 if the prefill gave all tokens."""
         return sum(p.kept for p in self.passes) / max(len(self.passes), 1)
 
     def line(self) -> str:
-        """For people."""
+        """Return a summary."""
         return (
             f"prompt lookup: {self.tokens_per_pass:.2f} tokens per forward pass ({len(self.passes)} "
             f"passes), {self.accepted} of {self.drafted} drafted tokens accepted"
         )
 
     def to_json(self) -> dict[str, object]:
-        """The same for programs."""
+        """Return a JSON object."""
         return {
             "passes": len(self.passes),
             "drafted": self.drafted,
@@ -57,19 +57,19 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        text: The prompt and what the program made of it.
+        text: The prompt and the generated text.
         seconds: Wall-clock time, with start-up and the output for verification.
         verdict: ``compared`` values, ``mismatched`` among them, and ``ok``.  None without verification.
         profile: Cycles, instructions and stalls of each operation.  None without ``profile``.
         drafts: What prompt-lookup decoding drafted and accepted.  None without it.
         manifest: The manifest of the compiled directory.
         machine: Where it ran.
-        asked: What the program was given.
-        record: What the program printed, as values.
-        reports: What the platform printed about itself.
+        asked: The request to the program.
+        record: The program's output as values.
+        reports: Lines that the platform printed about itself.
         changed: Files that differ from the compiled ones.
         heard: Seconds from the start to each token.
-        predicted: What the cost model says of the profile, or None.
+        predicted: The cost model's estimate of the profile, or None.
     """
 
     manifest: artifact.Manifest
@@ -144,13 +144,13 @@ class RunResult:
         }
 
     def _beside(self) -> Profile | None:
-        """The profile with what was predicted."""
+        """Return the profile with estimates."""
         if self.profile is None or self.predicted is None:
             return self.profile
         return self.profile.beside(*self.predicted.ops())
 
     def timeline(self) -> str:
-        """The profile as an SVG document.
+        """Return the profile as SVG.
 
         Raises:
             UsageError: The run had no profile.
@@ -168,7 +168,7 @@ class RunResult:
         return timeline(name, charts)
 
     def lines(self) -> list[str]:
-        """A summary for people: what the program reported, times or cycles, what was verified."""
+        """Return a summary: the platform's reports, times or cycles, and the verification."""
         new, prompt = len(self.record.tokens), len(self.asked.prompt)
         head = f"{self.machine}: {prompt} prompt tokens, {new} new tokens"
         if self.machine == "gvsoc":
@@ -195,7 +195,7 @@ class RunResult:
         return [*out, self._verified()]
 
     def _verified(self) -> str:
-        """What was compared with the reference interpreter, and whether it was equal."""
+        """Return a line about the comparison with the interpreter."""
         verdict, new = self.verdict, len(self.record.tokens)
         if verdict is None:
             return "not verified (--no-verify)"
@@ -211,7 +211,7 @@ class RunResult:
         return f"verified bit for bit: {what} ({verdict.compared:,} values checked)"
 
     def to_json(self) -> dict[str, object]:
-        """What ``--json`` prints."""
+        """Return the object that ``--json`` prints."""
         profile = self._beside()
         return {
             "target": self.machine,

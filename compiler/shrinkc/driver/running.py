@@ -1,4 +1,4 @@
-"""A run of a compiled directory: build, run, give the text as it comes, compare with the interpreter."""
+"""Run of a compiled directory: build, run, stream the text, compare with the interpreter."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def run_directory(
     reporter: Reporter,
     on_text: OnText | None = None,
 ) -> RunResult:
-    """Builds and runs the compiled ``directory``, and compares every integer.
+    """Build and run the compiled ``directory``, and compare its integers with the interpreter's.
 
-    ``env`` says where programs are found (PATH and the like).  A difference is in the result's
-    ``verdict``: see :meth:`RunResult.check`.  Raises BadArtifact, UsageError, ToolMissing,
-    BuildFailed, OutputError or RunFailed.
+    ``env``: environment in which programs are found.  A difference does not raise an error: see
+    :meth:`RunResult.check`.  Raises BadArtifact, UsageError, ToolMissing, BuildFailed, OutputError or
+    RunFailed.
     """
     program = Program.open(directory, request, env=env, reporter=reporter)
     for note in request.notes():
@@ -60,16 +60,16 @@ def run_directory(
     if asked.prompt_lookup:
         _check_room_for_lookup(directory)
     program.build(reporter)
-    # the template's own text is not what was said
+    # the template's text is not shown
     told = () if request.chat else asked.prompt
     return program.run(asked, told=told, reporter=reporter, on_text=on_text)
 
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled directory whose files were read and checked, to be asked any number of times.
+    """Compiled directory with checked files, which can be run any number of times.
 
-    ``request``: how it runs, whatever it is asked.  ``changed``: files that are not as compiled.
+    ``request``: settings of all its runs.  ``changed``: files that were changed after compiling.
     """
 
     directory: Path
@@ -84,7 +84,7 @@ class Program:
     def open(
         cls, directory: Path, request: RunRequest, *, env: Mapping[str, str], reporter: Reporter
     ) -> Program:
-        """Raises BadArtifact, or UsageError where it cannot run like that."""
+        """Read and check the files.  Raises BadArtifact, or UsageError if ``request`` does not suit the program."""
         manifest = artifact.read_manifest(directory)
         target = _target_for(directory, manifest, request.machine)
         if request.profile and "PROFILE" not in target.program.options:
@@ -102,7 +102,7 @@ class Program:
         return cls(directory, request, manifest, target, tokenizer, changed, env)
 
     def build(self, reporter: Reporter) -> None:
-        """What is not built yet.  Raises ToolMissing, BuildFailed or OutputError."""
+        """Build the program if needed.  Raises ToolMissing, BuildFailed or OutputError."""
         request, name = self.request, self.target.programs[self.request.machine]
         options = dict(request.make_options) | ({"PROFILE": "1"} if request.profile else {})
         with reporter.stage(f"building for {name}"):
@@ -116,9 +116,9 @@ class Program:
         reporter: Reporter,
         on_text: OnText | None = None,
     ) -> RunResult:
-        """One run of what was built; ``on_text`` is given ``told`` and then the new tokens' text.
+        """Run the built program once; ``on_text`` receives the text of ``told`` and then of the new tokens.
 
-        Raises RunFailed, or BadArtifact where the program is older than what it is asked for.
+        Raises RunFailed, or BadArtifact if the program is too old for the request.
         """
         request, directory = self.request, self.directory
         with ExitStack() as waiting:
@@ -140,7 +140,7 @@ class Program:
                 graph = load(directory / artifact.IR)
                 want = followed(graph, asked, record.tokens, request.verify)
                 every = 1 if want is None else request.verify
-                want = want or reference(graph, asked)  # what differs is compared whole
+                want = want or reference(graph, asked)  # after a difference, compare everything
                 verdict = compare(record, want, graph, self.tokenizer.decode_table())
                 verdict = replace(verdict, every=every)
             if verdict.first_difference is not None:
@@ -181,14 +181,14 @@ class Program:
     def _look_closer(
         self, asked: Request, want: Record, graph: Graph, found: Difference
     ) -> Difference:
-        """Runs again with every value of the layer whose hash differs, to name op and index."""
+        """Run again with all values of the layer whose hash differs, to find op and index."""
         if found.layer is None:
             return found
         try:
             again = self._run(asked, Trace.PROOF | Trace.DUMP, dump=(found.step, found.layer))
             dumps = parse(again.lines).dumps
         except ShrinkcError:
-            return found  # the first run's word stands
+            return found  # keep the first run's finding
         values = op_values(graph, asked, want, found.step, found.layer)
         return locate(dumps, values, graph, found.step, found.layer) or found
 
@@ -202,7 +202,7 @@ def _predicted(directory: Path, target: Target, asked: Request, record: Record) 
 
 
 def _target_for(directory: Path, manifest: artifact.Manifest, machine: Machine) -> Target:
-    """What the program was compiled for; UsageError where that does not run on ``machine``."""
+    """Return the program's target.  Raises UsageError if it does not run on ``machine``."""
     target = target_of(directory, manifest)
     if machine not in target.runs_on:
         others = [t.name for t in TARGETS.values() if t.machine == machine]
@@ -215,7 +215,7 @@ def _target_for(directory: Path, manifest: artifact.Manifest, machine: Machine) 
 
 
 def _profile(directory: Path, output: RunOutput, record: Record) -> Profile:
-    """BadArtifact where the program knows of no profile, because an older shrinkc compiled it."""
+    """Return the run's profile.  Raises BadArtifact if the program is too old to have one."""
     profile = read_profile(output.lines, record.prefill_time, record.decode_times)
     if profile is None:
         raise BadArtifact(
@@ -226,7 +226,7 @@ def _profile(directory: Path, output: RunOutput, record: Record) -> Profile:
 
 
 def _check_room_for_lookup(directory: Path) -> None:
-    """UsageError where a pass of the program has no room for a draft."""
+    """Raise UsageError if a forward pass of the program has no room for a draft."""
     if read_plan(directory / artifact.PLAN).verified < 2:
         raise UsageError(
             f"--prompt-lookup is not possible: {directory} has no memory to verify drafted tokens.",
@@ -236,7 +236,7 @@ def _check_room_for_lookup(directory: Path) -> None:
 
 
 def _drafts(directory: Path, record: Record) -> Drafts:
-    """BadArtifact where an older shrinkc compiled the program, which does not know --prompt-lookup."""
+    """Return the run's drafts.  Raises BadArtifact if the program is too old for --prompt-lookup."""
     if len(record.passes) != len(record.decode_times):
         raise BadArtifact(
             f"{directory} cannot use --prompt-lookup: an older version of shrinkc compiled it.",
@@ -246,12 +246,12 @@ def _drafts(directory: Path, record: Record) -> Drafts:
 
 
 def _reports(output: RunOutput) -> tuple[str, ...]:
-    """What the platform said of itself, such as the stacks' depths of a build with STACKS=1."""
+    """Return the platform's reports, such as stack depths of a build with STACKS=1."""
     return tuple(line for line in output.lines if line.startswith("platform: "))
 
 
 def _device_text(tokenizer: Tokenizer, prompt: tuple[int, ...], record: Record) -> str:
-    """The prompt and what the device's own decode table made of the new tokens."""
+    """Return the prompt, and the new tokens decoded with the device's table."""
     table = tokenizer.decode_table()
     data = b"".join([*(table[t] for t in prompt), *record.pieces])
     if tokenizer.strip_leading_space and data.startswith(b" "):

@@ -1,4 +1,4 @@
-"""What removing, narrowing and quantising each part of a model costs."""
+"""Sensitivity of quality to removing, narrowing and quantising each part of a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESULT, PICTURE, STATE = "sensitivity.json", "sensitivity.svg", "probes.jsonl"
 
 @dataclass(frozen=True)
 class SensitivityRequest:
-    """What to measure, on what.  ``output``: a directory that an interrupted run goes on in."""
+    """Options of a measurement.  ``output``: directory in which an interrupted measurement continues."""
 
     model: str
     text: tuple[str, ...]
@@ -35,7 +35,7 @@ class SensitivityRequest:
 
 @dataclass(frozen=True)
 class Measured:
-    """``found``, measured for ``request``; ``model`` and ``text`` are names."""
+    """Measurement ``found`` for ``request``; ``model`` and ``text`` are names."""
 
     request: SensitivityRequest
     model: str
@@ -43,22 +43,22 @@ class Measured:
     found: Sensitivity
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return a table."""
         return table(self.found)
 
     def to_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return a JSON object."""
         return {"model": self.model, "text": self.text, **self.found.to_json()}
 
     def write(self) -> None:
-        """The JSON and the picture, where a directory was asked for."""
+        """Write JSON and picture if ``output`` is set."""
         if self.request.output is not None:
             write_file(self.request.output / RESULT, json.dumps(self.to_json(), indent=1) + "\n")
             draw(self.found, self.request.output / PICTURE)
 
 
 def measure_sensitivity(request: SensitivityRequest, reporter: Reporter) -> Measured:
-    """Measures, and keeps each measurement in the output directory to go on from."""
+    """Measure; each measurement is stored in the output directory, so that the command can resume."""
     check_text_files(("--text", Path(text)) for text in request.text if is_file(text))
     use_threads(request.threads)
     if request.output is None:
@@ -74,7 +74,7 @@ def measure_sensitivity(request: SensitivityRequest, reporter: Reporter) -> Meas
             "run the same command again to continue.",
         ) from stop
     finally:
-        remove_folders(made)  # as far as they are empty: refused before anything was measured
+        remove_folders(made)  # those still empty, after a refusal before any measurement
 
 
 def _measured(request: SensitivityRequest, folder: Path, reporter: Reporter) -> Measured:

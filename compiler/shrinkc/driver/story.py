@@ -1,4 +1,4 @@
-"""The text of a run while it comes."""
+"""Streaming of a run's text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from shrinkc.core.progress import Update
 from shrinkc.importer import Tokenizer
 
 OnText = Callable[[str], None]
-"""Is given the prompt (which may be empty) in one piece, then every piece of the answer, and a line's
-end last; nothing of a run that has no tokens."""
+"""Called with the prompt (may be empty) in one piece, then with every piece of the answer, and with a newline
+at the end; not called for a run without tokens."""
 
 
 class Story:
-    """Takes the lines of a run (see sc_main.c) and gives ``on_text`` the pieces of its tokens.
+    """Parser of a run's output lines (see sc_main.c); passes the text of tokens to ``on_text``.
 
-    ``on_first`` is called before that.  Without ``on_text`` tokens are only counted for ``update``.
-    Characters that are split over tokens are given when they are complete.
+    ``on_first`` is called before the first text.  Without ``on_text`` tokens are only counted for ``update``.
+    Characters split over tokens are passed on when they are complete.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Story:
         self._on_text, self._update, self._on_first = on_text, update, on_first
         self._tokens = 0
         self.started = time.monotonic()
-        self.seconds: list[float] = []  # since then, at every token
+        self.seconds: list[float] = []  # from the start to each token
 
     def on_line(self, line: str) -> None:
-        """One line of the program's output."""
+        """Process a line of the program's output."""
         if not line.startswith(f"{Line.TOKEN} "):
             return
         self._tokens += 1
@@ -58,12 +58,12 @@ class Story:
             self._on_text(self._decoded(bytes.fromhex(fields[3])))
 
     def end(self) -> None:
-        """Ends the line, and a character of which only the beginning came."""
+        """Flush an incomplete character and end the line."""
         if self._tokens and self._on_text is not None:
             self._on_text(self._decoder.decode(b"", final=True) + "\n")
 
     def _decoded(self, piece: bytes) -> str:
-        if piece and self._strip:  # the decoder drops one space that leads the whole text
+        if piece and self._strip:  # the decoder drops one leading space of the whole text
             piece = piece.removeprefix(b" ")
             self._strip = False
         return self._decoder.decode(piece)

@@ -1,4 +1,4 @@
-"""What `compile` and `plan` print of a model that fits: the answer first, details where they are asked for."""
+"""Output of `compile` and `plan` for a model that fits: the answer first, details on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WIDTH = 14
 
 
 def summary(planned: Planned, verbose: bool) -> list[str]:
-    """Lines for people.  ``verbose``: with the schedule, the modes of the engines and the error of the estimates."""
+    """Return lines of text.  ``verbose``: add the schedule, modes of engines and errors of the estimates."""
     c = planned.config
     default = " by default" if planned.request.context is None else ""
     rows = [*_speed(planned), *_weights(planned)]
@@ -41,7 +41,7 @@ Row = tuple[str, str]
 
 
 def _speed(planned: Planned) -> list[Row]:
-    """Cycles and tokens per second of both phases, and how far off such estimates are."""
+    """Return cycles and tokens per second of both phases, and the median error of such estimates."""
     speed = planned.speed
     if speed is None:
         return [("speed", f"not estimated: there is no cost model for {planned.target.name}")]
@@ -62,7 +62,7 @@ def _speed(planned: Planned) -> list[Row]:
 
 
 def _weights(planned: Planned) -> list[Row]:
-    """Stored bytes, and the width of every kind of matrix."""
+    """Return stored bytes and the width of every kind of matrix."""
     q, known = planned.request.quant, planned.formats or {}
     fixed = fixed_options(planned.config, planned.formats, q)
     said = [] if "--bits" in fixed else [_width(q.bits, q.asymmetric, q.group_size or 0)]
@@ -94,7 +94,7 @@ def _width(bits: int, asymmetric: bool, group: int) -> str:
 
 
 def _units(planned: Planned) -> dict[str, list[str]]:
-    """Unit of the chip beside the cores -> the engines (modes of it) that the target has."""
+    """Return compute unit (except the cores) -> its engines, which are its modes, on this target."""
     out: dict[str, list[str]] = {}
     for name in planned.target.engines:
         if name != CORES:
@@ -103,7 +103,7 @@ def _units(planned: Planned) -> dict[str, list[str]]:
 
 
 def _engines(planned: Planned) -> list[Row]:
-    """One line for each unit beside the cores: how many matrices it runs."""
+    """Return a line per compute unit except the cores: the number of matrices that it runs."""
     runs = Counter(choice.engine for choice in planned.choices.by_name.values())
     total = sum(runs.values())
     out = []
@@ -166,7 +166,7 @@ def _schedule(planned: Planned) -> list[Row]:
 
 
 def _modes(planned: Planned) -> list[Row]:
-    """Cycles of every engine that runs a matrix, and why others do not run more."""
+    """Return cycles of every engine that runs a matrix, and the reasons why others run none or no more."""
     choices = planned.choices.by_name
     out = []
     for name in planned.target.engines:

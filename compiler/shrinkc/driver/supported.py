@@ -1,4 +1,4 @@
-"""What can be compiled, from the tables that decide it."""
+"""Summary of supported models and formats, from the tables in the code."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from shrinkc.model import FAMILIES, Family
 from shrinkc.storage import FORMATS, WIDEST, Offsets
 from shrinkc.targets import MEMORIES, TARGETS
 
-_SIZE, _GROUP = 256, 32  # of a matrix that engines are asked about
+_SIZE, _GROUP = 256, 32  # of the matrix with which engines are queried
 
 
 def supported() -> Findings:
-    """Families, file formats, what fields of a configuration may say, widths, ops, engines, targets."""
+    """Return families, file formats, allowed values of configuration fields, widths, ops, engines and targets."""
     found = Findings("what can be compiled", "shrinkc")
     found.facts = {
         "float_types": list(safetensors_file.FLOAT_DTYPES),
@@ -88,11 +88,11 @@ def supported() -> Findings:
 
 
 def _fields() -> dict[tuple[str, tuple[str, ...], str], list[str]]:
-    """(field, values that it may have, what others mean) -> the families of which that holds."""
+    """Return (field, allowed values, meaning of other values) -> families."""
     out: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
     for family in FAMILIES.values():
         for name, (values, why) in config.neutral_fields(family).items():
-            if name != "quantization_config":  # gptq_fields are of what it may hold
+            if name != "quantization_config":  # its fields are listed as gptq_fields
                 out.setdefault((name, tuple(map(_value, values)), why), []).append(family.name)
     return out
 
@@ -104,12 +104,12 @@ def _biases(family: Family) -> str:
 
 
 def _value(value: object) -> str:
-    """As a JSON file says it."""
+    """Return ``value`` as in a JSON file."""
     return json.dumps(value)
 
 
 def _runs(engine: Engine, group: int | None) -> list[int]:
-    """Widths of the weights that the engine multiplies, in such groups or with one scale per output channel."""
+    """Return the bit-widths of weights that ``engine`` supports with group size ``group`` (None: per-channel)."""
     return [
         bits
         for bits in FORMATS

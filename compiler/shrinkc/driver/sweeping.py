@@ -1,4 +1,4 @@
-"""Plans of one model for every combination of options' values."""
+"""Sweeps: plans of a model for all combinations of option values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shrinkc.pictures.sweep import Row, sweep_picture
 from shrinkc.targets import MEMORIES
 
 AXES = ("target", "bits", "embedding_bits", "group_size", "context", "l1")
-"""Options of a plan that can take several values: those that are one value each."""
+"""Options of a plan that a sweep can vary."""
 
 ENERGY = "not estimated: no measurement on the chip to estimate it from"
 
@@ -29,19 +29,19 @@ Value = int | str | None
 
 @dataclass(frozen=True)
 class Point:
-    """One combination: the ``values`` of the axes, and a plan, what it lacks, or why it is refused."""
+    """Combination of ``values`` of the axes, with its plan, its shortfall, or the error that refused it."""
 
     values: Mapping[str, Value]
     result: Planned | Shortfall | ShrinkcError
 
     @cached_property
     def speed(self) -> Speed | None:
-        """None also where there is no plan."""
+        """Estimated speed; None if there is no plan or no cost model."""
         return self.result.speed if isinstance(self.result, Planned) else None
 
     @property
     def short(self) -> str:
-        """What lacks, or why it is not possible; nothing where it fits."""
+        """Return the shortfall or the reason of the refusal; empty if the model fits."""
         if isinstance(self.result, Planned):
             return ""
         if isinstance(self.result, ShrinkcError):
@@ -51,7 +51,7 @@ class Point:
         )
 
     def to_json(self) -> dict[str, object]:
-        """``values``, and what ``plan --json`` says of them; ``fits`` is None where they are refused."""
+        """Return ``values`` and the object of ``plan --json``; ``fits`` is None if the combination is refused."""
         found: dict[str, object] = {"values": dict(self.values)}
         if isinstance(self.result, Planned):
             speed = None if self.speed is None else self.speed.to_json()
@@ -64,7 +64,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All ``points``, the last axis changing first."""
+    """All ``points``; the last axis varies fastest."""
 
     model: str
     axes: tuple[str, ...]
@@ -72,30 +72,32 @@ class Sweep:
 
     @property
     def fits(self) -> bool:
-        """Whether any of them does."""
+        """Whether any point fits."""
         return any(isinstance(p.result, Planned) for p in self.points)
 
     @property
     def levels(self) -> list[str]:
-        """The memories that any of the plans uses."""
+        """Return the memories that any of the plans uses."""
         plans = [p.result.plan for p in self.points if isinstance(p.result, Planned)]
         return [v for v in MEMORIES if any(plan.used.get(v) for plan in plans)]
 
     @property
     def notes(self) -> list[str]:
-        """Of all points, each once."""
+        """Return the notes of all points, without repetitions."""
         found = [p.result.notes for p in self.points if not isinstance(p.result, ShrinkcError)]
         return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
     def lines(self) -> list[str]:
-        """A table for people."""
+        """Return a table."""
         heads = [a.replace("_", "-") for a in self.axes]
         rows = [
             [*heads, "fits", *(MEMORIES[v].short for v in self.levels), "cycles/token", "tokens/s", "limit"],
             *(self._row(point) for point in self.points),
         ]  # fmt: skip
         widths = [max(map(len, cells)) for cells in itertools.zip_longest(*rows, fillvalue="")]
-        first = len(heads) + 1  # beyond, what a row that does not fit lacks takes the place of all
+        first = (
+            len(heads) + 1
+        )  # in a row that does not fit, the shortfall replaces all further columns
         widths[first] = max(len(row[first]) for row in rows if len(row) > first + 1)
         out = [f"{self.model}: {len(self.points)} plans"]
         for row in rows:
@@ -127,7 +129,7 @@ class Sweep:
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, object]:
-        """The same for programs."""
+        """Return a JSON object."""
         return {
             "model": self.model,
             "axes": {a: list(dict.fromkeys(p.values[a] for p in self.points)) for a in self.axes},
@@ -136,7 +138,7 @@ class Sweep:
         }
 
     def picture(self) -> str:
-        """An SVG document: a row per combination, bars of every memory and of the cycles."""
+        """Return an SVG with a row per combination and bars of memories and cycles."""
         rows = []
         for point in self.points:
             labels = [shown(axis, point.values[axis]) for axis in self.axes]
@@ -155,7 +157,7 @@ class Sweep:
 
 
 def _speed_lines(speeds: Sequence[Speed]) -> list[str]:
-    """What the speeds of all rows have in common."""
+    """Return lines about position, clock and error, which all rows share."""
     s = speeds[0]
     whose = "" if s.asked else ", the simulator's default clock"
     out = [f"speed    of a decode step at position {s.position}, at {s.clock_mhz:g} MHz{whose}"]
@@ -169,7 +171,7 @@ def _speed_lines(speeds: Sequence[Speed]) -> list[str]:
 
 
 def shown(axis: str, value: Value) -> str:
-    """A value as a table has it."""
+    """Return the text of a value in a table."""
     if value is None:
         return "channel"
     return show_size(value) if axis == "l1" and isinstance(value, int) else str(value)
@@ -178,11 +180,11 @@ def shown(axis: str, value: Value) -> str:
 def sweep(
     axes: Mapping[str, Sequence[Value]], options: Mapping[str, Any], reporter: Reporter
 ) -> Sweep:
-    """Plans every combination of the ``axes``' values; ``options`` as of PlanRequest, of which the axes take
-    the place.
+    """Plan every combination of the ``axes``' values.  ``options`` are those of PlanRequest; axes override them.
 
-    The checkpoint is opened once.  A combination that is not possible for the model (a context, a
-    group size) is a point as well; where all are refused, the first refusal is raised.
+
+    The checkpoint is opened once.  A combination that is impossible for the model (a context, a group size) is a
+    point too.  If all are refused, the first refusal is raised.
     """
     checkpoint = PlanRequest(**options).opened(whole=False)
     given = {**options, "model": checkpoint, "adapter": None}
@@ -198,7 +200,7 @@ def sweep(
     with reporter.stage("estimating") as update:
         for done, point in enumerate(points):
             update(done, len(points))
-            _ = point.speed  # here, where somebody is told that there is work
+            _ = point.speed  # computed here, while progress is shown
     refused = [p.result for p in points if isinstance(p.result, ShrinkcError)]
     if len(refused) == len(points):
         raise refused[0]
@@ -209,14 +211,14 @@ def _planned(options: Mapping[str, Any]) -> Planned | Shortfall | ShrinkcError:
     try:
         found = prepare(PlanRequest(**options))
         if isinstance(found, Planned) and options.get("position") is not None:
-            _ = found.speed  # refuses a position that the context does not have
+            _ = found.speed  # raises if the position is outside the context
         return found
     except (QuantizeError, UnsupportedModel, UsageError) as error:
         return error
 
 
 def _at_one_position(points: Sequence[Point]) -> Iterator[Point]:
-    """The speeds of all at the same position, so that they can be compared: one that every context has."""
+    """Yield the points with speeds at one position, which every context has, so that they can be compared."""
     plans = [p.result for p in points if isinstance(p.result, Planned)]
     most = min([POSITION, *(plan.context - 1 for plan in plans)])
     for point in points:
