@@ -1,4 +1,4 @@
-"""Quantised checkpoints: the integers of the file are the integers of the device."""
+"""Quantised checkpoints: the device computes with the integers of the file."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def random_weight(n: int, k: int, seed: int = 0) -> np.ndarray:
     return (rng.standard_normal((n, k)) * rows / np.sqrt(k)).astype(np.float32)
 
 
-def tables(w: QLinear, values: np.ndarray) -> np.ndarray:
-    """[n, groups] over [n, k]."""
+def per_weight(w: QLinear, values: np.ndarray) -> np.ndarray:
+    """Repeat group values [n, groups] for every weight: int64 [n, k]."""
     return np.repeat(values.astype(np.int64), w.group, axis=1)[:, : w.k]
 
 
 def dequantized(w: QuantizedWeight) -> np.ndarray:
-    """float64 [n, k] in stored order."""
-    spread = np.repeat(np.arange(w.scale.shape[1]), w.group)[: w.q.shape[1]]
-    return w.q * w.scale.astype(np.float64)[:, spread] + w.offset.astype(np.float64)[:, spread]
+    """Return the weights as float64 [n, k], columns in stored order."""
+    group = np.repeat(np.arange(w.scale.shape[1]), w.group)[: w.q.shape[1]]
+    return w.q * w.scale.astype(np.float64)[:, group] + w.offset.astype(np.float64)[:, group]
 
 
 # --- one matrix --------------------------------------------------------------------------
@@ -58,7 +58,7 @@ def dequantized(w: QuantizedWeight) -> np.ndarray:
 @pytest.mark.parametrize("f", FORMATS, ids=str)
 @pytest.mark.parametrize("k", [64, 256, 300])
 def test_integers_are_the_checkpoints(f: Format, k: int) -> None:
-    """q is the file's less a constant; scales and offsets are within half a unit of the row."""
+    """q is the file's integer minus a constant; scales and offsets are within half a unit of the row."""
     w = quantise(random_weight(13, k, k), f, np.random.default_rng(k))
     m = convert_matrix("w", w, OUT)
     assert m.bits == f.bits
@@ -73,7 +73,7 @@ def test_integers_are_the_checkpoints(f: Format, k: int) -> None:
         return
     spread = np.repeat(np.arange(w.scale.shape[1]), w.group)[:k]
     scale = w.scale.astype(np.float64)[:, spread]
-    assert (np.abs(tables(m, m.d) * unit - scale) <= 0.5000001 * unit).all()
+    assert (np.abs(per_weight(m, m.d) * unit - scale) <= 0.5000001 * unit).all()
     # d is as fine as the row's largest scale allows
     assert m.d.max(axis=1).min() >= D_MAX // 2 - 1
     # the scale's half unit for every step from zero, and the offset's
@@ -83,7 +83,7 @@ def test_integers_are_the_checkpoints(f: Format, k: int) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_zero_points_stay_exact(bits: int) -> None:
-    """b = d * zero wherever the checkpoint has integer zero points: a stored zero is a zero."""
+    """b = d * zero for integer zero points, so a stored zero stays exactly zero."""
     w = quantise(random_weight(20, 96, 3), Format(bits, 32, "integer"), np.random.default_rng(1))
     m = convert_matrix("w", w, OUT)
     assert m.b is not None and m.d is not None
@@ -100,7 +100,7 @@ def test_zero_points_stay_exact(bits: int) -> None:
 
 @pytest.mark.parametrize(("point", "stored"), [(0, True), (15, True), (16, False), (7.5, False)])
 def test_zero_points_that_do_not_fit_are_offsets(point: float, stored: bool) -> None:
-    """16, which is beyond them and which no importer gives, and what is no integer."""
+    """A zero point of 16 is out of range (no importer gives it), and 7.5 is not an integer."""
     w = quantise(random_weight(20, 96, 3), Format(4, 32, "integer"), np.random.default_rng(1))
     offset = w.offset.copy()
     offset[3, 1] = -point * w.scale[3, 1]
@@ -112,8 +112,8 @@ def test_zero_points_that_do_not_fit_are_offsets(point: float, stored: bool) -> 
         assert (m.b[3, at : 2 * at] == m.d[3, at : 2 * at].astype(int) * (point - 8)).all()
 
 
-def test_a_group_of_zeros_has_no_say_about_its_row() -> None:
-    """Importers put 1 where a file's scale is 0."""
+def test_the_scale_of_a_group_of_zeros_is_ignored() -> None:
+    """Importers write 1 where a file's scale is 0."""
     w = quantise(random_weight(4, 96, 3), Format(4, 32, "integer"), np.random.default_rng(1))
     scale, offset, q = w.scale.copy(), w.offset.copy(), w.q.copy()
     scale[2, 1], offset[2, 1], q[2, 32:64] = 1, -3, 3
@@ -126,7 +126,7 @@ def test_a_group_of_zeros_has_no_say_about_its_row() -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("far", [3.0, 300.0, 30000.0])
 def test_offsets_far_from_zero(bits: int, far: float) -> None:
-    """Groups whose values lie many steps away from zero: within a unit of the row, in int16."""
+    """Groups with values many steps from zero: the offset fits int16 and is within a unit of the row."""
     rng = np.random.default_rng(4)
     n, groups = 6, 4
     w = QuantizedWeight(
@@ -137,14 +137,14 @@ def test_offsets_far_from_zero(bits: int, far: float) -> None:
     m = convert_matrix("w", w, OUT)
     assert np.abs(m.effective()).max() <= 32767
     error = np.abs(m.dequantized() - dequantized(w))
-    # a group's step is right to half a unit, unless that is coarser than the step: then d stays 1
+    # a group's step is off by at most half a unit, or d is 1 because the unit is larger than the step
     per_step = np.where(np.repeat(m.d, m.group, axis=1) == 1, 1.0, 0.51)
     assert (error <= (per_step * (1 << bits) + 0.51) * m.row_scale[:, None]).all()
 
 
-def test_hopeless_offsets_keep_their_value() -> None:
-    """Nothing but an int16 holds them, and its steps are far above the scale: what is left is right to
-    a thousandth, alone or beside a group whose integers matter."""
+def test_offsets_far_larger_than_the_scale() -> None:
+    """The unit of the int16 offsets is far above the scale: values are right to 0.1 %, also if another group
+    of the row has a large scale."""
     q = np.arange(32, dtype=np.uint8)[None, :] % 16
     for scale in ([1e-30, 1e-30], [1e-30, 1e28]):
         w = QuantizedWeight(
@@ -155,8 +155,8 @@ def test_hopeless_offsets_keep_their_value() -> None:
         )
 
 
-def test_one_sided_scales_of_every_size() -> None:
-    """Group scales 1000 times apart in one row: the least is at least one unit."""
+def test_group_scales_that_differ_by_1000_in_a_row() -> None:
+    """The smallest scale is stored as at least one unit."""
     w = quantise(random_weight(4, 128, 7), Format(4, 16), np.random.default_rng(2))
     scale = w.scale * np.logspace(0, -3, 8, dtype=np.float32)[None, :]
     w = replace(w, scale=scale, offset=-8 * scale)
@@ -168,9 +168,11 @@ def test_one_sided_scales_of_every_size() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zero", ["middle", "integer", "float"])
 @pytest.mark.parametrize("group", [32, None])
-def test_groups_of_one_value_decide_nothing(bits: int, zero: str, group: int | None) -> None:
-    """The scale of weights that are all equal says nothing (importers put 1 where the file has 0): the
-    others of the row and of the matrix keep their precision, and the equal ones their value."""
+def test_scales_of_groups_with_equal_weights_are_ignored(
+    bits: int, zero: str, group: int | None
+) -> None:
+    """Their weights keep their value, and the row's other groups keep their precision.  (Importers write scale 1
+    where the file has 0.)"""
     w = quantise(random_weight(12, 128, 8), Format(bits, group, zero), np.random.default_rng(3))
     q, scale, offset = w.q.copy(), w.scale.copy(), w.offset.copy()
     where = [(0, g) for g in range(scale.shape[1])] + [(5, 0)]  # a whole row, and a group
@@ -196,7 +198,7 @@ def test_groups_of_one_value_decide_nothing(bits: int, zero: str, group: int | N
 
 @pytest.mark.parametrize("smaller", [20_000, 30_000, 40_000])
 def test_rows_far_smaller_than_the_largest(smaller: int) -> None:
-    """Where a row's multiplier is 1 or 2, its group scales still fit their range."""
+    """A row whose multiplier is 1 to 3 still has group scales in range."""
     w = quantise(random_weight(6, 64, 9), Format(4, 32), np.random.default_rng(4))
     scale = w.scale.copy()
     scale[0] = scale[1:].max() / smaller
@@ -210,7 +212,7 @@ def test_rows_far_smaller_than_the_largest(smaller: int) -> None:
 
 
 def test_parts_of_different_widths_and_groups() -> None:
-    """The widest bits, the gcd of the groups; every weight as in its own matrix."""
+    """Fusing takes the widest bits and the gcd of the group sizes, and changes no weight."""
     rng = np.random.default_rng(5)
     parts = {
         "q": quantise(random_weight(5, 192, 1), Format(4, 64, "integer"), rng),
@@ -255,7 +257,7 @@ def base(folder: Path, **shape: Any) -> FloatModel:
 
 
 def overrides(layer: int, module: str) -> Format | None:
-    """Everything at once: widths and groups per module and layer, float parts, act-order."""
+    """Mix widths and groups per module and layer, float modules and act-order."""
     if layer < 0:
         return Format(8, 32) if module == "embedding" else None
     if module in ("q_proj", "k_proj", "v_proj"):
@@ -299,7 +301,7 @@ def logits_of(graph: Graph, ids: list[int]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_integer_model_is_close_to_float_with_the_same_weights(tmp_path: Path, name: str) -> None:
-    """Relative RMS error of all logits below 0.04: what 8-bit activations cost (random weights)."""
+    """Relative RMS error of all logits below 0.04, the loss by 8-bit activations (random weights)."""
     model, graph = lowered(tmp_path, name)
     ids = np.random.default_rng(1).integers(0, model.config.vocab_size, 24).tolist()
     want, got = forward(model, ids, np.float64), logits_of(graph, ids)
@@ -310,7 +312,7 @@ def test_integer_model_is_close_to_float_with_the_same_weights(tmp_path: Path, n
 def test_every_matrix_of_the_graph_holds_the_files_integers(tmp_path: Path, name: str) -> None:
     model, graph = lowered(tmp_path, name)
     found = {op.weight.name: op.weight for op in graph.ops if isinstance(op, Linear)}
-    table = next(op.table for op in graph.ops if isinstance(op, Embed))
+    embedding = next(op.table for op in graph.ops if isinstance(op, Embed))
     compared = 0
 
     def same(m: QLinear, rows: slice, w: object, order: np.ndarray | None = None) -> None:
@@ -332,22 +334,22 @@ def test_every_matrix_of_the_graph_holds_the_files_integers(tmp_path: Path, name
         order = layer.w_down.order if isinstance(layer.w_down, QuantizedWeight) else None
         same(gu, slice(0, ffn), layer.w_gate, order)
         same(gu, slice(ffn, None), layer.w_up, order)
-    same(table, slice(None), model.embedding)
+    same(embedding, slice(None), model.embedding)
     if model.head is not None:
         same(found["head"], slice(None), model.head)
     assert compared > 10_000
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("sides", [False, True])
+@pytest.mark.parametrize("adapters", [False, True])
 def test_shapes_from_the_headers_are_those_of_the_graph(
-    tmp_path: Path, name: str, sides: bool
+    tmp_path: Path, name: str, adapters: bool
 ) -> None:
-    """Column orders apart, which headers do not tell."""
+    """Except for column orders, which the headers do not contain."""
     format_of, sizes = MODELS[name]
     model = quantised_model(base(tmp_path, **sizes), format_of)
     ranks = {}
-    if sides:
+    if adapters:
         add_adapters(model, {"q_proj": 2, "o_proj": 3, "up_proj": 1, "down_proj": 4})
         ranks = {"qkv": 2, "o": 3, "gate_up": 1, "down": 4}
     a = shapes_of_graph(lower(model, QuantOptions(), 16), 500)
@@ -356,9 +358,9 @@ def test_shapes_from_the_headers_are_those_of_the_graph(
 
 
 @pytest.mark.parametrize("name", ["gptq-asymmetric-act-order", "overrides", "gptq-4-128"])
-def test_adapters_next_to_a_checkpoints_integers(tmp_path: Path, name: str) -> None:
-    """As EoRA has them, also where columns are in another order: relative RMS error of all logits
-    below 0.1 (these random ones are as large as the weights; a's columns in a wrong order: 0.5)."""
+def test_adapters_of_quantised_checkpoints(tmp_path: Path, name: str) -> None:
+    """Relative RMS error of all logits below 0.1, also with act-order.  The random adapters are as large as the
+    weights; with a's columns in the wrong order the error would be 0.5."""
     format_of, sizes = MODELS[name]
     model = quantised_model(base(tmp_path, **sizes), format_of)
     add_adapters(model, dict.fromkeys(MODULES, 5))
@@ -368,8 +370,8 @@ def test_adapters_next_to_a_checkpoints_integers(tmp_path: Path, name: str) -> N
     assert np.sqrt(np.square(got - want).mean() / np.square(want).mean()) <= 0.1
 
 
-def test_permutations_are_where_they_cannot_be_folded(tmp_path: Path) -> None:
-    """qkv, o and gate_up gather their input; down's order is that of gate's and up's rows."""
+def test_only_down_needs_no_permutation(tmp_path: Path) -> None:
+    """qkv, o and gate_up permute their input; for down, the rows of gate and up are reordered instead."""
     _, graph = lowered(tmp_path, "gptq-asymmetric-act-order")
     for layer in range(graph.num_layers):
         inputs = [op for op in graph.body(layer) if isinstance(op, (NormQuant, Quant))]
@@ -395,7 +397,7 @@ def test_an_embedding_in_another_order_is_refused(tmp_path: Path) -> None:
 
 
 def test_groups_of_the_options_are_for_float_matrices_only(tmp_path: Path) -> None:
-    """--group-size 7 divides nothing here; it is refused for what is float alone."""
+    """--group-size 7 divides no matrix here; the refusal names only the float ones."""
     model = quantised_model(base(tmp_path), lambda i, m: Format(4, 16) if i >= 0 else None)
     lower(model, QuantOptions(group_size=7), 16)
     some = quantised_model(base(tmp_path / "b"), lambda i, m: Format() if m == "o_proj" else None)
@@ -405,7 +407,7 @@ def test_groups_of_the_options_are_for_float_matrices_only(tmp_path: Path) -> No
 
 
 def test_groups_of_a_four_bit_head_have_to_divide_its_inputs(tmp_path: Path) -> None:
-    """Also where the layers are integers already, so that nothing else says so."""
+    """Also if the layers are quantised already, so that no other matrix is checked."""
     model = quantised_model(base(tmp_path), lambda i, m: Format(4, 16) if i >= 0 else None)
     with pytest.raises(QuantizeError, match=r"embedding and head \(64\)"):
         lower(model, QuantOptions(group_size=48, embedding_bits=4), 16)

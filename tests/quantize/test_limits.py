@@ -33,7 +33,7 @@ FAULT = re.compile(r"(\S+)(?: \(times alpha / r\))? holds values up to (\S+), at
 
 
 def refused(path: Path, adapter: Path | None = None, **options: int) -> dict[str, list[float]]:
-    """Tensor -> [what it holds, what is allowed]."""
+    """Return tensor -> [largest value, allowed value] from the refusal of a model."""
     with pytest.raises(BadWeights) as caught:
         lower(load_model(path, adapter), QuantOptions(**options), 8)
     found = FAULT.findall(caught.value.message)
@@ -46,7 +46,7 @@ def refused(path: Path, adapter: Path | None = None, **options: int) -> dict[str
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("one", [True, False])
 def test_every_tensor(tmp_path: Path, name: str, bits: int, one: bool) -> None:
-    """One value or all of them; the least power of two down at which it is allowed is taken."""
+    """One huge value, or all of them: refused, and accepted after scaling down to the allowed value."""
     path = tmp_path / "m"
     values = write_tiny_llama(path, tied=False)[name]
     if one:
@@ -78,7 +78,7 @@ def test_all_at_once(tmp_path: Path) -> None:
 
 
 def test_the_largest_floats(tmp_path: Path) -> None:
-    """Nothing overflows on the way to the refusal, whatever comes together."""
+    """No computation overflows before the refusal."""
     plain = write_tiny_llama(tmp_path / "m", tied=False)
     most = np.finfo(np.float32).max
     write_tiny_llama(
@@ -116,7 +116,7 @@ def test_gguf(tmp_path: Path) -> None:
     }
     tiny_gguf(path, kind="F32", kinds=kinds, overrides=overrides)
     assert set(refused(path)) == {f"{LAYER}mlp.up_proj.weight", "model.norm.weight"}
-    # the largest scale of 16 bits is within the limit
+    # the largest fp16 scale is within the limit
     tiny_gguf(path, kind="Q8_0")
     begin = GgufFile(path).tensors["blk.1.ffn_up.weight"].begin
     data = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The lowered model against the float model: adapters, fidelity, refusals."""
+"""Lowered models compared with their float models; adapters; refusals."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def make(folder: Path, ranks: Mapping[str, int] | None = None, **shape: Any) -> 
 
 
 def merged(model: FloatModel) -> FloatModel:
-    """Adapters added to the weights, in float."""
+    """Return the model with its adapters added to the weights."""
     layers = []
     for layer in model.layers:
         added = {}
-        for module, side in layer.adapters.items():
+        for module, adapter in layer.adapters.items():
             field = MODULES[module].field
-            added[field] = getattr(layer, field) + side.b @ side.a
+            added[field] = getattr(layer, field) + adapter.b @ adapter.a
         layers.append(replace(layer, adapters={}, **added))
     return replace(model, layers=layers)
 
@@ -63,7 +63,7 @@ def logits_of(graph: Graph, ids: list[int]) -> np.ndarray:
 
 
 def fidelity(model: FloatModel, options: QuantOptions) -> tuple[float, float]:
-    """(correlation, relative RMS error) of all logits of 24 random tokens."""
+    """Return (correlation, relative RMS error) of all logits of 24 random tokens."""
     ids = np.random.default_rng(1).integers(0, model.config.vocab_size, 24).tolist()
     want = forward(merged(model), ids, np.float64)
     got = logits_of(lower(model, options, 32), ids)
@@ -104,13 +104,13 @@ def test_4_bit_groups(tmp_path: Path, asymmetric: bool) -> None:
 
 
 def test_4_bit_against_float_with_the_same_weights(tmp_path: Path) -> None:
-    """The integers themselves cost little: dequantised 4-bit weights in float, error below 0.04."""
+    """Error below 0.04 compared with the same 4-bit weights, dequantised to float."""
     model = make(tmp_path, tied=False)
     graph = lower(model, QuantOptions(bits=4, group_size=12), 32)
     weights = {
         op.weight.name: op.weight.dequantized() for op in graph.ops if isinstance(op, Linear)
     }
-    table = next(op.table for op in graph.ops if isinstance(op, Embed))
+    embedding = next(op.table for op in graph.ops if isinstance(op, Embed))
     nq, nkv = 48, 24
     layers = []
     for i, layer in enumerate(model.layers):
@@ -120,7 +120,7 @@ def test_4_bit_against_float_with_the_same_weights(tmp_path: Path) -> None:
             wv=qkv[nq + nkv :], wo=weights[f"layer{i}.o"], w_gate=gu[:96], w_up=gu[96:],
             w_down=weights[f"layer{i}.down"],
         ))  # fmt: skip
-    same = replace(model, layers=layers, embedding=table.dequantized(), head=weights["head"])
+    same = replace(model, layers=layers, embedding=embedding.dequantized(), head=weights["head"])
     ids = np.random.default_rng(2).integers(0, 107, 24).tolist()
     want, got = forward(same, ids, np.float64), logits_of(graph, ids)
     assert np.sqrt(np.square(got - want).mean() / np.square(want).mean()) <= 0.04
@@ -145,7 +145,7 @@ def test_embedding_rows_in_fixed_point(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [QuantOptions(), QuantOptions(bits=4)], ids=["8bit", "4bit"])
 def test_adapters_equal_merged_weights_in_float(tmp_path: Path, options: QuantOptions) -> None:
-    """8 bit: error below 0.05; 4 bit: at most a tenth more than without adapters."""
+    """8 bit: error below 0.05; 4 bit: at most 10 % more than with merged weights."""
     model = make(tmp_path, RANKS, tied=False)
     correlation, error = fidelity(model, options)
     plain, plain_error = fidelity(replace(model, layers=merged(model).layers), options)
@@ -155,7 +155,7 @@ def test_adapters_equal_merged_weights_in_float(tmp_path: Path, options: QuantOp
         assert error <= 1.1 * plain_error and correlation >= 0.99 * plain
 
 
-def with_side(tmp_path: Path) -> list[QLinear]:
+def matrices_with_adapters(tmp_path: Path) -> list[QLinear]:
     graph = lower(make(tmp_path, RANKS), QuantOptions(), 16)
     found = [op.weight for op in graph.ops if isinstance(op, Linear) and op.weight.low_rank]
     assert len(found) == 8
@@ -163,9 +163,9 @@ def with_side(tmp_path: Path) -> list[QLinear]:
 
 
 def test_adapter_is_exact_in_python_integers(tmp_path: Path) -> None:
-    """y = rescale(W x) + rescale(b quantise(rescale(a x))), each step in unlimited integers."""
+    """y = rescale(W x) + rescale(b quantise(rescale(a x))), each step in Python integers."""
     rng = np.random.default_rng(4)
-    for w in with_side(tmp_path):
+    for w in matrices_with_adapters(tmp_path):
         assert w.low_rank is not None
         a, b = w.low_rank.a, w.low_rank.b
         assert (a.group, a.x_bits, a.k) == (w.group, w.x_bits, w.k)
@@ -188,12 +188,12 @@ def test_adapter_is_exact_in_python_integers(tmp_path: Path) -> None:
 
 
 def test_adapter_alone_against_float(tmp_path: Path) -> None:
-    """b (a x) within 0.1 % of its largest result, for inputs that make it far more than rounding."""
+    """b (a x) within 0.1 % of its largest result, for inputs large enough to make rounding negligible."""
     rng = np.random.default_rng(5)
-    for w in with_side(tmp_path):
-        side, w.low_rank = w.low_rank, None
-        assert side is not None
-        a, b = side.a, side.b
+    for w in matrices_with_adapters(tmp_path):
+        adapter, w.low_rank = w.low_rank, None
+        assert adapter is not None
+        a, b = adapter.a, adapter.b
         v = quantize_q16(np.rint(rng.standard_normal((6, w.k)) * 2.0**20).astype(int), w.x_bits)
         # in units of the fixed point: acc * r * mantissa * 2**(exponent - 32 - shift)
         scale = (v.mantissa * 2.0 ** (v.exponent - v.exponent.max()))[:, None]
@@ -203,14 +203,14 @@ def test_adapter_alone_against_float(tmp_path: Path) -> None:
         v.exponent = v.exponent - v.exponent.max() + raised
         want *= 2.0**raised
         plain = linear(w, v)
-        w.low_rank = side
+        w.low_rank = adapter
         assert np.abs(linear(w, v) - plain - want).max() <= 0.001 * np.abs(want).max() + 2
 
 
 @pytest.mark.parametrize("group", [None, 4, 16, 32, 64, 128])
 @pytest.mark.parametrize("hidden", [37, 64, 128])
 def test_adapters_share_any_groups(tmp_path: Path, group: int | None, hidden: int) -> None:
-    """4-bit weights in any groups: a reads the groups of its matrix, and still adds b (a x)."""
+    """4-bit weights with any group size: a reads its input in the groups of the matrix."""
     model = make(tmp_path, RANKS, hidden=hidden, intermediate=128)
     options = QuantOptions(bits=4, group_size=group, asymmetric=True, short_last_group=True)
     graph = lower(model, options, 16)
@@ -223,9 +223,9 @@ def test_adapters_share_any_groups(tmp_path: Path, group: int | None, hidden: in
     shapes = shapes_of_graph(graph, 500)
     ranks = {"qkv": 2 + 1 + 3, "o": 4, "gate_up": 2 + 3, "down": 5}
     assert shapes == shapes_of_config(model.config, options, 16, 500, ranks)
-    with_side = fidelity(model, options)[1]
-    without = fidelity(replace(model, layers=merged(model).layers), options)[1]
-    assert with_side <= 1.1 * without
+    with_adapters = fidelity(model, options)[1]
+    with_merged_weights = fidelity(replace(model, layers=merged(model).layers), options)[1]
+    assert with_adapters <= 1.1 * with_merged_weights
 
 
 # --- refusals and shapes -----------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_widths_that_do_not_exist(options: dict[str, Any]) -> None:
 def test_shapes_from_the_config_are_those_of_the_graph(
     tmp_path: Path, options: QuantOptions, tied: bool
 ) -> None:
-    """A plan without weights is the plan with them."""
+    """So a plan from the config is the plan of the graph."""
     model = make(tmp_path, tied=tied)
     a = shapes_of_graph(lower(model, options, 16), 500)
     b = shapes_of_config(model.config, options, 16, 500, {})
@@ -281,7 +281,7 @@ def test_progress_names_every_layer(tmp_path: Path) -> None:
 
 
 def test_silu_product_stays_in_int32_where_rounding_lengthens_rows(tmp_path: Path) -> None:
-    """Rows whose quantised norm is nearly twice their own, met by an input along them."""
+    """Rows whose norm nearly doubles by quantisation, and an input in their direction."""
     k = 1024
     row = np.full(k, 0.51, np.float32)
     row[:2] = 7.5, -7.5
@@ -304,11 +304,10 @@ def test_silu_product_stays_in_int32_where_rounding_lengthens_rows(tmp_path: Pat
 @pytest.mark.parametrize("eps", [2.0**-126, 1e-5, 2.0**-7])
 @pytest.mark.parametrize("size", [0.0, 1e-6, 1.0, 1e5])
 @pytest.mark.parametrize("hidden", [2, 16])
-def test_every_epsilon_that_is_allowed_is_held(
+def test_norms_keep_every_allowed_epsilon(
     tmp_path: Path, eps: float, size: float, hidden: int
 ) -> None:
-    table = np.full((107, hidden), size, np.float32)
-    overrides = {"model.embed_tokens.weight": table}
+    overrides = {"model.embed_tokens.weight": np.full((107, hidden), size, np.float32)}
     write_tiny_llama(tmp_path, hidden=hidden, heads=1, head_dim=4, eps=eps, overrides=overrides)
     g = lower(load_model(tmp_path), QuantOptions(), 8)
     norms = [op for op in g.ops if isinstance(op, NormQuant)]
@@ -316,7 +315,7 @@ def test_every_epsilon_that_is_allowed_is_held(
     assert [n.eps for n in norms] == [max(1, round(eps * hidden * scale))] * len(norms)
 
 
-def test_all_sizes_beyond_the_tables_are_named(tmp_path: Path) -> None:
+def test_all_sizes_that_are_too_large_are_named(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path)
     config = load_model(tmp_path).config
     check_sizes(replace(config, vocab_size=524280, intermediate_size=65535))
@@ -331,7 +330,7 @@ def test_all_sizes_beyond_the_tables_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mlp.gate_proj", "mlp.up_proj", "both", "norm"])
 def test_a_layer_with_zero_gate_or_up_is_legal(tmp_path: Path, name: str) -> None:
-    """Pruned layers are models too."""
+    """Pruning can set whole matrices to zero."""
     zero = np.zeros((24, 16), np.float32)
     at = "model.layers.1."
     overrides: dict[str, np.ndarray] = {
@@ -347,24 +346,24 @@ def test_a_layer_with_zero_gate_or_up_is_legal(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize("module", ["k_proj", "v_proj", "gate_proj"])
 @pytest.mark.parametrize("rank", [4, 16])
 def test_adapters_whose_rows_add_up_stay_in_range(tmp_path: Path, module: str, rank: int) -> None:
-    """All rows of a, and of b, point the same way: their sum is what bounds the result, not its root.
-    What would leave the range raises ArithmeticError in the interpreter."""
+    """All rows of a, and of b, are parallel: the bound must be their sum, not its square root.
+    The interpreter raises ArithmeticError for a result out of range."""
     model = make(tmp_path / "m", {module: rank})
     for layer in model.layers:
-        side = layer.adapters[module]
-        a = np.tile(side.a[:1] * 20, (rank, 1))
-        b = np.full_like(side.b, np.abs(side.b).max() * 20)
-        layer.adapters[module] = replace(side, a=a, b=b)
+        adapter = layer.adapters[module]
+        a = np.tile(adapter.a[:1] * 20, (rank, 1))
+        b = np.full_like(adapter.b, np.abs(adapter.b).max() * 20)
+        layer.adapters[module] = replace(adapter, a=a, b=b)
         getattr(layer, MODULES[module].field)[:] *= 1e-3
-        # a token that is as long along these rows as a norm lets it be
+        # a token in the direction of these rows, which gives the largest possible result after the norm
         model.embedding[7] = a[0] / np.maximum(np.abs(layer.attn_norm), 1e-3)
     assert np.isfinite(logits_of(lower(model, QuantOptions(), 32), [7, 7, 3, 7])).all()
 
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-6])
 def test_tokens_of_a_few_units_stay_in_range(tmp_path: Path, eps: float) -> None:
-    """The sum of squares of a norm is of inputs rounded down: beside one huge entry of the embedding a
-    small token is a few units, of which the sum sees next to nothing."""
+    """One huge entry of the embedding makes other tokens as small as a few units; rounding their values down
+    loses most of a norm's sum of squares."""
     model = make(tmp_path / "m", eps=eps)
     for entry in (3.0, 10.0, 100.0, 1000.0):
         model.embedding[9, 5] = entry

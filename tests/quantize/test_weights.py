@@ -1,4 +1,4 @@
-"""quantize_matrix: scales first, then weights rounded with exactly those scales."""
+"""quantize_matrix: rounds the scales first, then the weights with the rounded scales."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def random_weight(n: int, k: int, seed: int = 0, spread: float = 1.0) -> np.ndar
 
 
 def step_of(q: QLinear) -> np.ndarray:
-    """[n, k]: the distance between two neighbouring weights."""
-    return spread(q, q.d, 1) * q.row_scale[:, None]
+    """Return the distance between two neighbouring weight values, [n, k]."""
+    return per_weight(q, q.d, 1) * q.row_scale[:, None]
 
 
-def spread(q: QLinear, table: np.ndarray | None, default: int) -> np.ndarray:
-    """A [n, groups] table over [n, k]."""
-    if table is None:
+def per_weight(q: QLinear, values: np.ndarray | None, default: int) -> np.ndarray:
+    """Repeat group values [n, groups] for every weight: [n, k]."""
+    if values is None:
         return np.full((q.n, q.k), default)
-    return np.repeat(table.astype(int), q.group, axis=1)[:, : q.k]
+    return np.repeat(values.astype(int), q.group, axis=1)[:, : q.k]
 
 
 # --- rounding ----------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def test_8_bit_rows_are_within_half_a_step(n: int, k: int) -> None:
     assert q.d is None and q.b is None
     assert np.abs(q.q).max() <= 127
     assert (np.abs(q.dequantized() - w) <= 0.5000001 * step_of(q)).all()
-    # the scale is no larger than the row and its 16-bit multiplier ask for
+    # the scale is no larger than the row's largest weight and its 16-bit multiplier require
     top = np.abs(w).max(axis=1)
     grid = q.row_scale[0] / q.r[0]
     assert (q.row_scale <= top / 127 + 1.001 * grid).all()
@@ -72,7 +72,7 @@ def test_8_bit_rows_are_within_half_a_step(n: int, k: int) -> None:
 
 @pytest.mark.parametrize("group", [1, 4, 8, 32, 60, 64, 100])
 def test_8_bit_groups_are_within_half_a_step(group: int) -> None:
-    """Rounded up group scales never clip; they are at most one of 255 levels above the need."""
+    """Group scales are rounded up, by at most one of 255 levels, so no weight is clipped."""
     w = random_weight(9, 300 if group in (4, 60, 100, 1) else 192, seed=group)
     q = quantised(w, group=group)
     assert q.d is not None and 1 <= q.d.min() and q.d.max() <= D_MAX
@@ -86,7 +86,7 @@ def test_8_bit_groups_are_within_half_a_step(group: int) -> None:
 @pytest.mark.parametrize("group", [None, 8, 32])
 @pytest.mark.parametrize("mean", [0.05, -3.0, 100.0])
 def test_asymmetric_is_within_half_a_step(bits: int, group: int | None, mean: float) -> None:
-    """Offsets are as fine as group scales: |error| <= half a step and half a unit of the row."""
+    """|error| <= half a step plus half a unit of the row, by which offsets are rounded."""
     w = random_weight(12, 96, seed=3) + np.float32(mean)
     q = quantised(w, bits, group=group, asymmetric=True)
     assert q.b is not None and q.b.dtype == np.int16 and q.d is not None
@@ -107,7 +107,7 @@ def test_asymmetric_beats_symmetric_on_one_sided_weights() -> None:
 @pytest.mark.parametrize("bits", [4, 3, 2])
 @pytest.mark.parametrize("group", [None, 16])
 def test_narrow_weights_clip_only_where_that_lowers_the_error(bits: int, group: int | None) -> None:
-    """Within the tried ranges; less squared error than without clipping."""
+    """MSE clipping: less squared error than without, and scales within the clip factors."""
     w = random_weight(16, 128, seed=5)
     q = quantised(w, bits, group=group)
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
@@ -117,9 +117,9 @@ def test_narrow_weights_clip_only_where_that_lowers_the_error(bits: int, group: 
     top = np.repeat(np.abs(w).reshape(16, -1, width).max(axis=2), width, axis=1)
     step = top / high
     plain = np.square(np.clip(np.rint(w / step), low, high) * step - w).sum()
-    # the scales are on grids, which costs a little
+    # 2 % more for the rounding of the scales
     assert np.square(q.dequantized() - w).sum() <= 1.02 * plain
-    # up to one grid level of the largest group of the row, no scale exceeds the full range
+    # up to one unit of the row, no scale exceeds the full range
     grid = q.row_scale[:, None] if group else 0.0
     assert (step_of(q) <= step * max(format_of(bits).clip) * 1.001 + grid).all()
 
@@ -254,12 +254,12 @@ def test_accumulator_stays_in_int32_for_the_worst_input(
     try:
         q = quantised(w, bits, group=group, asymmetric=asymmetric)
     except QuantizeError:
-        # only where the widest weights of all would not fit
+        # only if weights of the largest magnitude would not fit
         widest = (15 if bits == 4 else 255) * (D_MAX if group else 1)
         assert k * widest * 127 > ACC_MAX
         return
-    assert q.cmax == 255 and q.x_bits == 0  # bits are dropped until it can be
-    # the multipliers belong to the cmax and drop that were kept in the end
+    assert q.cmax == 255 and q.x_bits == 0  # drop is increased until this cmax fits
+    # the multipliers belong to the final cmax and drop
     unit = KAPPA / q.cmax * 2.0 ** (q.frac + q.drop + 32 + q.shift)
     np.testing.assert_allclose(q.r / unit, q.row_scale, rtol=1e-12)
     effective = [[int(v) for v in row] for row in q.effective()]
@@ -281,7 +281,7 @@ def test_accumulator_stays_in_int32_for_the_worst_input(
             want.append(sum(((s + half) >> q.drop) * q.cmax for s in sums))
         assert q.accumulate(x)[0].tolist() == want
         assert max(map(abs, want)) <= q.unit_bound() * q.cmax <= ACC_MAX
-    # and no more is dropped than that needs
+    # drop is no larger than necessary
     assert q.drop <= (1 if bits == 8 else 0) or q.unit_bound() * 255 > ACC_MAX * 0.4
 
 
@@ -331,8 +331,8 @@ def test_largest_x_bits() -> None:
         assert bits == 14 or total << (bits + 1) > ACC_MAX
 
 
-def test_a_limit_of_what_is_beside_it_is_kept() -> None:
-    """Both halves of an adapter's first product read one vector: the fewer bits."""
+def test_limit_lowers_the_bits_of_activations() -> None:
+    """An adapter and its matrix read one vector, so both take the smaller number of bits."""
     w = random_weight(4, 40)
     assert quantised(w, limit=9).x_bits == 9
     assert quantised(w, 4, limit=255).x_bits == 14
@@ -346,16 +346,16 @@ def test_largest_cmax() -> None:
 
 
 def test_too_wide_for_any_accumulator() -> None:
-    """8 bit, 127 * 127 per input: 133,153 equal ones are too many for int8 activations, of which
-    in groups bits are dropped; 16-bit ones have fewer bits."""
+    """133,153 products of 127 * 127 overflow an int32.  Grouped sums are shifted right, and 16-bit activations
+    take fewer bits; only per-channel weights with int8 activations are refused."""
     ones = np.ones((1, 133_200), np.float32)
     grouped = quantised(ones, group=8)
     assert grouped.cmax == 255
     with pytest.raises(QuantizeError, match="int32 accumulator") as refused:
         quantised(ones, shares_input=grouped)
     assert "fewer bits" in str(refused.value)
-    beside = quantised(ones, 4, shares_input=grouped)
-    assert beside.x_bits == 0 and beside.cmax == largest_cmax(beside.unit_bound()) >= 1
+    narrow = quantised(ones, 4, shares_input=grouped)
+    assert narrow.x_bits == 0 and narrow.cmax == largest_cmax(narrow.unit_bound()) >= 1
     assert quantised(ones).x_bits == 6
     with pytest.raises(QuantizeError, match="int32 accumulator"):
         quantised(ones, limit=0)
@@ -364,7 +364,7 @@ def test_too_wide_for_any_accumulator() -> None:
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 @pytest.mark.parametrize("group", [None, 32])
 def test_result_in_fixed_point_is_the_product(bits: int, group: int | None) -> None:
-    """linear() over the dequantised weight and input: within one unit + 2**-13 of the largest."""
+    """linear() equals the float product of dequantised weight and input to one unit + 2**-13 of the largest."""
     rng = np.random.default_rng(8)
     w = random_weight(40, 96, seed=9)
     q = quantised(w, bits, group=group)
@@ -382,18 +382,18 @@ def test_result_in_fixed_point_is_the_product(bits: int, group: int | None) -> N
     assert np.abs(got - want).max() <= 2.0**-16 + 2.0**-13 * np.abs(want).max()
 
 
-def test_fraction_bits_give_way_to_the_accumulator() -> None:
-    """With exponent_max the final shift is to the right for every input."""
+def test_exponent_max_lowers_the_fraction_bits() -> None:
+    """With exponent_max the final shift is a right shift for every input."""
     w = random_weight(8, 64)
-    free = quantised(w, frac=28)
-    held = quantised(w, frac=28, exponent_max=5)
-    assert held.frac < free.frac == 28
-    assert held.shift - 5 >= 1 > free.shift - 5
-    assert np.abs(held.dequantized() - w).max() <= step_of(held).max()
+    unlimited = quantised(w, frac=28)
+    limited = quantised(w, frac=28, exponent_max=5)
+    assert limited.frac < unlimited.frac == 28
+    assert limited.shift - 5 >= 1 > unlimited.shift - 5
+    assert np.abs(limited.dequantized() - w).max() <= step_of(limited).max()
 
 
 def test_input_vectors_of_python_integers() -> None:
-    """linear() equals its definition in unlimited integers, offsets and scales included."""
+    """linear() equals its definition in Python integers, offsets and scales included."""
     rng = np.random.default_rng(10)
     q = quantised(random_weight(5, 21, seed=2), 4, group=8, asymmetric=True)
     assert q.d is not None and q.b is not None

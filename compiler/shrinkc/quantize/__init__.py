@@ -1,4 +1,4 @@
-"""Float or quantised model to integer IR."""
+"""Conversion of a float or quantised model to the integer IR."""
 
 from shrinkc.model import EMBEDDING as EMBEDDING
 from shrinkc.model import HEAD as HEAD

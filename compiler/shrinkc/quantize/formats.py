@@ -1,5 +1,4 @@
-"""What is known of a model's matrices before a weight is read: options, storage formats, inputs, and sizes that the
-generated program's tables hold."""
+"""Options and storage formats of a model's matrices, and checks of its sizes, all without reading a weight."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
 
 @dataclass(frozen=True)
 class QuantOptions:
-    """Widths of the weights.  ``group_size`` None: one scale per output channel."""
+    """Bit-widths and groups for float weights.  ``group_size`` None: one scale per output channel."""
 
     bits: int = WIDEST
     group_size: int | None = None
@@ -41,27 +40,27 @@ class QuantOptions:
 
     @property
     def grouped_embeddings(self) -> bool:
-        """Whether embedding and head have groups too, where there are groups."""
+        """Whether ``group_size`` applies to embedding and LM head too."""
         return format_of(self.embedding_bits).grouped_embeddings
 
     @property
     def embedding_group_size(self) -> int | None:
-        """The group size of embedding and head."""
+        """Group size of embedding and LM head."""
         return self.group_size if self.grouped_embeddings else None
 
 
 def matrix_formats(
     c: LlamaConfig, options: QuantOptions, formats: Formats | None
 ) -> tuple[list[dict[str, MatrixFormat]], MatrixFormat, MatrixFormat]:
-    """(per layer slot -> format, of the head, of the embedding) before any weight is read.
+    """Return (slot -> format for each layer, the LM head's format, the embedding's format).
 
-    ``formats`` are a checkpoint's (``Checkpoint.formats``); ``options`` are for what is float.  Raises
-    QuantizeError as ``lower`` would.
+    ``formats`` come from a quantised checkpoint (``Checkpoint.formats``); ``options`` apply to float modules.
+    Raises QuantizeError for a matrix with quantised and float parts, like ``lower``.
     """
     known = formats or {}
     inputs = _inputs(c)
     offsets = Offsets.WIDE if options.asymmetric else Offsets.NONE
-    own = MatrixFormat(options.bits, options.group_size, offsets)
+    float_format = MatrixFormat(options.bits, options.group_size, offsets)
     layers: list[dict[str, MatrixFormat]] = []
     for i in range(c.num_layers):
         slots = {}
@@ -73,20 +72,20 @@ def matrix_formats(
                     i, [m for m in modules if names[m] in known],
                     [m for m in modules if names[m] not in known],
                 )  # fmt: skip
-            slots[slot] = MatrixFormat.fused(parts, inputs[slot]) if parts else own
+            slots[slot] = MatrixFormat.fused(parts, inputs[slot]) if parts else float_format
         layers.append(slots)
 
-    def table(name: str) -> MatrixFormat:
+    def token_matrix(name: str) -> MatrixFormat:
         if name in known:
             return MatrixFormat.fused([known[name]], c.hidden_size)
         return MatrixFormat(options.embedding_bits, options.embedding_group_size, Offsets.NONE)
 
-    embedding = table(EMBEDDING)
-    return layers, embedding if c.tie_embeddings else table(HEAD), embedding
+    embedding = token_matrix(EMBEDDING)
+    return layers, embedding if c.tie_embeddings else token_matrix(HEAD), embedding
 
 
 def inputs_of(c: LlamaConfig, name: str) -> int:
-    """Inputs k of a module by its name in a checkpoint."""
+    """Return the number of inputs k of a module, given its name in a checkpoint."""
     module = name.rsplit(".", 1)[-1]
     slot = next((s for s, modules in SLOT_MODULES.items() if module in modules), None)
     return c.hidden_size if slot is None else _inputs(c)[slot]
@@ -97,7 +96,7 @@ def _inputs(c: LlamaConfig) -> dict[str, int]:
 
 
 def mixed(index: int, quantised: Iterable[str], floats: Iterable[str]) -> QuantizeError:
-    """What to raise where parts of one matrix are integers and others are not."""
+    """Return the error for a fused matrix of which some modules are quantised and others float."""
     return QuantizeError(
         f"layer {index}: {', '.join(quantised)} are quantised and {', '.join(floats)} float, but "
         "they are one matrix on the device.",
@@ -106,9 +105,9 @@ def mixed(index: int, quantised: Iterable[str], floats: Iterable[str]) -> Quanti
 
 
 def float_inputs(c: LlamaConfig, quantised: Collection[str]) -> dict[str, int]:
-    """Name -> inputs of the layers' float matrices.
+    """Return slot -> number of inputs of the layers' float matrices.
 
-    ``quantised`` are the names (module_name) of the modules that are integers already.
+    ``quantised`` names the modules (module_name) that the checkpoint stores as integers.
     """
     found = {
         slot: k
@@ -129,17 +128,17 @@ def float_inputs(c: LlamaConfig, quantised: Collection[str]) -> dict[str, int]:
 def grouped_inputs(
     c: LlamaConfig, quantised: Collection[str], options: QuantOptions
 ) -> dict[str, int]:
-    """What --group-size has to divide: float_inputs, and the inputs of an embedding or head in groups."""
+    """Return the input counts that --group-size has to divide: float_inputs, and a grouped embedding's or LM head's."""
     found = float_inputs(c, quantised)
-    tables = {EMBEDDING} if c.tie_embeddings else {EMBEDDING, HEAD}
-    floats = options.grouped_embeddings and not tables <= set(quantised)
-    if floats and c.hidden_size not in found.values():
+    modules = {EMBEDDING} if c.tie_embeddings else {EMBEDDING, HEAD}
+    has_float = options.grouped_embeddings and not modules <= set(quantised)
+    if has_float and c.hidden_size not in found.values():
         found["embedding and head"] = c.hidden_size
     return found
 
 
 def check_sizes(c: LlamaConfig) -> None:
-    """Raise QuantizeError with every size that the tables of the generated program cannot hold."""
+    """Raise QuantizeError that lists every size too large for its field in the generated program (sc_model.h)."""
     sizes = {
         "vocab_size": (c.vocab_size, ROWS_MAX),
         "the rows of q, k and v": (slot_shapes(c)["qkv"][0], ROWS_MAX),

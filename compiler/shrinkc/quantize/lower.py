@@ -1,4 +1,4 @@
-"""Lower a LLaMA, float or quantised, to the integer IR: fuse, choose fixed points, quantise."""
+"""Lowering of a float or quantised model to the integer IR: fuse, choose fixed-point formats, quantise."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from shrinkc.model import (
 from shrinkc.numerics.fixed import INT32_MAX, QMAX
 from shrinkc.numerics.vectors import square_pre_shift
 from shrinkc.quantize.bounds import (
-    FRAC_OF_NORMS_MAX,
+    NORM_INPUT_FRAC_MAX,
     Gain,
     frac_for,
     norm_eps,
@@ -59,8 +59,8 @@ from shrinkc.quantize.sources import Source, source_of
 from shrinkc.quantize.weights import Output, check_groups, convert_matrix, quantize_matrix
 from shrinkc.storage import ADAPTER_BITS
 
-GATE_MAX = INT32_MAX - (1 << 15)  # half a unit of its sigmoid's input can be added
-GATE_FRAC_MAX = 40  # a gate of zeros has no bound; its shifts must stay in range all the same
+GATE_MAX = INT32_MAX - (1 << 15)  # rounding to the sigmoid's input adds up to half a unit
+GATE_FRAC_MAX = 40  # keeps the shifts in range if all gate weights are 0 and the bound is 0
 
 
 PASS = (
@@ -79,7 +79,7 @@ PASS = (
     Step(Linear, "logits", ("final.q",), False, "head"),
     Step(Sample, "next", ("logits",), False),
 )
-"""The steps of what ``lower`` makes, for planning before there is a graph: those of its graph."""
+"""The steps of the graph that ``lower`` makes, for planning before the graph exists."""
 
 
 class _Lowering:
@@ -113,8 +113,8 @@ class _Lowering:
             rope_sin=sin,
         )
         self.limits = WeightLimits()
-        self.table = dense(model.embedding)
-        self.res_frac = residual_frac(largest(self.table))
+        self.embedding = dense(model.embedding)
+        self.res_frac = residual_frac(largest(self.embedding))
         k = c.hidden_size
         eps = norm_eps(c, self.res_frac, k)
         self.slack = max(norm_slack(k, eps), norm_slack_of_shares(k, eps))
@@ -126,7 +126,7 @@ class _Lowering:
         return op.out
 
     def matrix(self, source: Source, out: Output, gain: np.ndarray | None = None) -> QLinear:
-        """The integers of a matrix and its adapter, for inputs gain * x."""
+        """Quantise a matrix and its adapter, for inputs gain * x."""
         o, weight = self.options, source.weight
         engine = self.choices.engine(source.name)
 
@@ -151,7 +151,7 @@ class _Lowering:
                 f"{source.name}.a", a, a_out, bits=ADAPTER_BITS, limit=limit, shares_input=w
             )
 
-        # both read the same activations, so they share what is smaller
+        # both read the same activations, so both take the smaller activation range
         qa = adapter_a(w.x_bits or w.cmax)
         if (qa.x_bits, qa.cmax) != (w.x_bits, w.cmax):
             w = main(qa.x_bits or qa.cmax)
@@ -169,8 +169,10 @@ class _Lowering:
         frac: int,
         norm: tuple[str, np.ndarray] | None = None,
     ) -> None:
-        """Notes what makes the results of a matrix with ``frac`` fraction bits too large; ``norm``
-        is the name of the norm before it and its gain."""
+        """Record tensors that make the results of a matrix with ``frac`` fraction bits too large.
+
+        ``norm`` is (name, weights) of the RMSNorm before the matrix.
+        """
         names = {m: module_name(index, m) for m in SLOT_MODULES[slot]}
         gain = None if norm is None else norm[1]
         before = None if norm is None else {f"model.layers.{index}.{norm[0]}.weight": norm[1]}
@@ -220,7 +222,7 @@ class _Lowering:
         source, gain = source_of(f, index, "qkv"), Gain.of(f.attn_norm)
         frac = frac_for(self.slack * source.bound(gain=f.attn_norm))
         if f.q_norm is not None:
-            frac = min(frac, FRAC_OF_NORMS_MAX)
+            frac = min(frac, NORM_INPUT_FRAC_MAX)
         w = self.matrix(
             source,
             Output(norm_kappa(k) * gain.unit, frac, norm_exponent_max(k, self.slack)),
@@ -242,7 +244,7 @@ class _Lowering:
             cache.k_unit = stored_unit(norm_slack(hd, cache.eps) * 2.0 ** (31 + cache.pre_shift))
             units = (norm_kappa(hd) * QMAX) ** 2 * q_gain.unit * k_gain.unit
         heads = self.emit(cache, Type("heads8", nq, frac=qkv_frac))
-        # what has the room of 31 bits: values of weights of few bits have few themselves, and their means less
+        # values of low-bit weights leave bits of an int32 unused: the result gets them as fraction bits
         largest_v = math.ceil(self.slack * bounds[2] * 2.0**qkv_frac) + 1
         extra = min(EXTRA_BITS_MAX, max(0, 30 - largest_v.bit_length()))
         mean_frac = qkv_frac + extra
@@ -275,26 +277,26 @@ class _Lowering:
             Gain.of(f.mlp_norm),
         )
         if down.order is not None:
-            # the order of down's inputs is that of gate's and up's rows, which are free
+            # reorder the rows of gate and up instead of the inputs of down, at no cost
             source = source.with_rows(np.concatenate([down.order, ffn + down.order]))
-        # all 31 bits: half of them go into the product
+        # use all 31 bits, because the products keep only their high words
         gu_frac = min(frac_for(self.slack * source.bound(gain=f.mlp_norm)) + 1, GATE_FRAC_MAX)
 
         def gate_up(frac: int) -> tuple[QLinear, list[float]]:
-            """The matrix, and the largest |gate| and |up| that its integers can give."""
+            """Return the quantised matrix, and the largest |gate| and |up| that it can compute."""
             out = Output(norm_kappa(k) * gain.unit, frac, norm_exponent_max(k, self.slack))
             made = self.matrix(source, out, f.mlp_norm)
             bounds = source.stored_bounds(made, f.mlp_norm, (ffn,))
             return made, [self.slack * bound * 2.0**made.frac + 1 for bound in bounds]
 
         w, bounds = gate_up(gu_frac)
-        while max(bounds) > GATE_MAX:  # rounding has made rows longer
+        while max(bounds) > GATE_MAX:  # rounding has increased the norm of a row
             w, bounds = gate_up(w.frac - 1)
         gu_frac = w.frac
         self.check(index, "gate_up", f, source, gu_frac, ("post_attention_layernorm", f.mlp_norm))
         q = self.norm(x, index, f"{name}.mlp_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.gate_up", w)
-        # gate * sigmoid, half of the gate, and up: neither has saturation on the device
+        # the device saturates neither gate * sigmoid, whose high word is at most half the gate, nor up
         shift, up_shift = (
             min(15, math.floor(math.log2(INT32_MAX / size))) for size in (bounds[0] / 2, bounds[1])
         )
@@ -308,8 +310,7 @@ class _Lowering:
         q = self.quant(y, index, f"{name}.down_in", w, None)
         return self.linear(q, index, f"{name}.out", w, x)
 
-    def table_matrix(self, name: str, weight: Weight, out: Output) -> QLinear:
-        """Embedding or head."""
+    def embedding_or_head(self, name: str, weight: Weight, out: Output) -> QLinear:
         o, engine = self.options, self.choices.engine(name)
         if isinstance(weight, QuantizedWeight):
             return convert_matrix(name, weight, out, engine=engine)
@@ -329,8 +330,8 @@ class _Lowering:
                 "the embedding's columns are stored in another order than the model's (act-order).",
                 "quantise the embedding without act-order.",
             )
-        bound = row_bound(self.table if m.head is None else dense(m.head), m.final_norm)
-        head = self.table_matrix(
+        bound = row_bound(self.embedding if m.head is None else dense(m.head), m.final_norm)
+        head = self.embedding_or_head(
             "head", weight,
             Output(norm_kappa(k) * gain.unit, min(20, frac_for(bound)), norm_exponent_max(k, self.slack)),
         )  # fmt: skip
@@ -340,7 +341,7 @@ class _Lowering:
         )  # fmt: skip
         embed = head
         if m.head is not None:
-            embed = self.table_matrix("embedding", m.embedding, Output(1.0, self.res_frac))
+            embed = self.embedding_or_head("embedding", m.embedding, Output(1.0, self.res_frac))
         unit = float(embed.row_scale[0]) / float(embed.r[0]) * 2.0**self.res_frac
         shift = math.floor(math.log2((2.0**31 - 1) / unit)) - 32
         x = self.emit(
@@ -362,7 +363,7 @@ class _Lowering:
 
 
 def _tensor(module: str, weight: Weight) -> str:
-    """What to call a module's matrix: integers of a checkpoint are several tensors."""
+    """Return a module's name in messages: the tensor, or the module if its weight is several tensors."""
     return module if isinstance(weight, QuantizedWeight) else f"{module}.weight"
 
 
@@ -384,10 +385,10 @@ def lower(
     progress: Callable[[int, int], None] | None = None,
     choices: Choices = ON_CORES,
 ) -> Graph:
-    """Quantise ``model`` for a context of ``context`` tokens; the result passes every IR rule.
+    """Quantise ``model`` for a context of ``context`` tokens and check the graph with every IR rule.
 
-    ``choices`` are the engines of its matrices, which decide how they are cut.
-    Raises QuantizeError for widths or groups that are not possible, and BadWeights with every
-    tensor whose values are too large.
+    ``choices`` says which engine runs each matrix; the engine decides the stored groups and padding.
+    ``progress`` is called with (layers done, layers).  Raises QuantizeError for impossible widths or groups,
+    and BadWeights that names every tensor with too large values.
     """
     return _Lowering(model, options, context, choices).run(progress)

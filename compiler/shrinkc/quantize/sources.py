@@ -1,4 +1,4 @@
-"""The modules of one matrix as they come, fused, with bounds of what it can give."""
+"""Float or checkpoint weights of one fused matrix, with bounds of its results."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from shrinkc.quantize.weights import fuse
 
 @dataclass(frozen=True)
 class Source:
-    """The modules of one matrix [n, k] as they come: floats, or a checkpoint's integers whose
-    column j is input ``order[j]``; adapter a [rank, k] and b [n, rank], or None; bias [n] or
-    None."""
+    """Fused modules of one matrix [n, k], before quantisation for the device.
+
+    ``weight`` is float, or a checkpoint's integers whose column j is input ``order[j]``.  ``adapter`` has
+    a [rank, k] and b [n, rank]; ``bias`` is [n].
+    """
 
     name: str
     weight: Weight
@@ -29,17 +31,19 @@ class Source:
 
     @property
     def order(self) -> np.ndarray | None:
-        """int64 [k]: the input that a stored column is; None: as they come."""
+        """Input index of each stored column, int64 [k]; None if the columns are in the order of the inputs."""
         return self.weight.order if isinstance(self.weight, QuantizedWeight) else None
 
     def bound(self, gain: np.ndarray) -> float:
-        """Largest |result| for inputs gain * x, ||x|| <= sqrt(K)."""
+        """Return an upper bound of |result| for inputs gain * x with ||x|| <= sqrt(K)."""
         plain = row_bound(dense(self.weight), gain) + self.adapter_bound(gain)
         return plain + self.bias_bound()
 
     def stored_bounds(self, w: QLinear, gain: np.ndarray, cuts: tuple[int, ...]) -> list[float]:
-        """Largest |result| of the rows between ``cuts``, from the integers ``w`` of this matrix:
-        rounding may lengthen a row."""
+        """Return upper bounds of |result| for the row ranges between ``cuts``.
+
+        They are computed from ``w``, the quantised matrix, because rounding can increase a row's norm.
+        """
         parts = np.split(w.dequantized(), cuts)
         stored = gain if self.order is None else gain[self.order]
         extra = self.bias_bound()
@@ -48,30 +52,32 @@ class Source:
         return [row_bound(part, stored) + extra for part in parts]
 
     def bias_bound(self) -> float:
-        """Largest |bias|."""
+        """Return the largest |bias|, 0 without one."""
         return 0.0 if self.bias is None else float(np.abs(self.bias).max(initial=0.0))
 
     def fixed_bias(self, frac: int) -> np.ndarray | None:
-        """The bias with ``frac`` fraction bits, as saturated int32."""
+        """Return the bias with ``frac`` fraction bits as saturated int32 [n], or None."""
         if self.bias is None:
             return None
         values = np.rint(self.bias.astype(np.float64) * 2.0**frac)
         return np.clip(values, -INT32_MAX, INT32_MAX).astype(np.int32)
 
     def adapter_bound(self, gain: np.ndarray | None) -> float:
-        """Largest |result| of the adapter, for inputs as in :meth:`bound`."""
+        """Return an upper bound of the adapter's |result|, for inputs as in :meth:`bound`."""
         if self.adapter is None:
             return 0.0
         return adapter_bound(self.adapter.a, self.adapter.b, gain)
 
     def plain_frac(self) -> int:
-        """Fraction bits that results would need for inputs of the size that a norm gives: what no
-        norm bounds, the residual stream takes no more of."""
+        """Return the fraction bits that results would need for inputs with ||x|| <= sqrt(K).
+
+        It limits the weights of o and down, whose inputs no norm bounds; the residual stream saturates.
+        """
         plain = self.weight.shape[1] * largest(self.weight) + self.adapter_bound(None)
         return frac_for(plain + self.bias_bound())
 
     def with_rows(self, order: np.ndarray) -> Source:
-        """Rows in another order."""
+        """Return the matrix with its rows in another order, without bias (gate and up have none)."""
         w = self.weight
         if isinstance(w, QuantizedWeight):
             w = replace(w, q=w.q[order], scale=w.scale[order], offset=w.offset[order])
@@ -84,7 +90,7 @@ class Source:
 
 
 def source_of(layer: FloatLayer, index: int, slot: str) -> Source:
-    """Fuses what reads the same input.  Raises QuantizeError for what cannot be one matrix."""
+    """Fuse the modules of a slot, which read the same input.  Raises QuantizeError if they cannot be one matrix."""
     parts: dict[str, Weight] = {m: getattr(layer, FIELDS[m]) for m in SLOT_MODULES[slot]}
     quantised = {m: w for m, w in parts.items() if isinstance(w, QuantizedWeight)}
     weight: Weight
@@ -100,7 +106,7 @@ def source_of(layer: FloatLayer, index: int, slot: str) -> Source:
 
 
 def _fused_bias(layer: FloatLayer, parts: dict[str, Weight]) -> np.ndarray | None:
-    """Zeros for modules without one; None if none has."""
+    """Concatenate the biases, with zeros for modules without one; None if no module has one."""
     if not layer.biases.keys() & parts.keys():
         return None
     return np.concatenate(
@@ -109,7 +115,7 @@ def _fused_bias(layer: FloatLayer, parts: dict[str, Weight]) -> np.ndarray | Non
 
 
 def _fused_adapter(layer: FloatLayer, parts: dict[str, Weight]) -> LowRankAdapter | None:
-    """One adapter for all: a on top of each other, b as blocks of a diagonal."""
+    """Combine the modules' adapters into one: a stacked, b block-diagonal."""
     found = [(m, layer.adapters[m]) for m in parts if m in layer.adapters]
     if not found:
         return None

@@ -1,9 +1,8 @@
-"""One matrix as integers: round-to-nearest quantisation, and matrices that are integers already.
+"""Quantisation of one matrix: round-to-nearest of floats, and conversion of a checkpoint's integers.
 
-Row scales live on the grid that the device multiplies with (uint16 against the layer's largest),
-group scales on a grid of 1..255 against their row.  Weights are rounded with exactly the scales on
-those grids, so no scale carries an error of its own; where the integers are given, scales and
-offsets are rounded to the grids' nearest.
+The device stores row scales as uint16 multiples of one unit per matrix, and group scales as multiples
+1..255 of their row's scale.  Float weights are rounded with these stored scales, so rounding the scales
+adds no error.  For a checkpoint's integers, scales and offsets are rounded to the nearest stored value.
 """
 
 from __future__ import annotations
@@ -37,12 +36,11 @@ from shrinkc.storage import WIDEST, ZERO_BITS, ZERO_MAX, ZERO_MIN, Offsets, form
 
 D_MAX = 255
 B_MAX = 32767
-_SAME = 1e-3  # of a step: files hold scales and offsets of 16 bits
-# Fraction bits beyond those whose final shift is to the right for every vector a norm can give: hardly
-# one has nearly all of its square in one channel.  Of SmolLM2's, 2 more leave one in a thousand to be
-# shifted to the left, which is exact and slower, and 4 more no nearer to the float model.
+ZERO_POINT_TOLERANCE = 1e-3  # in quantisation steps: files hold 16-bit scales and offsets
+# Fraction bits beyond those that make the final shift a right shift for every possible input.  A left
+# shift is exact but slower, and rare: 1 of 1000 vectors of SmolLM2.  4 bits gave no better accuracy.
 RARE_BITS = 2
-# Groups of 4 take 5 bytes at either width: more than 8 bit without groups.
+# No groups of 4: with their scale they take 5 bytes, more than 8-bit weights without groups.
 USUAL_GROUPS = (128, 96, 64, 48, 32, 24, 16, 12, 8)
 
 
@@ -52,11 +50,10 @@ def check_groups(
     short_last: bool,
     saves: Callable[[int], bool] | None = None,
 ) -> None:
-    """Refuse a group size that does not divide the inputs of a matrix, naming all of them.
+    """Raise QuantizeError if the group size does not divide the inputs of some matrices, and name them all.
 
-    ``inputs``: matrix name -> K.  ``short_last`` allows a shorter last group.  ``saves`` says of a
-    group size whether weights in such groups take fewer bytes than the widest; no other is offered.
-    Raises QuantizeError.
+    ``inputs`` maps matrix name to K.  ``short_last`` allows a shorter last group.  The message suggests only
+    group sizes for which ``saves`` returns True: weights take fewer bytes than at the widest format.
     """
     if group is None:
         return
@@ -88,7 +85,10 @@ def check_groups(
 
 
 def _symmetric_scale(w: np.ndarray, bits: int) -> np.ndarray:
-    """Least-squares scale over the format's clip for groups w [..., G]; without any, the maximum."""
+    """Return the scales [...] of groups w [..., G].
+
+    MSE clipping tries the format's ``clip`` factors; a format without them scales the largest weight to ``high``.
+    """
     form = format_of(bits)
     low, high = form.symmetric
     top = np.abs(w).max(axis=-1)
@@ -109,12 +109,11 @@ def _symmetric_scale(w: np.ndarray, bits: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Output:
-    """What surrounds a matrix.
+    """Scale of a matrix's input and fixed-point format of its result.
 
-    ``kappa`` is the unit of an int8 input's mantissa times cmax: the input is
-    q * c * mantissa * 2**exponent * kappa / cmax.  ``frac`` is the result's fraction bits; with
-    ``exponent_max``, the largest exponent an int8 input can have, it is lowered until the final shift
-    is to the right for nearly every input: more bits than the accumulator has would be made up.
+    An int8 input stands for q * c * mantissa * 2**exponent * kappa / cmax.  ``frac`` is the result's fraction
+    bits.  With ``exponent_max``, the largest exponent of an int8 input, ``frac`` is lowered until the final
+    shift is a right shift for nearly every input: a left shift would add bits that carry no information.
     """
 
     kappa: float
@@ -124,7 +123,7 @@ class Output:
 
 @dataclass(frozen=True)
 class _Integers:
-    """q int8 [n, k], d and b [n, groups] (float arrays of whole numbers) or None."""
+    """Weights q int8 [n, k]; group scales d and offsets b, whole numbers as float [n, groups] or None."""
 
     q: np.ndarray
     d: np.ndarray | None
@@ -132,9 +131,9 @@ class _Integers:
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """How a matrix of k inputs is stored: ``group_size`` weights per scale or None, stored groups of ``group``, as
-    ``engine`` asks."""
+class _Grouping:
+    """Groups of a stored matrix of k inputs: ``group_size`` weights per scale (None: a whole row), stored in groups
+    of ``group`` weights, padded to multiples of ``pad``, as ``engine`` requires."""
 
     name: str
     k: int
@@ -149,8 +148,8 @@ class _Cut:
     def of(
         cls, name: str, k: int, bits: int, group_size: int | None, grouped: bool, engine: str,
         shares_input: QLinear | None = None,
-    ) -> _Cut:  # fmt: skip
-        """``shares_input``: another matrix that reads the same activations."""
+    ) -> _Grouping:  # fmt: skip
+        """Ask the engine for the groups; ``shares_input``, a matrix with the same input, fixes them instead."""
         group, pad = engine_named(engine).cut_of(k, group_size, grouped, bits)
         if shares_input is not None:
             group, pad = shares_input.group, shares_input.pad
@@ -158,7 +157,7 @@ class _Cut:
         return cls(name, k, bits, group_size, group, pad, engine, wide)
 
     def per_group(self, values: np.ndarray | None, dtype: type) -> np.ndarray | None:
-        """[n, scales] -> [n, groups] by repeating a scale for all stored groups that share it."""
+        """Expand [n, scales] to [n, groups]: repeat each scale for all stored groups that share it."""
         if values is None:
             return None
         groups = -(-self.k // self.group)
@@ -178,14 +177,14 @@ def quantize_matrix(
     shares_input: QLinear | None = None,
     engine: str = CORES,
 ) -> QLinear:
-    """Quantise float [n, k] to integers of ``bits`` bits.
+    """Quantise float weights [n, k] to integers of ``bits`` bits for ``engine``.
 
-    ``shares_input`` is another matrix that reads the same input, ``limit`` its cmax or x_bits; ``engine``
-    runs it.  Raises QuantizeError when no accumulator bound is possible.
+    ``shares_input`` is another matrix that reads the same input, and ``limit`` its cmax or x_bits.  Raises
+    QuantizeError if the sums do not fit an int32 accumulator.
     """
     n, k = weight.shape
     grouped = group is not None or asymmetric
-    cut = _Cut.of(name, k, bits, group, grouped, engine, shares_input)
+    grouping = _Grouping.of(name, k, bits, group, grouped, engine, shares_input)
     width = group if group is not None else k
     groups = -(-k // width)
     # zeros after a shorter last group change neither its range nor its error
@@ -200,14 +199,14 @@ def quantize_matrix(
         raw, centre = (top - bottom) / (high - low), (top + bottom) / 2
     else:
         raw = np.concatenate([_symmetric_scale(w[rows], bits) for rows in row_slices(n, k)])
-    empty = raw == 0  # groups of zeros
+    all_zero = raw == 0
     raw = np.maximum(raw, 1e-30)
 
     def integers(row: np.ndarray) -> _Integers:
         unit = row[:, None]
         d = np.clip(np.ceil(raw / unit - 1e-9), 1, D_MAX if grouped else 1)
         b = np.rint((low + high) / 2 * d - centre / unit) if asymmetric else np.zeros_like(d)
-        b[empty] = 0
+        b[all_zero] = 0
         q = np.empty((n, k), np.int8)
         for rows in row_slices(n, k):
             steps = w[rows] / unit[rows, :, None]
@@ -217,9 +216,9 @@ def quantize_matrix(
             q[rows] = steps.reshape(len(steps), -1)[:, :k]
         return _Integers(q, d if grouped else None, b if asymmetric else None)
 
-    # the integer range of an effective weight limits how fine an 8-bit matrix's grid can be
+    # |q * d - b| <= WEIGHT_MAX limits the number of levels of an 8-bit matrix's group scales
     levels = min(D_MAX, WEIGHT_MAX // (high - low if asymmetric else high)) if grouped else 1
-    return _on_device_grids(cut, raw.max(axis=-1) / levels, integers, np.ceil, out, limit)
+    return _with_stored_scales(grouping, raw.max(axis=-1) / levels, integers, np.ceil, out, limit)
 
 
 def convert_matrix(
@@ -230,28 +229,26 @@ def convert_matrix(
     limit: int = CMAX,
     engine: str = CORES,
 ) -> QLinear:
-    """The same integers q, shifted by a constant to signed ones; columns in stored order.
+    """Convert a checkpoint's integers [n, k], columns in stored order, to signed integers of the device.
 
-    Scales and offsets go to the grids, offsets so that the value nearest to zero that a group can
-    hold (with the integers of its row) is off by no more than half a unit: a zero stays one.  Zero
-    points that are small integers stay what they are, whether a group has a zero or not; of those a group of
-    one value other than zero needs its scale.
-    A group of one value needs no scale, and what the file says there (importers put 1 where it is
-    0) decides nothing.
+    Scales and offsets are rounded to stored values.  Offsets are chosen so that the value nearest to zero
+    that a group can represent (within its row's integers) is off by at most half a unit: zero stays zero.
+    Zero points that are small integers are kept exactly.  The scale of a group whose weights are all equal
+    is ignored if its offset alone gives their value: importers write 1 where the file has 0.
     """
     k = weight.q.shape[1]
     middle = 1 << (weight.bits - 1)
     form, points = MatrixFormat.of(weight), _zero_points(weight)
-    cut = _Cut.of(name, k, form.bits, form.group, form.grouped, engine)
+    grouping = _Grouping.of(name, k, form.bits, form.group, form.grouped, engine)
     q = (weight.q.astype(np.int16) - middle).astype(np.int8)
     scale, offset = weight.scale.astype(np.float64), weight.offset.astype(np.float64)
     least, most = weight.q.min(axis=1, keepdims=True), weight.q.max(axis=1, keepdims=True)
     starts = np.arange(0, k, weight.group)
     first = np.minimum.reduceat(weight.q, starts, axis=1)
     flat = first == np.maximum.reduceat(weight.q, starts, axis=1)
-    flat &= form.asymmetric or first == middle  # without offsets, only the middle needs no scale
+    flat &= form.asymmetric or first == middle  # symmetric: only the value 0 needs no scale
     if zeros := form.offsets is Offsets.ZEROS:
-        flat &= first == points + middle  # nor with zero points: only zero does not
+        flat &= first == points + middle  # zero points: again only the value 0
     nearest = np.where(flat, first, np.clip(-offset / scale, least, most))
     rest = scale * nearest + offset
 
@@ -268,22 +265,22 @@ def convert_matrix(
     row = np.where(flat, 0, scale).max(axis=1) / (D_MAX if form.grouped else 1)
     only_flat = np.maximum(np.abs(rest).max(axis=1) / B_MAX, 1e-30)
     row = np.where(row > 0, row, only_flat)
-    # a unit that is rounded down would take d past its range
+    # a unit that is rounded down could put d out of range
     rounding = np.ceil if form.grouped else np.rint
-    found = _on_device_grids(cut, row, integers, rounding, out, limit)
+    found = _with_stored_scales(grouping, row, integers, rounding, out, limit)
     return replace(found, zero_points=zeros)
 
 
 def _zero_points(weight: QuantizedWeight) -> np.ndarray:
-    """float64 [n, groups]: what is zero of each group, from the middle of the range of its integers on."""
+    """Return each group's zero point minus the middle of the integer range, float64 [n, groups]."""
     found: np.ndarray = -weight.offset.astype(np.float64) / weight.scale - (1 << (weight.bits - 1))
     nearest = np.rint(found)
-    return np.where(np.abs(found - nearest) < _SAME, nearest, found)
+    return np.where(np.abs(found - nearest) < ZERO_POINT_TOLERANCE, nearest, found)
 
 
 @dataclass(frozen=True)
 class MatrixFormat:
-    """How a matrix is stored: its bits, inputs per scale (None: all of a row), its offsets."""
+    """Storage of a matrix: bits per weight, inputs per scale (None: a whole row), and kind of offsets."""
 
     bits: int
     group: int | None
@@ -300,7 +297,7 @@ class MatrixFormat:
 
     @classmethod
     def of(cls, weight: QuantizedWeight) -> MatrixFormat:
-        """That of a checkpoint's integers; symmetric if the middle of their range is always zero."""
+        """Return the format of a checkpoint's integers: symmetric if the middle of their range is always zero."""
         points = _zero_points(weight)
         zero = Zero.MIDDLE
         if points.any():
@@ -311,9 +308,9 @@ class MatrixFormat:
 
     @classmethod
     def fused(cls, parts: Sequence[tuple[int, int, Zero]], k: int) -> MatrixFormat:
-        """Of matrices of k inputs on top of each other, each (bits, inputs per scale, where zero is).
+        """Return the format of stacked matrices of k inputs, each given as (bits, inputs per scale, zero).
 
-        The widest part decides, the gcd of the groups, and the part whose offsets take most.
+        It has the widest bits, the gcd of the group sizes, and the widest offsets.
         """
         groups = [group for _, group, _ in parts if group < k]
         bits, zero = max(bits for bits, _, _ in parts), max(zero for _, _, zero in parts)
@@ -324,7 +321,7 @@ class MatrixFormat:
 
 
 def fuse(parts: dict[str, QuantizedWeight]) -> QuantizedWeight:
-    """Matrices of one input on top of each other.  Raises QuantizeError for unlike column orders."""
+    """Stack matrices that read the same input.  Raises QuantizeError if their column orders differ."""
     first, *others = parts.values()
     for other in others:
         if not np.array_equal(_order(first), _order(other)):
@@ -353,7 +350,7 @@ def _order(weight: QuantizedWeight) -> np.ndarray:
 
 
 def _widened(weight: QuantizedWeight, bits: int) -> QuantizedWeight:
-    """The same weights in the middle of a larger range."""
+    """Return the same weights as integers of ``bits`` bits, around the middle of the larger range."""
     if bits == weight.bits:
         return weight
     by = (1 << (bits - 1)) - (1 << (weight.bits - 1))
@@ -361,54 +358,54 @@ def _widened(weight: QuantizedWeight, bits: int) -> QuantizedWeight:
     return replace(weight, bits=bits, q=weight.q + np.uint8(by), offset=offset)
 
 
-def _on_device_grids(
-    cut: _Cut,
+def _with_stored_scales(
+    grouping: _Grouping,
     row: np.ndarray,
     integers: Callable[[np.ndarray], _Integers],
     rounding: Callable[[np.ndarray], np.ndarray],
     out: Output,
     limit: int,
 ) -> QLinear:
-    """The matrix on the device's grids.
+    """Return the matrix with its scales rounded to stored values.
 
-    ``row`` float64 [n] is the least unit that each row's scales need; it grows until every integer
-    has its range.  ``integers`` gives those of any unit.
+    ``row`` float64 [n] is the smallest possible unit of each row's scales; it grows until every integer is in
+    range.  ``integers`` computes the integers for given row units.
     """
     for _ in range(20):
         found = integers(row)
-        over, bounds = _measured(cut, found)
+        over, bounds = _measured(grouping, found)
         if over.max(initial=0.0) <= 1:
             break
         row = row * np.where(over > 1, over * 1.01, 1)
     else:
-        raise AssertionError(f"{cut.name}: integers did not converge")
+        raise AssertionError(f"{grouping.name}: integers did not converge")
     grouped = found.d is not None
-    fold = format_of(cut.bits).fold
+    fold = format_of(grouping.bits).fold
     drop = 1 if grouped and not fold else 0
     frac = out.frac
     for _ in range(6):
         x_bits = cmax = 0
-        if cut.wide:
+        if grouping.wide:
             x_bits = limit = min(limit, largest_x_bits(bounds))
         elif grouped:
             cmax = limit
-            # room for the largest cmax: what is dropped is far below a group's own error
+            # shift enough for the largest cmax: the lost bits are far below a group's quantisation error
             while unit_bound(bounds, drop) * cmax > ACC_MAX:
                 drop += 1
         else:
             cmax = limit = min(limit, largest_cmax(unit_bound(bounds, 0)))
         if max(x_bits, cmax) < 1:
             raise QuantizeError(
-                f"{cut.name}: {cut.k} inputs at {cut.bits} bit do not fit an int32 accumulator of "
+                f"{grouping.name}: {grouping.k} inputs at {grouping.bits} bit do not fit an int32 accumulator of "
                 f"{ACC_MAX}.",
                 "use fewer bits per weight or a narrower matrix.",
             )
-        kappa = out.kappa * QMAX / WIDE_MANTISSA if cut.wide else out.kappa / cmax
+        kappa = out.kappa * QMAX / WIDE_MANTISSA if grouping.wide else out.kappa / cmax
         # the exponent that puts the largest row multiplier into 16 bits
         if out.exponent_max is not None:
-            # a vector's top is at least half of its range, which is 15 bits of an int8 one and its scale
+            # the largest value of a vector uses at least half of the range, 15 bits for int8 times scale
             exponent_max = out.exponent_max
-            if cut.wide:
+            if grouping.wide:
                 exponent_max += WIDE_MANTISSA.bit_length() - x_bits
             room = math.log2(R_MAX / (row.max() * kappa * 2.0**drop))
             frac = min(frac, math.floor(room) - 32 - exponent_max - 1 + RARE_BITS)
@@ -417,46 +414,48 @@ def _on_device_grids(
         r = np.clip(rounding(row * unit * 2.0 ** (32 + shift) - 1e-6), 1, R_MAX)
         row_scale = r / (unit * 2.0 ** (32 + shift))
         found = integers(row_scale)
-        over, bounds = _measured(cut, found)
+        over, bounds = _measured(grouping, found)
         if over.max(initial=0.0) > 1:
-            row = row * 1.01  # a row's unit was rounded down to the grid
+            row = row * 1.01  # a row's unit was rounded down
         elif (
-            q16_bound(bounds, x_bits) if cut.wide else unit_bound(bounds, drop) * cmax
+            q16_bound(bounds, x_bits) if grouping.wide else unit_bound(bounds, drop) * cmax
         ) <= ACC_MAX:
             break
     else:
-        raise AssertionError(f"{cut.name}: scales did not converge")
+        raise AssertionError(f"{grouping.name}: scales did not converge")
     return QLinear(
-        name=cut.name,
-        bits=cut.bits,
-        group_size=cut.group_size,
-        group=cut.group,
+        name=grouping.name,
+        bits=grouping.bits,
+        group_size=grouping.group_size,
+        group=grouping.group,
         q=found.q,
-        d=cut.per_group(found.d, np.uint8),
-        b=cut.per_group(found.b, np.int16),
+        d=grouping.per_group(found.d, np.uint8),
+        b=grouping.per_group(found.b, np.int16),
         r=r.astype(np.uint16),
         drop=drop,
         shift=int(shift),
         cmax=cmax,
         frac=frac,
-        pad=cut.pad,
+        pad=grouping.pad,
         row_scale=row_scale,
-        engine=cut.engine,
+        engine=grouping.engine,
         x_bits=x_bits,
     )
 
 
-def _measured(cut: _Cut, found: _Integers) -> tuple[np.ndarray, np.ndarray]:
-    """Per row [n], how many times too large its integers are (none is where it is at most 1), and
-    the bounds [n, groups] of its groups' sums."""
-    # an offset far beyond its range must not wrap; how far it is does not matter here
+def _measured(grouping: _Grouping, found: _Integers) -> tuple[np.ndarray, np.ndarray]:
+    """Return (largest integer / its limit per row [n], bounds of the groups' sums [n, groups])."""
+    # clip offsets far out of range, so that they do not wrap; the row unit grows in any case
     b = None if found.b is None else np.clip(found.b, -(1 << 31), 1 << 31)
     largest, bounds = magnitudes(
-        found.q, cut.per_group(found.d, np.int64), cut.per_group(b, np.int64), cut.group
+        found.q,
+        grouping.per_group(found.d, np.int64),
+        grouping.per_group(b, np.int64),
+        grouping.group,
     )
     if found.d is None:
         return np.zeros(len(found.q)), bounds
-    sums = bounds.max(axis=1) << format_of(cut.bits).fold
+    sums = bounds.max(axis=1) << format_of(grouping.bits).fold
     over = np.maximum(largest / WEIGHT_MAX, sums / GROUP_SUM_MAX)
     if found.b is not None:
         over = np.maximum(over, np.abs(found.b).max(axis=1) / B_MAX)
