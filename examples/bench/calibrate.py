@@ -349,7 +349,7 @@ def check(runs: list[Run], table: CostTable) -> tuple[dict[str, Error], Error]:
             predicted.append(cycles / phase.times)
             measured.append(phase.cycles[name])
         if phase.plain is not None:
-            passes[0].append(cost.plain(table).cycles / phase.times)
+            passes[0].append(cost.without_probes(table).cycles / phase.times)
             passes[1].append(phase.plain)
     return {op: error_of(*found) for op, found in sorted(ops.items())}, error_of(*passes)
 

@@ -53,7 +53,7 @@ def runs_of(table: Any) -> list[Any]:
             run = calibrate.Run(job)
             for steps in ([passes.steps(1, 5)], [passes.steps(1, 100)], passes.prompt(30)):
                 cost = cost_of(steps, table)
-                plain = cost.plain(table).cycles
+                plain = cost.without_probes(table).cycles
                 run.phases.append(calibrate.Measured(steps, cost.ops, plain))
             runs.append(run)
     return runs

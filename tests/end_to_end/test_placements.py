@@ -150,9 +150,9 @@ def test_weights_on_the_chip_all_along_a_pass(
     """Some matrices all along a pass in weight memory, what then still fits behind them and out of order, the rest
     in flash through four buffers; late transfers and early ones."""
     need("host")
-    plain = planner._asked
+    plain = planner._needs_of
     monkeypatch.setattr(
-        planner, "_asked", lambda use: replace(plain(use), interleave_matrices=True, stages=4)
+        planner, "_needs_of", lambda use: replace(plain(use), interleave_matrices=True, stages=4)
     )
     monkeypatch.setattr(planner, "STAGES", (4,))
     every = sum(m.bytes for m in shape.matrices)
@@ -186,9 +186,9 @@ def in_two_memories(
         l1 = smallest_l1(shape) + 4 * KIB
         room = shape.head.bytes // every + sum(m.bytes for m in shape.layers[0]) // 2
         target = SIRACUSA.with_room(wmem=room, l2=l2_without_weights(shape, l1))
-        plain = planner._asked
+        plain = planner._needs_of
         monkeypatch.setattr(
-            planner, "_asked", lambda use: replace(plain(use), interleave_head=every)
+            planner, "_needs_of", lambda use: replace(plain(use), interleave_head=every)
         )
         monkeypatch.setattr(planner, "STAGES", (2,))
         monkeypatch.setattr(planner, "HEAD_INTERLEAVES", ())

@@ -10,7 +10,7 @@ from memory.shapes import make_shape
 from shrinkc.costs import Work
 from shrinkc.engines import ENGINES, THE_CORES, MatrixSpec, engine_named
 from shrinkc.engines.neureka_1x1 import jobs_of_one
-from shrinkc.ir.steps import PassSizes, Turn
+from shrinkc.ir.steps import Call, PassSizes
 from shrinkc.memory.cycles import Passes, StepWork
 from shrinkc.memory.plan import planned_sizes
 from shrinkc.memory.planner import make_plan
@@ -176,15 +176,15 @@ def test_a_product_elsewhere_is_rescaled_by_the_cores() -> None:
     away = tuple(replace(m, engine="plain") for m in shape.layers[0][:1])
     sizes = planned_sizes(shape, SIRACUSA, make_plan(shape, SIRACUSA))
     step = next(s for s in sizes.steps if s.name == "qkv")
-    turn = Turn(sizes, 3, 0, away[0], (), shape.head)
-    features = step.op.work(step, turn).features
+    call = Call(sizes, 3, 0, away[0], (), shape.head)
+    features = step.op.work(step, call).features
     assert features["calls"] == 1 and features["plain.estimated"] == 3 * 1000
     # 128 rows, 16 for each core, of 3 tokens
     assert features["overlapped.rows_of_several"] == 48 and features["overlapped.tokens"] == 3
-    assert step.op.work(step, replace(turn, tokens=1)).features["overlapped.rows"] == 16
+    assert step.op.work(step, replace(call, tokens=1)).features["overlapped.rows"] == 16
     assert not {"added", "overlapped.added"} & set(features)
     mid = next(s for s in sizes.steps if s.name == "mid")
-    assert mid.op.work(mid, replace(turn, tokens=1)).features["overlapped.added"] == 16
+    assert mid.op.work(mid, replace(call, tokens=1)).features["overlapped.added"] == 16
 
 
 @pytest.mark.usefixtures("plain")
@@ -193,9 +193,9 @@ def test_an_engine_is_started_beside_what_the_cores_quantise() -> None:
     sizes = planned_sizes(shape, SIRACUSA, make_plan(shape, SIRACUSA))
     step = next(s for s in sizes.steps if s.name == "attn_in.q")
     away = replace(shape.layers[0][0], engine="plain")
-    few = step.op.work(step, Turn(sizes, 1, 0, away, (), shape.head)).features
+    few = step.op.work(step, Call(sizes, 1, 0, away, (), shape.head)).features
     assert (few["starts"], few["elements"]) == (1, 13)  # of 100, on 8 cores
-    many = step.op.work(step, Turn(sizes, 16, 0, away, (), shape.head)).features
+    many = step.op.work(step, Call(sizes, 16, 0, away, (), shape.head)).features
     assert (many["starts_of_several"], many["elements"]) == (1, 200)
 
 
@@ -204,8 +204,8 @@ def test_a_row_that_an_engine_reads_is_unpacked() -> None:
     shape = make_shape()
     sizes = planned_sizes(shape, SIRACUSA, make_plan(shape, SIRACUSA))
     step = sizes.steps[0]
-    turn = Turn(sizes, 3, 0, None, (), replace(shape.head, engine="plain"))
-    assert step.op.work(step, turn).features == {"calls": 1, "tokens": 3, "elements_plain": 24}
+    call = Call(sizes, 3, 0, None, (), replace(shape.head, engine="plain"))
+    assert step.op.work(step, call).features == {"calls": 1, "tokens": 3, "elements_plain": 24}
 
 
 def test_the_last_jobs_of_one_token_are_short() -> None:
@@ -262,9 +262,9 @@ def test_an_op_that_says_nothing() -> None:
     shape = make_shape()
     sizes: PassSizes = planned_sizes(shape, SIRACUSA, make_plan(shape, SIRACUSA))
     step = sizes.steps[0]
-    turn = Turn(sizes, 5, 0, None, (), shape.head)
+    call = Call(sizes, 5, 0, None, (), shape.head)
     width = step.op.width(step, sizes)
-    assert Op.work.__func__(step.op, step, turn) == Work({"calls": 1, "elements": 5 * width})
+    assert Op.work.__func__(step.op, step, call) == Work({"calls": 1, "elements": 5 * width})
 
 
 def test_formats_have_features_of_their_own() -> None:

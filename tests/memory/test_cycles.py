@@ -1,4 +1,4 @@
-"""A pass made cycles: steps add up, transfers count where they are waited for, and nothing is lost."""
+"""Estimated cycles of a pass: steps add up, and waits for transfers count."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_any_shape(s: ModelShape, tokens: int, position: int) -> None:
         assert step.cycles >= sum(step.waits.values()) >= 0
     taken = sum(t.bytes for x in steps for t in x.tiles)
     assert taken == sum(m.bytes for m in s.matrices if m.name != "embedding")
-    # no resource is busy longer than there is time, but for what was on its way before the first layer
+    # no resource is busy longer than the pass, except for transfers started before the first layer
     assert max(cost.busy.values()) < 1.05
     assert sum(cost.ops.values()) == pytest.approx(cost.cycles)
 
@@ -59,13 +59,13 @@ def test_a_prompt_is_cut_into_chunks() -> None:
     c = p.plan.chunk
     chunks = p.prompt(2 * c + 3)
     assert chunks == [p.steps(c, 0, 0), p.steps(c, c, 0), p.steps(3, 2 * c)]
-    # of all but the last the last layer does no more than fill its cache
+    # in all chunks but the last, the last layer only fills its KV cache
     assert [chunk[-1].name for chunk in chunks] == ["q8", "q8", "next"]
     assert [sum(step.name == "out" for step in chunk) for chunk in chunks] == [4, 4, 5]
 
 
 def test_logits_of_several_tokens() -> None:
-    """As drafts are verified: the last layer's attention and all that follows are of each."""
+    """To verify drafts, the last layer's attention and all later steps process every token."""
     p = passes(make_shape())
     one, all_of = (p.steps(4, 20, logits) for logits in (1, 4))
     names = [step.name for step in one]
@@ -87,7 +87,7 @@ def test_later_positions_cost_more() -> None:
 
 
 def test_weights_from_outside_take_what_the_hyperbus_takes() -> None:
-    """A byte per cycle: far more than the cores need for it."""
+    """One byte per cycle, which takes far longer than the cores' work."""
     shape = make_shape(hidden=256, ffn=700, layers=4)
     near, far = passes(shape), passes(shape, OUTSIDE)
     assert not any(t.fetched for s in near.steps(1, 9) for t in s.tiles)
@@ -109,7 +109,7 @@ def test_a_slow_dma_is_waited_for() -> None:
     )
 
 
-def test_what_was_not_calibrated_is_told() -> None:
+def test_ops_without_calibration_are_reported() -> None:
     steps = passes(make_shape()).steps(1, 0)
     ops = {op: per for op, per in table().ops.items() if op != "attention"}
     ops["linear"] = {n: v for n, v in ops["linear"].items() if n != "words_w8"}
@@ -120,10 +120,10 @@ def test_what_was_not_calibrated_is_told() -> None:
     assert cost.ops["attn"] == 0
 
 
-def test_a_plain_program_is_without_the_counters() -> None:
+def test_cycles_of_a_build_without_counters() -> None:
     p = passes(make_shape())
     cost = cost_of([p.steps(1, 0)], table())
-    less = cost.cycles - cost.plain(replace(table(), probe=2.0)).cycles
+    less = cost.cycles - cost.without_probes(replace(table(), probe=2.0)).cycles
     assert less == pytest.approx(2.0 * len(cost.steps))
 
 

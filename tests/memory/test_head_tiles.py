@@ -1,4 +1,4 @@
-"""A head in flash of which every n-th tile lies on the chip."""
+"""Interleaved LM heads: every n-th tile is on the chip, the others are in flash."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ from .shapes import make_shape, smol, sound, with_placement
 
 @given(blocks=st.integers(1, 300), tile=st.integers(1, 40), every=st.integers(2, 13))
 def test_pieces_are_all_of_it(blocks: int, tile: int, every: int) -> None:
-    """Whatever the last tile has: counted tile by tile."""
+    """Compared with counting tile by tile, for last tiles of all sizes."""
     p = Placement(
         "head", "flash", 64, 24 * blocks, 24, blocks, min(tile, blocks), "cores", every, "l2", 8
     )
     starts = range(0, blocks, p.tile_blocks)
-    near = sum(min(p.tile_blocks, blocks - at) for i, at in enumerate(starts) if p.tile_on_chip(i))
-    assert p.pieces == (("l2", 8, 24 * near), ("flash", 64, 24 * (blocks - near)))
+    chip = sum(min(p.tile_blocks, blocks - at) for i, at in enumerate(starts) if p.tile_on_chip(i))
+    assert p.pieces == (("l2", 8, 24 * chip), ("flash", 64, 24 * (blocks - chip)))
 
 
-def test_what_has_room_on_the_chip_is_the_heads_first() -> None:
-    """Of SmolLM2: a prompt, whose layers keep the cores busy longer than flash, waits for less of the head then; a
-    decoded token takes what it took."""
+def test_the_head_gets_the_room_on_the_chip_first() -> None:
+    """For SmolLM2, prefill then waits less for tiles of the LM head, and decoding takes as long as before."""
     table = cost_table("siracusa")
     assert table is not None
     s = smol(512)
@@ -67,9 +66,8 @@ def test_a_head_of_one_tile_lies_in_one_memory() -> None:
     assert plan.stage_bytes > 0 and head.blocks == head.tile_blocks and head.interleave == 0
 
 
-def test_tiles_of_the_head_that_are_nowhere() -> None:
-    """The verifier names tiles in a memory that is none or too small, on others' bytes, misaligned, or of another
-    matrix."""
+def test_misplaced_tiles_of_the_head() -> None:
+    """The verifier reports tiles in an unknown or too small memory, overlapping, misaligned, or of another matrix."""
     away = Choices({name: Choice("neureka_1x1") for name in ("layer0.gate_up", "layer3.o")})
     s, t = make_shape(choices=away), SIRACUSA.with_room(wmem=61_000, l2=222 * KIB)
     for plan in (make_plan(s, t, budget) for budget in (None, 48 * KIB)):

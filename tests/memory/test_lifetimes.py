@@ -1,4 +1,4 @@
-"""When L1 buffers live follows from the steps of a pass, and steps that cannot work are noticed."""
+"""Lifetimes of L1 buffers follow from the steps of a pass, and the verifier reports steps that cannot work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = [step.name for step in PASS]
 
 
 def lives(shape: ModelShape, budget: int | None = None, **fields: object) -> dict[str, str]:
-    """Buffer -> the steps in which it is live, runs of them as "first-last"."""
+    """Return buffer -> steps in which it is live; consecutive steps as "first-last"."""
     plan = replace(make_plan(shape, SIRACUSA, budget), **fields)  # type: ignore[arg-type]
     return {
         b.name: ", ".join(NAMES[i] if i == j else f"{NAMES[i]}-{NAMES[j]}" for i, j in b.spans)
@@ -29,12 +29,12 @@ def lives(shape: ModelShape, budget: int | None = None, **fields: object) -> dic
     }
 
 
-VECTORS = "attn_in.q-qkv, o_in.q-logits"  # heads and attention have none
+VECTORS = "attn_in.q-qkv, o_in.q-logits"  # all steps but RoPE and attention
 SCANS = "attn_in.q, o_in.q, mlp_in.q, down_in.q, final.q"
 
 
 def test_of_a_plain_model() -> None:
-    """x is what a layer leaves to the next, rope and tiles come from before the loop."""
+    """x carries the residual stream from layer to layer; rope and tiles are filled before the layers."""
     assert lives(make_shape()) == {
         "tiles": "embed-logits",
         "x": "embed-final.q",
@@ -59,7 +59,7 @@ def test_of_a_plain_model() -> None:
 
 
 def test_of_groups_only_where_there_are_groups() -> None:
-    """Those of a layer; the head has one scale per row."""
+    """The layers have groups; the LM head is per-channel."""
     found = lives(make_shape(options=QuantOptions(bits=4, group_size=4)))
     assert found["xc"] == "attn_in.q-qkv, o_in.q-out"
     assert found["block_max"] == "attn_in.q, o_in.q, mlp_in.q, down_in.q"
@@ -74,26 +74,28 @@ def engined(engine: str = "neureka_1x1", **fields: Any) -> ModelShape:
 
 
 def test_of_an_engines_scratch() -> None:
-    """From where activations are made, for it begins at once, to the last rows; with tails, which are on their way from
-    the matrix before, always."""
+    """Live from the quantisation of the input, because the engine starts then, to the last rows; with remainders
+    always, because the step before prefetches them."""
     assert lives(engined())["engine"] == VECTORS
     assert lives(engined("neureka_3x3", hidden=256))["engine"] == "embed-next"
     assert "engine" not in lives(make_shape())
 
 
 def test_of_what_in_place_plans_share() -> None:
-    """The cache comes with its layer's first matrix, and what down reads takes the place of what it is made from."""
+    """The KV cache is copied during its layer's first matrix, and the input of down overwrites its source."""
     shape = engined(layers=5)
     window = {"kv_in_l1": False, "kv_window_blocks": 32, "kv_tile_blocks": 32}
     before, found = (lives(shape, **window, in_place=in_place) for in_place in (False, True))
     assert before["kv_layer"] == "embed-next" and before["h"] == "h-down_in.q"
     assert found["kv_layer"] == "qkv-attn" and found["h"] == "h-out"
-    assert found["parts"] == SCANS.replace("attn_in.q", "attn_in.q-qkv"), "beside which it comes"
+    assert found["parts"] == SCANS.replace("attn_in.q", "attn_in.q-qkv"), (
+        "the cache is copied meanwhile"
+    )
     assert {n for n in found if found[n] != before[n]} == {"kv_layer", "h", "parts"}
 
 
-def test_of_gains_that_are_not_in_l1() -> None:
-    """From pass to pass: heads, and gate and up, start what the next norm reads.  Up to 8 KiB lie in L1."""
+def test_of_norm_weights_that_are_not_in_l1() -> None:
+    """Live in the whole pass: RoPE, and gate and up, prefetch those of the next norm.  Up to 8 KiB stay in L1."""
     assert "gain" not in lives(make_shape(hidden=256, layers=3))  # 7 norms
     assert lives(make_shape(hidden=296, layers=3))["gain"] == "embed-next"
 
@@ -108,7 +110,7 @@ def test_of_adapters_and_sums_only_where_they_are_used() -> None:
 
 
 def with_norm(at: str, value: str) -> ModelShape:
-    """A model with one more norm, of ``value``, before the step ``at``."""
+    """Return a model with one more norm, which reads ``value``, before the step ``at``."""
     shape = make_shape()
     norm = shape.steps[NAMES.index("mlp_in.q")]
     steps = list(shape.steps)
@@ -119,14 +121,14 @@ def with_norm(at: str, value: str) -> ModelShape:
 @pytest.mark.parametrize(
     ("at", "value", "words"),
     [
-        # a norm works in y, where the attention's result waits
+        # a norm uses y as scratch, which holds the attention's result
         ("o_in.q", "embed", "o_in.q: reads attn from y, which holds scratch of again"),
-        # there is one int8 vector
+        # there is only one buffer for vectors
         ("qkv", "embed", "qkv: reads attn_in.q from xv, which holds again"),
         ("o_in.q", "attn", "again: works in y, which it reads"),
     ],
 )
-def test_a_step_that_destroys_what_is_read(at: str, value: str, words: str) -> None:
+def test_a_step_that_overwrites_a_value_still_needed(at: str, value: str, words: str) -> None:
     shape = with_norm(at, value)
     faults = faults_of(make_plan(shape, SIRACUSA), shape, SIRACUSA)
     assert words in faults
@@ -140,7 +142,7 @@ def test_a_plan_for_other_steps() -> None:
 
 
 def test_layers_in_groups_of_different_sizes() -> None:
-    """Two groups of 64 at a time take more room than one of 96."""
+    """Multiplying two groups of 64 at a time needs more room than one group of 96."""
     few, many = (
         make_shape(
             hidden=192,

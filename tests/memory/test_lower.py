@@ -1,4 +1,4 @@
-"""Places in the lower memories are decided by what a pass would have to fetch."""
+"""The planner arranges the lower memories so that a pass fetches the least from flash and HyperRAM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shrinkc.costs import cost_table
 from shrinkc.engines import Choice, Choices
 from shrinkc.memory import planner
 from shrinkc.memory.cycles import Passes, cost_of
-from shrinkc.memory.lower import FETCH_CYCLES, Asked, arrange
+from shrinkc.memory.lower import FETCH_CYCLES, LowerNeeds, arrange
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.planner import make_plan
 from shrinkc.memory.verify import faults_of
@@ -39,7 +39,7 @@ def tables(plan: Plan) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("context", [88, 512, 1024, 2048])
 def test_contexts_of_smollm2(context: int) -> None:
-    """It was refused above 88 when cache and tables had to lie in L2."""
+    """Contexts above 88 need a cache or tables outside L2."""
     plan = sound(smol(context), SIRACUSA)
     assert sum(plan.kv_layers.values()) == 30
     assert tables(plan)["pieces"] == "flash"
@@ -63,12 +63,12 @@ def test_without_hyperram_the_cache_fills_l2_and_weight_memory() -> None:
     (lack,) = refused.value.lacks
     exact = NO_RAM.with_room(l2=lack.need)
     assert lack.need - 2 * KIB < sound(smol(1024), exact).used["l2"] <= lack.need
-    with pytest.raises(DoesNotFit):  # but for the room of a table that may go elsewhere
+    with pytest.raises(DoesNotFit):  # the margin is for a table that can go elsewhere
         make_plan(smol(1024), NO_RAM.with_room(l2=lack.need - 2 * KIB))
 
 
 def test_on_the_chip_nothing_is_fetched() -> None:
-    """Where weights and cache are on the chip, HyperRAM and flash are left alone."""
+    """HyperRAM and flash are not used if weights and KV cache fit on the chip."""
     s = make_shape(context=600, layers=30)
     plan = sound(s, SIRACUSA, 64 * KIB)
     assert plan.kv_layers == {"l2": 30}
@@ -78,8 +78,8 @@ def test_on_the_chip_nothing_is_fetched() -> None:
     assert set(moved.kv_layers) == {"l2", "wmem"} and moved.used["hyperram"] == 0
 
 
-def test_a_table_goes_to_flash_where_that_lets_weights_stay() -> None:
-    """A few bytes of it per token cost less than a matrix per pass."""
+def test_a_table_goes_to_flash_if_the_weights_then_fit_on_the_chip() -> None:
+    """A pass reads a few bytes of a table, but whole matrices."""
     s = make_shape(piece_bytes=60_000)
     whole = sound(s, NO_RAM)
     assert set(tables(whole).values()) == {"l2"}
@@ -94,7 +94,7 @@ def test_a_table_goes_to_flash_where_that_lets_weights_stay() -> None:
 
 
 def test_a_small_table_stays() -> None:
-    """Weights of less than a fetch are not brought onto the chip for it."""
+    """A small table stays on the chip: fetching from it would take longer than fetching as many bytes of weights."""
     s = make_shape(context=4, vocab=40, piece_bytes=20)
     need = sum(x.bytes for x in sound(s, NO_RAM).tables)
     assert need < 2 * FETCH_CYCLES
@@ -105,7 +105,7 @@ def test_a_small_table_stays() -> None:
 
 @pytest.mark.slow
 def test_weights_stay_where_the_cache_can_go() -> None:
-    """What a cache on the chip would push out to flash comes whole in every pass."""
+    """The KV cache goes to HyperRAM rather than displace weights to flash, which every pass reads completely."""
     plan, without = sound(smol(512), SIRACUSA), sound(smol(128), NO_RAM)
     assert plan.kv_layers == {"hyperram": 30}
     assert plan.used["flash"] < without.used["flash"]
@@ -126,7 +126,7 @@ def test_a_chip_without_weight_memory() -> None:
 def test_any_memories(
     context: int, l2: int, wmem: int, writable: int, ram: int, layers: int
 ) -> None:
-    """A sound plan or a refusal that says of L2 exactly what it takes."""
+    """The planner makes a valid plan, or refuses and names exactly the L2 that is needed."""
     s = make_shape(context=context, layers=layers)
     levels = tuple(
         replace(v, writable=writable * KIB) if v.name == "wmem" else v for v in SIRACUSA.levels
@@ -143,7 +143,7 @@ def test_any_memories(
 
 
 def test_an_embedding_in_flash_where_engines_run_every_matrix() -> None:
-    """Nothing is copied in tiles then, and the embedding's row has its stage all the same."""
+    """No tiles are copied then, but rows of the embedding still need a stage."""
     sizes = {
         "hidden": 96, "ffn": 256, "layers": 2, "heads": 6, "kv_heads": 2, "head_dim": 16,
         "vocab": 49152, "tied": False, "piece_bytes": 335_000,
@@ -155,7 +155,7 @@ def test_an_embedding_in_flash_where_engines_run_every_matrix() -> None:
 
 
 def on_chip(plan: Plan) -> list[int]:
-    """Layers that have a matrix on the chip, once for each."""
+    """Return the layer of each matrix on the chip."""
     return [
         int(p.name.split(".")[0].removeprefix("layer"))
         for p in plan.placements
@@ -163,16 +163,16 @@ def on_chip(plan: Plan) -> list[int]:
     ]
 
 
-def test_what_has_room_on_the_chip_lies_all_along_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of SmolLM2, whose flash would wait while the cores are at three layers on the chip; each third of the layers has
-    its share, and flash delivers no more than a hundredth more than if the first ones were there."""
+def test_matrices_on_the_chip_are_spread_over_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With SmolLM2's first three layers on the chip, flash would be idle meanwhile.  Instead each third of the layers
+    has matrices on the chip, and at most 1 % more bytes come from flash."""
     monkeypatch.setattr(planner, "HEAD_INTERLEAVES", ())
     s = smol(512)
     plan = sound(s, SIRACUSA)
     thirds = [sum(at // 10 == third for at in on_chip(plan)) for third in range(3)]
     assert min(thirds) > 0 and max(thirds) - min(thirds) <= 2, thirds
-    asked = Asked(plan.kv_in_l1, plan.logits_in_l1, plan.chunk, plan.tile_bytes)
-    first = arrange(s, SIRACUSA, asked)
+    needs = LowerNeeds(plan.kv_in_l1, plan.logits_in_l1, plan.chunk, plan.tile_bytes)
+    first = arrange(s, SIRACUSA, needs)
     layers = {p.name.split(".")[0] for p in first.placements if p.level != "flash"}
     assert layers == {f"layer{i}" for i in range(len(layers))}
     assert plan.used["flash"] < 1.01 * first.used["flash"]
@@ -180,7 +180,7 @@ def test_what_has_room_on_the_chip_lies_all_along_a_pass(monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_flash_has_a_longer_queue_where_that_pays() -> None:
-    """More buffers than two where cycles say so, never so many that nothing fits; two are the least."""
+    """More than two buffers are used if they save cycles and fit; two are the minimum."""
     table = cost_table("siracusa")
     assert table is not None
     s = smol(512)
@@ -198,7 +198,7 @@ def test_flash_has_a_longer_queue_where_that_pays() -> None:
 
 
 def l2_of_two_stages(s: ModelShape) -> int:
-    """The least L2 with which all weights are in flash."""
+    """Return the smallest L2 with which all weights are in flash."""
     with pytest.raises(DoesNotFit) as refused:
         make_plan(s, SIRACUSA.with_room(wmem=0, l2=SIRACUSA.l2_system))
     (lack,) = refused.value.lacks

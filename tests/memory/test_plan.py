@@ -1,4 +1,4 @@
-"""The planner over random shapes and budgets: sound plans, monotone refusals, honest numbers."""
+"""The planner with random shapes and budgets: valid plans, monotone refusals, and correct numbers in refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan_or_none(s: ModelShape, t: Target, budget: int | None) -> Plan | None:
 
 
 def fits(s: ModelShape, t: Target, budget: int) -> bool:
-    """Whether there is a plan, without one: the test of what fits shows that it is the same."""
+    """Return whether ``check_fits`` accepts (another test shows that ``make_plan`` then succeeds)."""
     try:
         check_fits(s, t, budget)
     except DoesNotFit:
@@ -41,7 +41,7 @@ def fits(s: ModelShape, t: Target, budget: int) -> bool:
 
 @st.composite
 def targets(draw: st.DrawFn) -> Target:
-    """Siracusa with memories of any size, and perhaps without those that a program can do without."""
+    """Draw Siracusa with memories of any size, some of them possibly missing."""
     target = SIRACUSA.with_room(
         wmem=draw(st.sampled_from([0, 1008, 100 * KIB, 8 * MIB - 32])),
         l2=draw(st.sampled_from([200 * KIB, 2 * MIB])),
@@ -81,7 +81,7 @@ def test_every_plan_is_sound(s: ModelShape, t: Target, budget: int) -> None:
     for memory, used in plan.used.items():
         assert used <= plan.capacity[memory], memory
     assert len(plan.placements) == len(s.matrices)
-    # weights fill the levels in order; a lower one only where a higher one had no room
+    # weights fill the memories in order: a later one only if the earlier one had no room
     order = [("wmem", "l2", "flash").index(p.level) for p in plan.placements]
     for p, level in zip(plan.placements, order, strict=True):
         if level > 0 and t.room("wmem") >= p.bytes:
@@ -111,7 +111,7 @@ def test_same_input_same_plan(s: ModelShape, budget: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(s=shapes())
 def test_refusal_is_monotone_in_the_l1_budget(s: ModelShape) -> None:
-    """Once a budget fits, every larger one does; below the smallest, none."""
+    """If a budget fits, every larger one fits."""
     found = [fits(s, SIRACUSA, b) for b in range(11 * KIB, 257 * KIB, 9 * KIB)]
     assert found == sorted(found)
 
@@ -120,7 +120,7 @@ def test_refusal_is_monotone_in_the_l1_budget(s: ModelShape) -> None:
 @settings(max_examples=15, deadline=None)
 @given(s=shapes())
 def test_smallest_budget_to_the_byte(s: ModelShape) -> None:
-    """It plans soundly, and 1 to 64 bytes less do not."""
+    """It gives a valid plan, and budgets of 1 to 64 bytes less are refused."""
     low, high = 0, 256 * KIB
     assume(fits(s, SIRACUSA, high))
     while high - low > 1:
@@ -139,7 +139,7 @@ def test_smallest_budget_to_the_byte(s: ModelShape) -> None:
 @given(s=shapes(), t=targets(), budget=st.integers(0, 60 * KIB))
 def test_refusal_has_numbers_that_add_up(s: ModelShape, t: Target, budget: int) -> None:
     """need - have = excess > 0; the three largest consumers are named in order of size."""
-    assume(plan_or_none(s, t, budget) is None)  # what fits has no refusal to look at
+    assume(plan_or_none(s, t, budget) is None)
     with pytest.raises(DoesNotFit) as refused:
         make_plan(s, t, budget)
     text = str(refused.value)
@@ -158,8 +158,7 @@ def test_refusal_has_numbers_that_add_up(s: ModelShape, t: Target, budget: int) 
     assert have == given.get(found[1], have)
 
 
-def test_l1_refusal_can_be_met() -> None:
-    """The budget that the message says is needed does fit."""
+def test_the_l1_budget_named_in_a_refusal_fits() -> None:
     s = make_shape()
     with pytest.raises(DoesNotFit) as refused:
         make_plan(s, SIRACUSA, 14 * KIB)
@@ -168,11 +167,11 @@ def test_l1_refusal_can_be_met() -> None:
     excess = int(found[3])
     assert plan_or_none(s, SIRACUSA, 14 * KIB + excess) is not None
     assert plan_or_none(s, SIRACUSA, 14 * KIB + excess - 64) is None
-    # have is what the user gave
+    # "have" is the budget that the user gave
     assert int(found[2]) == 14 * KIB
 
 
-def test_weights_refusal_can_be_met() -> None:
+def test_the_weight_memory_named_in_a_refusal_fits() -> None:
     s = make_shape(tied=False)
     t = SIRACUSA.with_room(wmem=0, l2=300 * KIB, flash=0)
     with pytest.raises(DoesNotFit) as refused:
@@ -184,8 +183,8 @@ def test_weights_refusal_can_be_met() -> None:
     assert plan_or_none(s, t.with_room(wmem=weights), None) is not None
 
 
-def test_weights_lack_what_the_last_memory_has_too_little() -> None:
-    """Where one large matrix has no place, most of its bytes may have: as many more as are short, and it fits."""
+def test_missing_bytes_for_weights_are_those_of_the_last_memory() -> None:
+    """One large matrix does not fit, but most of its bytes would: with the named excess it fits."""
     s = make_shape(hidden=128, ffn=512, layers=8, vocab=16000, tied=False)
     small = SIRACUSA.with_room(wmem=100 * KIB, flash=3 * MIB)
     with pytest.raises(DoesNotFit) as refused:
@@ -224,10 +223,10 @@ def test_a_budget_beyond_the_target_is_the_targets() -> None:
 @EXAMPLES
 @given(s=shapes(), tile=st.integers(1, 64 * KIB))
 def test_tiles_cover_every_block_once(s: ModelShape, tile: int) -> None:
-    """Whole blocks within the buffer, a multiple of 8 where there is more than one full tile."""
+    """Tiles are whole blocks within the buffer, a multiple of 8 if there are several full tiles."""
     for m in s.matrices:
         if tile < m.block_bytes:
-            continue  # no plan has such tiles but for the embedding, which is read by rows
+            continue  # only the embedding has such tiles in a plan, and it is read by rows
         n = tile_blocks(m, tile)
         assert 1 <= n <= m.blocks and n * m.block_bytes <= tile
         if n >= 8 and n < m.blocks:
@@ -247,8 +246,8 @@ def test_lifetimes_name_steps() -> None:
     assert shared, "buffers of different steps share bytes"
 
 
-def test_multipliers_are_in_l1_where_all_of_them_have_room() -> None:
-    """Behind everything else: no byte of L1 that another buffer would have is theirs."""
+def test_multipliers_are_in_l1_if_all_of_them_fit() -> None:
+    """They come after all other buffers and take no bytes from them."""
     matrices = [f"layer{i}.{m}" for i in range(5) for m in ("qkv", "o", "gate_up", "down")]
     s = make_shape(choices=Choices({name: Choice("neureka_1x1") for name in matrices}))
     rows = sum(m.blocks * 8 for m in s.matrices if m.name in matrices)

@@ -1,4 +1,4 @@
-"""Equal matrices have one place, and no others do."""
+"""Equal matrices share one place, and different matrices never do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYER = sum(m.bytes for m in make_shape().layers[1])
 
 
 def sharing(*pairs: tuple[int, int]) -> ModelShape:
-    """5 layers, of which some repeat: (layer, the one it repeats)."""
+    """Return a shape with 5 layers; each pair is (layer, an earlier equal layer)."""
     shared = tuple((f"layer{i}.{s}", f"layer{j}.{s}") for i, j in pairs for s in SLOTS)
     return replace(make_shape(), shared=shared)
 
@@ -39,18 +39,18 @@ def test_stored_once(target: object) -> None:
             )
     assert [p.name for p in plan.placements] == [m.name for m in s.matrices]
     assert (plan.used["flash"] > 0) == (target is STREAMED)
-    # as much less as two layers are, in whichever memory, but for gaps at the ends of those
+    # two layers' bytes less in all memories together, except for gaps at their ends
     assert 2 * LAYER <= _ends(whole) - _ends(plan) < 2 * LAYER + 10_000
     assert sum(m.bytes for m in s.stored) == sum(m.bytes for m in s.matrices) - 2 * sum(
         m.bytes for m in s.layers[1]
     )
     assert faults_of(plan, s, target) == []  # type: ignore[arg-type]
-    # every occurrence keeps its own cache
+    # every layer keeps its own KV cache
     assert [b for b in plan.l1 if "cache" in b.name] == [b for b in whole.l1 if "cache" in b.name]
 
 
 def _ends(plan: Plan) -> int:
-    """Bytes from the beginning of each memory to the end of its last matrix."""
+    """Return the bytes from the start of each memory to the end of its last matrix."""
     return sum(
         max((p.offset + p.bytes for p in plan.placements if p.level == level), default=0)
         for level in ("wmem", "l2", "flash")
@@ -64,8 +64,8 @@ def with_place(plan: Plan, name: str, **fields: object) -> Plan:
     return out
 
 
-def test_one_place_for_two_has_to_be_known() -> None:
-    """A plan of the sharing model is none for the model whose layers differ."""
+def test_different_matrices_in_one_place_are_refused() -> None:
+    """A plan for a model with equal layers is invalid for a model whose layers differ."""
     plan = make_plan(sharing((2, 1)), SIRACUSA)
     assert any("overlap" in fault for fault in faults_of(plan, make_shape(), SIRACUSA))
     assert any("overlap" in fault for fault in faults_of(plan, sharing((3, 1)), SIRACUSA))

@@ -1,4 +1,4 @@
-"""The verifier catches every way of damaging a sound plan."""
+"""The verifier refuses valid plans after every kind of damage."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ IN_PLACE_PLAN = next(
 )
 PADDED = make_shape(
     hidden=60, ffn=80, options=QuantOptions(bits=2, group_size=20, short_last_group=True)
-)  # what padding makes whole N-EUREKA multiplies too
-DEEP = make_shape(layers=17)  # whose gains are in a lower memory
+)  # N-EUREKA multiplies these groups for the cores only because they are padded to whole words
+DEEP = make_shape(layers=17)  # its RMSNorm weights are in a lower memory
 BUDGETS = (None, 48 * KIB)
 STREAMED = SIRACUSA.with_room(wmem=60_000, l2=220 * KIB)
 CRAMPED = SIRACUSA.with_room(
@@ -68,7 +68,7 @@ def cases() -> list[tuple[str, ModelShape, Target, Plan]]:
                 label = f"{name}, L1 {budget}, {place}"
                 found.append((label, s, t, make_plan(s, t, budget)))
     found.append(("groups that padding makes whole", PADDED, SIRACUSA, make_plan(PADDED, SIRACUSA)))
-    found.append(("gains in lower memory", DEEP, SIRACUSA, make_plan(DEEP, SIRACUSA)))
+    found.append(("norm weights in lower memory", DEEP, SIRACUSA, make_plan(DEEP, SIRACUSA)))
     found.append((f"in place, L1 {IN_PLACE_PLAN[0]}", ENGINED, SIRACUSA, IN_PLACE_PLAN[1]))
     return found
 
@@ -94,13 +94,13 @@ def refused(plan: Plan, s: ModelShape, t: Target) -> bool:
     return False
 
 
-# in the fast tier a sample of what the slow one has
+# the fast tier tries every seventh damaged plan
 TIERS = pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
 Mutants = Iterator[tuple[str, Plan]]
 
 
 def assert_noticed(damage: Callable[[Target, Plan], Mutants], every: int) -> None:
-    """The verifier refuses every damaged plan, or each ``every``-th, for all plans of CASES, and there are some."""
+    """Check that the verifier refuses every ``every``-th damaged plan of all CASES, and that there are some."""
     found: set[str] = set()
     done = 0
     for _, s, t, plan in CASES:
@@ -119,7 +119,7 @@ def test_the_plans_are_sound() -> None:
 
 @TIERS
 def test_every_overlap_of_live_buffers(every: int) -> None:
-    """Each buffer moved onto each other one that is live in the same phase."""
+    """Move each buffer onto each other buffer that is live in the same step."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, a in enumerate(plan.l1):
@@ -132,7 +132,7 @@ def test_every_overlap_of_live_buffers(every: int) -> None:
 
 @TIERS
 def test_every_overlap_by_16_bytes(every: int) -> None:
-    """Each buffer grown into a live neighbour."""
+    """Enlarge each buffer into a live neighbour."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, a in enumerate(plan.l1):
@@ -156,7 +156,7 @@ def test_every_misaligned_buffer(every: int) -> None:
 
 @TIERS
 def test_every_buffer_before_the_arena(every: int) -> None:
-    """A negative offset is memory that is not ours."""
+    """Give each buffer a negative offset."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, b in enumerate(plan.l1):
@@ -167,7 +167,7 @@ def test_every_buffer_before_the_arena(every: int) -> None:
 
 @TIERS
 def test_every_buffer_beyond_l1(every: int) -> None:
-    """Beyond the budget less the system's share and the layer table."""
+    """Move each buffer beyond the L1 budget minus the bytes of the system and the layer table."""
 
     def damage(t: Target, plan: Plan) -> Mutants:
         table = plan.used["l1"] - t.l1_system - plan.arena_bytes
@@ -181,7 +181,7 @@ def test_every_buffer_beyond_l1(every: int) -> None:
 @TIERS
 @pytest.mark.parametrize("by", ["half", "16 bytes"])
 def test_every_shrunk_buffer(by: str, every: int) -> None:
-    """A buffer too small for what it holds: alignment leaves at most 15 spare bytes."""
+    """Make each buffer too small: alignment leaves at most 15 spare bytes."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, b in enumerate(plan.l1):
@@ -206,8 +206,8 @@ def test_every_dropped_buffer(every: int) -> None:
 
 @TIERS
 @pytest.mark.parametrize("live", [(), (-1,), (14,)])
-def test_every_lifetime_that_is_no_phase_long(live: tuple[int, ...], every: int) -> None:
-    """A buffer that is live in no phase is never checked against any other."""
+def test_every_lifetime_without_steps(live: tuple[int, ...], every: int) -> None:
+    """A buffer that is never live would not be compared with any other."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         assert len(plan.steps) == 14
@@ -218,8 +218,8 @@ def test_every_lifetime_that_is_no_phase_long(live: tuple[int, ...], every: int)
 
 
 @TIERS
-def test_every_buffer_that_is_not_live_in_one_of_its_phases(every: int) -> None:
-    """The verifier knows in which phases a buffer is written and read, or holds what will be."""
+def test_every_lifetime_without_one_of_its_steps(every: int) -> None:
+    """The verifier knows in which steps a buffer is written or read, or holds a value for later."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, b in enumerate(plan.l1):
@@ -299,7 +299,7 @@ def test_every_misaligned_matrix(every: int) -> None:
 
 @TIERS
 def test_smaller_or_larger_tile_than_planned(every: int) -> None:
-    """The tile size that the program is told holds the largest tile and half fills the buffer."""
+    """The program's tile size must hold the largest tile and be half of the buffer."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         tiles = [p.tile_blocks * p.block_bytes for p in plan.placements if p.name != "embedding"]
@@ -336,7 +336,7 @@ def test_flash_without_its_stage() -> None:
     assert refused(out, s, t)
 
 
-def test_long_rows_in_tiles_of_no_block_or_without_room_for_sums() -> None:
+def test_long_rows_without_blocks_per_tile_or_room_for_sums() -> None:
     s = make_shape(hidden=64, ffn=1000, heads=4, kv_heads=4, head_dim=16)
     plan = make_plan(s, SIRACUSA, 48 << 10)
     assert verify(plan, s, SIRACUSA) > 0
@@ -349,7 +349,7 @@ def test_long_rows_in_tiles_of_no_block_or_without_room_for_sums() -> None:
 
 
 def test_embedding_in_flash_without_its_stage() -> None:
-    """A row's block comes through a buffer of its own."""
+    """The block with the row is copied through a separate buffer."""
     s = make_shape()
     with pytest.raises(DoesNotFit, match="L2: need") as small:
         make_plan(s, SIRACUSA.with_room(wmem=0, l2=115 * KIB))
@@ -364,7 +364,7 @@ def test_embedding_in_flash_without_its_stage() -> None:
 
 @TIERS
 def test_dropped_l2_buffers(every: int) -> None:
-    """Tables, stages and caches that L2 has to hold."""
+    """Remove each table, stage and cache in L2."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, b in enumerate(plan.lower_buffers):
@@ -376,8 +376,8 @@ def test_dropped_l2_buffers(every: int) -> None:
 
 
 @TIERS
-def test_layers_whose_cache_is_nowhere_or_too_small(every: int) -> None:
-    """One layer more, or fewer, in each memory, with bytes and without; all in one that has no such bytes."""
+def test_kv_caches_that_are_missing_or_too_small(every: int) -> None:
+    """Count one layer more or fewer in each memory, or move all layers to another memory, with and without bytes."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         for level in plan.kv_layers:
@@ -411,8 +411,8 @@ def test_layers_whose_cache_is_nowhere_or_too_small(every: int) -> None:
     assert any("hyperram" in plan.kv_layers for *_, plan in CASES)
 
 
-def test_a_cache_where_a_program_does_not_write() -> None:
-    """The same plan for a chip whose weight memory has no, or too little, SRAM."""
+def test_a_kv_cache_in_read_only_memory() -> None:
+    """The weight memory has no SRAM, or too little for the planned cache."""
     _, s, t, plan = next(c for c in CASES if "wmem" in c[3].kv_layers)
     need = next(b.bytes for b in plan.lower_buffers if b.level == "wmem")
     for writable in (0, need - 1, need):
@@ -422,8 +422,7 @@ def test_a_cache_where_a_program_does_not_write() -> None:
 
 @TIERS
 def test_damaged_tables(every: int) -> None:
-    """Dropped, doubled, shortened, moved onto weights, into memories that are not there, and to flash without a
-    buffer to read them through."""
+    """Remove, double, shorten each table, move it onto weights, into unknown memories, and to flash without a stage."""
 
     def damage(_: Target, plan: Plan) -> Mutants:
         for i, table in enumerate(plan.tables):
@@ -448,7 +447,7 @@ def test_damaged_tables(every: int) -> None:
 
 
 def test_l2_that_overflows() -> None:
-    """L2 tables beyond L2, with and without weights there."""
+    """Add a buffer as large as L2."""
     for _, s, t, plan in CASES:
         out = copy.deepcopy(plan)
         out.lower_buffers.append(Buffer("more", "l2", t.l2, (0, 13)))
@@ -468,7 +467,7 @@ def test_kv_pieces_larger_than_their_buffer() -> None:
     s=shapes(), budget=st.integers(20 * KIB, 256 * KIB), pick=st.integers(0, 1 << 30),
     other=st.integers(0, 1 << 30),
 )  # fmt: skip
-def test_random_plans_with_two_buffers_exchanged_onto_each_other(
+def test_random_plans_with_one_buffer_moved_onto_another(
     s: ModelShape, budget: int, pick: int, other: int
 ) -> None:
     try:
@@ -481,8 +480,7 @@ def test_random_plans_with_two_buffers_exchanged_onto_each_other(
 
 
 def test_verifier_shares_no_code_with_the_planner() -> None:
-    """It may import the plan's data types, phase names and numbers that C asserts (tests/abi shows
-    that it does), what its own files have, and nothing else that computes."""
+    """It imports only data types of plans, step types, and constants that C code asserts (see tests/abi)."""
     own = sorted(Path(verify_module.__file__).parent.glob("verify*.py"))
     assert len(own) == 3
     imported = {

@@ -33,10 +33,10 @@ from shrinkc.memory.lower import PIECE_WINDOW
 from shrinkc.memory.parts import (
     Placement,
     align,
-    gains_in_l1,
     kv_layer_bytes,
     kv_shape,
     layer_bytes,
+    norm_weights_in_l1,
     pieces_in,
 )
 from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
@@ -165,7 +165,7 @@ def _steps(graph: Graph, sizes: PassSizes, held: dict[str, int]) -> list[CStep]:
                 step.name, step.op.KERNEL, sizes.buffer(source), sizes.buffer(step.name),
                 stride(source), stride(step.name), count,
                 slots.index(slot) if slot in slots else 0,
-                step.op.how(step, sizes.steps), FORMS[kind.kind],
+                step.op.kernel_parameter(step, sizes.steps), FORMS[kind.kind],
                 CONTROLLER_TASKS.get(
                     step.op.KERNEL, "SC_CONTROLLER_QUANT" if kind.kind in VECTORS else "SC_CONTROLLER_NOTHING"
                 ),
@@ -296,7 +296,7 @@ def emit(
         "command": command,
         "g": graph,
         "ops": graph.device_ops(),
-        "cached_op": sizes.steps[sizes.attends].name,
+        "cached_op": sizes.steps[sizes.attention_step].name,
         "layer_ops": [step.name for step in shape.steps if step.in_layer],
         "steps": _steps(graph, sizes, held),
         "macros": _macros(graph),
@@ -310,7 +310,7 @@ def emit(
         "matrices": matrices,
         "embedding": _c_matrix(embed.table, embed_shape, plan),
         "gains": [n.gain.tolist() for n in norms],
-        "gains_in_l1": gains_in_l1(shape),
+        "gains_in_l1": norm_weights_in_l1(shape),
         "perms": perms,
         "biases": biases,
         "head_norm": _of_type(graph, RopeCache)[0],

@@ -95,8 +95,8 @@ def speed_of(
     passes = Passes(shape, plan, target)
     return Speed(
         at, table.clock_mhz if clock_mhz is None else clock_mhz, clock_mhz is not None,
-        cost_of([passes.steps(1, at)], table).plain(table),
-        cost_of(passes.prompt(at), table).plain(table), table,
+        cost_of([passes.steps(1, at)], table).without_probes(table),
+        cost_of(passes.prompt(at), table).without_probes(table), table,
     )  # fmt: skip
 
 

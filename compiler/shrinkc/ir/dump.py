@@ -1,4 +1,4 @@
-"""The IR as stable text, one line per op: to read, to diff."""
+"""Text form of the IR, one line per op, for reading and comparing."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def _value(v: object) -> str:
 
 
 def attributes(op: Op) -> dict[str, str]:
-    """Every attribute of an op that decides a number, as text."""
+    """Return every attribute of an op that affects results, as text."""
     return {name: _value(value) for name, value in op.attributes().items()}
 
 
 def dump(graph: Graph) -> str:
-    """All ops in order with types and every attribute that decides a number."""
+    """Return all ops in order, with types and every attribute that affects results."""
     lines = [
         f"model {graph.name}: vocab {graph.vocab}, hidden {graph.hidden}, layers {graph.num_layers}, "
         f"heads {graph.heads}/{graph.kv_heads} of {graph.head_dim}, ffn {graph.ffn}, "
@@ -54,7 +54,7 @@ def dump(graph: Graph) -> str:
         f"rope cos {_value(graph.rope_cos)}, sin {_value(graph.rope_sin)}"
     ]
     for op in graph.ops:
-        said = ", ".join(f"{name} = {text}" for name, text in attributes(op).items())
+        listed = ", ".join(f"{name} = {text}" for name, text in attributes(op).items())
         inputs = ", ".join(op.inputs)
-        lines.append(f"%{op.out}: {graph.types[op.out]} = {op.mnemonic}({inputs}) {{{said}}}")
+        lines.append(f"%{op.out}: {graph.types[op.out]} = {op.mnemonic}({inputs}) {{{listed}}}")
     return "\n".join(lines) + "\n"

@@ -1,8 +1,7 @@
-"""A whole model in the integer IR, and what every operation is and says of itself.
+"""The integer IR of a model: types, the base class of ops, and the graph.
 
-Values are per token: ``i32`` is fixed point int32 with fraction bits, ``q16`` and ``q8`` are dynamic
-vectors of 16 and 8 bit (see numerics/vectors.py), ``heads8`` int8 heads, ``logits`` and ``token`` what they say.
-Every op names its inputs and its one output; ``layer`` is -1 outside the layer loop.
+Values are per token: ``i32`` and ``logits`` are fixed-point int32, ``q16`` and ``q8`` are dynamically quantised
+vectors of 16 and 8 bits (numerics/vectors.py), ``heads8`` are int8 heads, ``token`` is a token id.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ Rule = Callable[["Graph", Any], str | None]
 
 @dataclass(frozen=True)
 class Type:
-    """kind: token | i32 | q16 | q8 | heads8 | logits; width elements per token."""
+    """Type of a value: ``kind`` (token, i32, q16, q8, heads8 or logits) and elements per token."""
 
     kind: str
     width: int
     frac: int = 0  # i32: fraction bits
-    group: int = 0  # q8: inputs of a group
+    group: int = 0  # q8: inputs per group
     cmax: int = 0  # q8: largest group scale
-    bits: int = 0  # q16: most bits of a magnitude
+    bits: int = 0  # q16: largest number of bits of a magnitude
 
     def __str__(self) -> str:
         if self.kind == "q8":
@@ -47,7 +46,7 @@ class Type:
 
 @dataclass
 class State:
-    """What one generation keeps: ``kept`` is the ops' own, by what they choose as a key."""
+    """State of one generation.  ``kept`` holds the state of ops, such as KV caches, by keys that they choose."""
 
     graph: Graph
     position: int = 0
@@ -57,45 +56,45 @@ class State:
 
 @dataclass
 class Op(OnDevice):
-    """Common to all ops; a subclass is an op, and known by its name.
+    """Base class of all ops; files refer to an op by its class name.
 
-    A subclass says what it computes (``run``), what is legal (``TAKES``, ``GIVES``, ``RULES``), and how
-    the device does it.
+    An op has named inputs and one named output; ``layer`` is -1 outside the layers.  A subclass defines the
+    computation (``run``), legal types (``TAKES``, ``GIVES``) and rules, and its execution on the device (``OnDevice``).
     """
 
     out: str
     inputs: tuple[str, ...]
     layer: int
 
-    # attributes that most models' ops are without: said only where they are not None
+    # fields that are left out of files and dumps if they are None
     OPTIONAL: ClassVar[frozenset[str]] = frozenset()
-    # kinds of its inputs, each way to call it; kinds that its output may have
+    # allowed combinations of input kinds, and allowed output kinds
     TAKES: ClassVar[tuple[tuple[str, ...], ...]] = (("i32",),)
     GIVES: ClassVar[tuple[str, ...]] = ("i32",)
-    # rules in addition to those of all ops (ir/rules.py), in the order in which they are checked
+    # rules checked in this order, after those of all ops (ir/rules.py)
     RULES: ClassVar[tuple[Rule, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         OPS[cls.__name__] = cls
 
     def run(self, state: State, args: Sequence[Any]) -> Any:
-        """The output of T tokens from the inputs': arrays [T, width], QVector or QHeads."""
+        """Compute the output of T tokens from the inputs: arrays [T, width], QVector, Q16Vector or QHeads."""
         raise NotImplementedError(f"{self.mnemonic} has no semantics")
 
     def matrices(self) -> list[QLinear]:
-        """Every matrix it holds, adapters included."""
+        """Return the op's matrices, adapters included."""
         return []
 
     def slot(self) -> str | None:
-        """The slot of the matrix that it multiplies with, whose tiles it takes from the stream."""
+        """Return the slot of the matrix that the op multiplies with (such as "qkv"), or None."""
         return None
 
     def macros(self) -> dict[str, int | str]:
-        """Numbers for model.h, the same in all layers: SC_<name> -> value."""
+        """Return constants for model.h that are equal in all layers: SC_<name> -> value."""
         return {}
 
     def numbers(self) -> tuple[int, ...]:
-        """The values of NUMBERS."""
+        """Return this layer's values of NUMBERS."""
         return ()
 
     @property
@@ -104,26 +103,26 @@ class Op(OnDevice):
 
     @property
     def name(self) -> str:
-        """``out`` without its layer's prefix: the same in every layer."""
+        """``out`` without the layer prefix."""
         return self.out.removeprefix(f"layer{self.layer}.")
 
     def attributes(self) -> dict[str, object]:
-        """Everything that decides the numbers, for the text dump (matrices by their shape)."""
+        """Return the fields that affect results, without names of values."""
         skip = ("out", "inputs", "layer")
         return {k: v for k, v in self.stated().items() if k not in skip}
 
     def stated(self) -> dict[str, object]:
-        """Every field but OPTIONAL ones that are None."""
+        """Return all fields except OPTIONAL ones that are None."""
         return {k: v for k, v in vars(self).items() if v is not None or k not in self.OPTIONAL}
 
 
 OPS: dict[str, type[Op]] = {}
-"""Every op by its class's name, which files state."""
+"""All ops by class name."""
 
 
 @dataclass
 class Graph:
-    """Ops in execution order; prologue (layer -1), ``num_layers`` equal bodies, epilogue (-1).
+    """Ops in execution order: before the layers (``layer`` -1), ``num_layers`` layers of equal ops, after them (-1).
 
     ``rope_cos`` and ``rope_sin`` are Q15 int16 [context, head_dim / 2].
     """
@@ -145,20 +144,21 @@ class Graph:
     types: dict[str, Type] = field(default_factory=dict)
 
     def input_types(self, inputs: Iterable[str]) -> list[Type]:
-        """Of the values that an op reads."""
+        """Return the types of an op's inputs."""
         return [Type("token", 1) if name == "token" else self.types[name] for name in inputs]
 
     def body(self, layer: int) -> list[Op]:
-        """The ops of one layer."""
+        """Return the ops of one layer."""
         return [op for op in self.ops if op.layer == layer]
 
     def epilogue(self) -> int:
-        """The index of the first op after the layers: it reads their last result."""
+        """Return the index of the first op after the layers; its first input is their result."""
         return 1 + max(i for i, op in enumerate(self.ops) if op.layer >= 0)
 
     def steps(self) -> tuple[Step, ...]:
-        """A pass as the device does it: in its order, the layers' ops once; without those whose
-        results never leave the kernel of the op that reads them."""
+        """Return the steps of a pass on the device, those of a layer once.
+
+        An op that is fused with a matrix product is one step together with that product."""
         once = {op.out: op for op in self.ops if op.layer <= 0}
         inner = {name: once[name] for op in once.values() if op.FUSED for name in op.inputs}
         steps = []
@@ -167,13 +167,13 @@ class Graph:
                 continue
             inputs, slot = op.inputs, op.slot()
             if op.FUSED:
-                made = [inner[name] for name in op.inputs]
-                inputs = tuple(name for m in made for name in m.inputs)
-                slot = made[0].slot()
+                producers = [inner[name] for name in op.inputs]
+                inputs = tuple(name for producer in producers for name in producer.inputs)
+                slot = producers[0].slot()
             names = tuple(_LAYER.sub("", name) for name in inputs)
             steps.append(Step(type(op), op.name, names, op.layer >= 0, slot))
         return tuple(steps)
 
     def device_ops(self) -> list[str]:
-        """Names of a pass's ops in their order, the layers' once, as the device has them."""
+        """Return the names of a pass's steps in order, those of a layer once."""
         return [step.name for step in self.steps()]

@@ -1,6 +1,6 @@
-"""The golden model: executes the IR on numpy, token by token or many tokens at once.
+"""The interpreter: the reference implementation of the integer IR, in numpy.
 
-Results do not depend on how tokens are grouped into calls; ``observe`` sees every op's output.
+Results do not depend on how tokens are divided among calls of ``forward``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Observer = Callable[[Op, "np.ndarray | vectors.QVector | vectors.QHeads"], None]
 
 
 class Interpreter:
-    """One generation: the graph and what its ops keep, such as the KV cache."""
+    """One generation: a graph and the state of its ops, such as the KV cache."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.state = State(graph)
-        *self._ops, self._last = graph.ops  # the last one makes the token
+        *self._ops, self._sample = graph.ops
         self._epilogue = graph.epilogue()
 
     @property
     def position(self) -> int:
-        """Tokens so far: the position of the next one."""
+        """Number of tokens so far, which is the position of the next token."""
         return self.state.position
 
     def forward(
@@ -40,10 +40,10 @@ class Interpreter:
         logits: bool = True,
         observe: Observer | None = None,
     ) -> np.ndarray:
-        """Feed tokens at the next positions; logits int64 [T or 1, vocab] of all or the last.
+        """Process tokens at the next positions; return logits int64 [1, vocab] of the last, or [T, vocab] of all.
 
-        ``logits=False`` skips final norm and head and returns an empty array.  Raises ValueError
-        past the compiled context or for ids outside the vocabulary.
+        ``logits=False`` skips final norm and LM head and returns an empty array.  ``observe`` is called with
+        every op and its output.  Raises ValueError past the compiled context or for ids outside the vocabulary.
         """
         ids = np.asarray(tokens, I64)
         g = self.graph
@@ -66,7 +66,7 @@ class Interpreter:
         self.state.position += len(ids)
         return np.asarray(out) if logits else np.zeros((0, g.vocab), I64)
 
-    def choose(self, logits: np.ndarray, how: Sampling) -> list[int]:
-        """The tokens that follow the last T positions, from their logits [T, vocab]."""
-        self.state.sampling = how
-        return [int(token) for token in self._last.run(self.state, [logits])]
+    def choose(self, logits: np.ndarray, sampling: Sampling) -> list[int]:
+        """Return the next token after each of the last T positions, from their logits [T, vocab]."""
+        self.state.sampling = sampling
+        return [int(token) for token in self._sample.run(self.state, [logits])]

@@ -1,4 +1,4 @@
-"""Quantised matrices: the integers of one linear layer and what they mean."""
+"""Quantised matrices of the IR, and bounds of their results."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from shrinkc.storage import Offsets, StorageFormat, format_of
 
 CMAX = 255
 ACC_MAX = (1 << 31) - 1
-GROUP_SUM_MAX = 1 << 30  # of the kernel's folded sum (StorageFormat.fold)
-WEIGHT_MAX = 32767  # |q * d - b|: with a row's uint16 scale it makes an int32 (embedding)
+GROUP_SUM_MAX = 1 << 30  # limit of the kernel's folded sum (StorageFormat.fold)
+WEIGHT_MAX = 32767  # limit of |q * d - b|: times the uint16 row scale it fits int32 (embedding)
 _CHUNK = 1 << 20  # weights
 
 
@@ -25,22 +25,19 @@ _CHUNK = 1 << 20  # weights
 class QLinear:
     """An integer matrix [n, k] and its scales.
 
-    weight[o, k] = (q[o, k] * d[o, g] - b[o, g]) * row_scale[o], g = k // group, and the result in
-    fixed point with ``frac`` bits is ``acc * factor * 2**-(32 + shift - exponent)``, its high word and the
-    shift rounded half up (numerics/matrices.py: rescale), with the upper 15 bits of ``r[o] * mantissa`` as
-    factor, where
-    ``acc = sum_g c[g] * round_shift(d[o, g] * sum_k q * x - b[o, g] * sum_k x, drop)`` is an exact
-    int32: ``drop`` bits of a group's sum make room for it.
+    weight[o, k] = (q[o, k] * d[o, g] - b[o, g]) * row_scale[o] with g = k // group.  The result with ``frac``
+    fraction bits is ``acc * factor * 2**-(32 + shift - exponent)`` (numerics/matrices.py: rescale).  Here factor is the
+    upper 15 bits of ``r[o] * mantissa``, and
+    ``acc = sum_g c[g] * round_shift(d[o, g] * sum_k q * x - b[o, g] * sum_k x, drop)``
+    is an exact int32; ``drop`` shifts the group sums right so that it fits.
 
-    q int8 [n, k] in the range of its storage format; d uint8 [n, groups] or None (all one, drop 0);
-    b int16 [n, groups] or None (all zero), only next to d; r uint16 [n], at most R_MAX.
-    ``pad``: inputs to a multiple of which a group is stored: those of the format's unit, for the
-    first half of an adapter those of its matrix if they are more.  ``engine`` runs it and
-    has decided ``group`` and ``pad``; beyond these it changes no integer.
-    ``zero_points``: b is d times signed integers of ZERO_BITS bits, which are stored in its place.
-    ``x_bits``: bits of the 16-bit activations that it reads as one group, with d None and acc the plain
-    sum of q * x; 0: it reads int8 ones with group scales up to ``cmax``.
-    ``row_scale`` float64 [n] is kept for bounds, reports and tests; the device has r.
+    q int8 [n, k] in the range of the storage format; d uint8 [n, groups] or None (all one, drop 0);
+    b int16 [n, groups] or None (all zero), only together with d; r uint16 [n], at most R_MAX.
+    ``pad``: groups are stored padded to a multiple of this many inputs.  ``engine`` decides ``group`` and ``pad``, and
+    no other integer.  ``zero_points``: b is d times a signed integer of ZERO_BITS bits, which is stored instead of b.
+    ``x_bits`` > 0: the matrix reads 16-bit activations of this many bits as one group; d is None and acc is the sum of
+    q * x.  0: it reads int8 activations with group scales up to ``cmax``.
+    ``row_scale`` float64 [n] is for bounds, reports and tests; the device has r.
     """
 
     name: str
@@ -86,46 +83,46 @@ class QLinear:
         return Offsets.ZEROS if self.zero_points else Offsets.WIDE
 
     def zeros(self) -> np.ndarray:
-        """int8 [n, groups]: b / d, of a matrix with zero points."""
+        """Return the zero points b / d, int8 [n, groups]."""
         assert self.zero_points and self.b is not None and self.d is not None
         return (self.b // self.d).astype(np.int8)
 
     def all(self) -> list[QLinear]:
-        """Itself, and the halves of its adapter."""
+        """Return the matrix, and a and b of its adapter."""
         return [self] + ([self.low_rank.a, self.low_rank.b] if self.low_rank else [])
 
     def effective(self) -> np.ndarray:
-        """q * d - b as int64 [n, k]: the matrix that q of the activations is multiplied with."""
+        """Return q * d - b as int64 [n, k]: the weights in units of the row scale."""
         return effective(self.q, self.d, self.b, self.group)
 
     def dequantized(self) -> np.ndarray:
-        """float64 [n, k] in the units of the float model."""
+        """Return the weights as float64 [n, k]."""
         out: np.ndarray = self.effective() * self.row_scale[:, None]
         return out
 
     def group_bounds(self) -> np.ndarray:
-        """int64 [n, groups]: the largest |sum| that a group can give before ``drop``."""
+        """Return the largest possible |sum| of each group before ``drop``, int64 [n, groups]."""
         return magnitudes(self.q, self.d, self.b, self.group)[1]
 
     def unit_bound(self) -> int:
-        """Largest |acc| that c = 1 everywhere could give."""
+        """Return the largest possible |acc| if all group scales of the activations are 1."""
         return unit_bound(self.group_bounds(), self.drop)
 
     def acc_bound(self) -> int:
-        """Largest |acc| that any activations give."""
+        """Return the largest possible |acc|."""
         if self.x_bits:
             return q16_bound(self.group_bounds(), self.x_bits)
         return self.unit_bound() * self.cmax
 
     def accumulate(self, x: QVector | Q16Vector) -> np.ndarray:
-        """Exact acc int64 [T, n] of activations."""
+        """Return the exact acc, int64 [T, n], of activations."""
         if isinstance(x, Q16Vector):
             return accumulate_q16(x, self._transposed(np.float64))
-        table = self._transposed(product_type(self.d, self.group))
-        return accumulate(x, table, self.d, self.b, self.group, self.drop)
+        q = self._transposed(product_type(self.d, self.group))
+        return accumulate(x, q, self.d, self.b, self.group, self.drop)
 
     def _transposed(self, dtype: DTypeLike) -> np.ndarray:
-        """q.T [k, n] in ``dtype``, made once."""
+        """Return q.T [k, n] in ``dtype``; converted once."""
         cached: np.ndarray | None = getattr(self, "_cached", None)
         if cached is None:
             cached = np.ascontiguousarray(self.q.T.astype(dtype))
@@ -136,8 +133,8 @@ class QLinear:
 def magnitudes(
     q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, group: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of the effective weights: the largest magnitude of each row, int64 [n], and 127 * sum |w| per
-    group, int64 [n, groups].  Some rows at a time, because int64 is eight times the matrix."""
+    """Return of the effective weights: the largest magnitude per row, int64 [n], and 127 * sum |w| per group,
+    int64 [n, groups]."""
     n, k = q.shape
     starts = np.arange(0, k, group)
     largest, sums = np.empty(n, I64), np.empty((n, len(starts)), I64)
@@ -152,35 +149,35 @@ def magnitudes(
 
 
 def row_slices(n: int, k: int) -> Iterator[slice]:
-    """All rows of a matrix [n, k], so many at a time that copies in 64 bit stay small."""
+    """Yield slices of the rows of a matrix [n, k], small enough for copies as int64 or float64."""
     step = max(1, _CHUNK // max(k, 1))
     return (slice(at, at + step) for at in range(0, n, step))
 
 
 def unit_bound(bounds: np.ndarray, drop: int) -> int:
-    """Largest |acc| with c = 1 everywhere, of groups up to ``bounds`` [n, groups]."""
+    """Return the largest |acc| if all activation scales are 1 and group sums reach ``bounds`` [n, groups]."""
     return int(((bounds + ((1 << drop) >> 1)) >> drop).sum(axis=1).max(initial=0))
 
 
 @dataclass
 class LowRank:
-    """The adapter y += b @ quantise(a @ x) next to a matrix; a shares the input of its matrix."""
+    """Low-rank adapter of a matrix: y += b @ quantise(a @ x), where a reads the input of the matrix."""
 
     a: QLinear
     b: QLinear
 
 
 def q16_bound(bounds: np.ndarray, x_bits: int) -> int:
-    """Largest |acc| of 16-bit activations of that many bits; ``bounds`` [n, 1] are 127 * sum |q|."""
+    """Return the largest |acc| of activations of ``x_bits`` bits; ``bounds`` [n, 1] are 127 * sum |q|."""
     return int(bounds.max(initial=0)) // QMAX << x_bits
 
 
 def largest_x_bits(bounds: np.ndarray) -> int:
-    """Most bits of 16-bit activations that keep every accumulator in int32; 0 if none do."""
+    """Return the most bits of 16-bit activations with which every accumulator fits int32; 0 if none."""
     fit = (ACC_MAX // max(q16_bound(bounds, 0), 1)).bit_length() - 1
     return max(min(fit, WIDE_BITS), 0)
 
 
 def largest_cmax(unit_bound: int) -> int:
-    """Largest group scale in 1..255 that keeps every accumulator in int32; 0 if none does."""
+    """Return the largest group scale in 1..255 with which every accumulator fits int32; 0 if none."""
     return min(CMAX, ACC_MAX // max(unit_bound, 1))

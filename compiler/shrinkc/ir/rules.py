@@ -1,7 +1,6 @@
-"""What a legal graph is: rules of its structure and of all ops, run after every pass.
+"""Validity rules of a graph: its structure, and rules of all ops.
 
-A rule takes (graph, op) and returns what is wrong, or None; an op's own are in its file.
-``check`` collects every violation and raises one IllegalIR.
+A rule takes (graph, op) and returns a description of the fault, or None.  Rules of a single op are in its file.
 """
 
 from __future__ import annotations
@@ -70,8 +69,8 @@ def _are_zero_points(w: QLinear) -> bool:
 
 
 def rule_drop(graph: Graph, op: Op) -> str | None:
-    """Sums without group scales keep all bits; the kernel for groups rounds by at least one,
-    which a format that folds has anyway."""
+    """Sums without group scales keep all bits.  The kernel for groups shifts right by at least one bit, except for
+    formats with folded sums, which already have it."""
     for w in op.matrices():
         low, high = (0, 0) if w.d is None else (0 if w.format.fold else 1, 24)
         if not low <= w.drop <= high:
@@ -80,7 +79,7 @@ def rule_drop(graph: Graph, op: Op) -> str | None:
 
 
 def rule_accumulator(graph: Graph, op: Op) -> str | None:
-    """Every sum fits int32 whatever the activations are, and every weight int16."""
+    """Every sum fits int32 for all possible activations, and every effective weight fits int16."""
     for w in op.matrices():
         largest, bounds = magnitudes(w.q, w.d, w.b, w.group)
         if int(largest.max(initial=0)) > WEIGHT_MAX:
@@ -95,10 +94,7 @@ def rule_accumulator(graph: Graph, op: Op) -> str | None:
 
 
 def rule_engine(graph: Graph, op: Op) -> str | None:
-    """Every matrix is cut as its engine asks.
-
-    The first half of an adapter is cut like its matrix (rule_linear_types).
-    """
+    """Every matrix has its engine's groups and padding; a of an adapter has its matrix's (rule_linear_types)."""
     found = op.matrices()
     for place, w in enumerate(found):
         if w.engine not in ENGINES:
@@ -113,7 +109,7 @@ def rule_engine(graph: Graph, op: Op) -> str | None:
 
 
 def rule_activations(graph: Graph, op: Op) -> str | None:
-    """16-bit activations are one group of 1..14 bits, for matrices without group scales."""
+    """Matrices that read 16-bit activations have no group scales, one group, and 1 to 14 bits per activation."""
     for w in op.matrices():
         if w.x_bits and (w.d is not None or w.group != w.k or not 1 <= w.x_bits <= WIDE_BITS):
             scales = "group scales, " if w.d is not None else ""
@@ -131,8 +127,9 @@ COMMON: tuple[Rule, ...] = (
 
 
 def check_structure(graph: Graph) -> list[str]:
-    """Single assignment, inputs defined before use, and equal bodies for the layer loop; what a matrix
-    reads, 16 or 8 bit, may differ between layers, as the matrices may."""
+    """Return faults: values must be assigned once and before their use, and all layers must have equal ops.
+
+    Activations may have 16 bits in one layer and 8 in another, because the formats of matrices may differ."""
     faults: list[str] = []
     seen = {"token"}
     for op in graph.ops:
@@ -160,7 +157,7 @@ def check_structure(graph: Graph) -> list[str]:
 
 
 def check_tables(graph: Graph) -> list[str]:
-    """RoPE has a row for every position."""
+    """Return faults of the RoPE tables, which need one row per position."""
     rows = (graph.context, graph.head_dim // 2)
     return [
         f"rope {label} is {rope.dtype}{rope.shape}, not int16{rows}"
@@ -170,7 +167,7 @@ def check_tables(graph: Graph) -> list[str]:
 
 
 def check(graph: Graph) -> None:
-    """Raise IllegalIR naming every violated rule."""
+    """Raise one IllegalIR that lists all violations."""
     faults = check_structure(graph)
     if not faults:
         for op in graph.ops:

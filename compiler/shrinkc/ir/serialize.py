@@ -1,6 +1,6 @@
-"""The integer IR as one file: safetensors with the graph as JSON in its metadata.
+"""Files of the integer IR: safetensors with the graph as JSON in the metadata.
 
-The same graph gives the same bytes.  Files of another version are refused.
+Equal graphs give equal bytes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ from shrinkc.ir.ops import OPS, Op, Type
 from shrinkc.ir.rules import check
 
 FORMAT = "shrinkc-ir"
-UNSAID = (
-    ("engine", CORES),
-    ("x_bits", 0),
-)  # fields of a matrix that are stated only where they differ
+DEFAULTS = (("engine", CORES), ("x_bits", 0))  # fields of a matrix that are not written
 
 
 class _Writer:
@@ -43,7 +40,7 @@ class _Writer:
                     self.tensors[f"{w.name}/{f.name}"] = np.ascontiguousarray(v)
                 elif isinstance(v, LowRank):
                     record["low_rank"] = [self.linear(v.a), self.linear(v.b)]
-                elif (f.name, v) not in UNSAID:
+                elif (f.name, v) not in DEFAULTS:
                     record[f.name] = v
         return w.name
 
@@ -61,7 +58,7 @@ class _Writer:
 
 
 def save(graph: Graph, path: Path) -> None:
-    """Write the graph."""
+    """Write the graph to a file."""
     w = _Writer()
     head: dict[str, Any] = {"version": IR_VERSION, "ops": [w.op(op) for op in graph.ops]}
     head["types"] = {k: dataclasses.asdict(t) for k, t in graph.types.items()}
@@ -76,8 +73,9 @@ def save(graph: Graph, path: Path) -> None:
 
 
 def load(path: Path) -> Graph:
-    """Read and re-check a graph; BadArtifact when it is missing, damaged or of another
-    version, IllegalIR when a rule does not hold."""
+    """Read a graph and check its rules.
+
+    Raises BadArtifact if the file is missing, damaged or of another version, and IllegalIR for violated rules."""
     try:
         with safe_open(path, framework="np") as f:
             text = (f.metadata() or {}).get(FORMAT)
@@ -95,7 +93,7 @@ def load(path: Path) -> Graph:
 
 
 def _rebuild(path: Path, head: dict[str, Any], tensors: dict[str, np.ndarray]) -> Graph:
-    """The graph of a parsed file; whatever is missing in it raises."""
+    """Make the graph of a parsed file; raises KeyError, TypeError or similar if something is missing or wrong."""
     if head["version"] != IR_VERSION:
         raise BadArtifact(
             f"{path} is IR version {head['version']}, this shrinkc reads {IR_VERSION}.",

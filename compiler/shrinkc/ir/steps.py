@@ -1,7 +1,7 @@
-"""A pass as the device does it: its steps, known from a config or from a graph, and what they ask of L1.
+"""Steps of a forward pass on the device, and their use of L1.
 
-A step is an op whose result the device has; the layers' are stated once.  A planner works from
-steps and sizes alone, before any weight is read: ``PassSizes`` is what an op may ask.
+A step is an op, or an op fused with the product before it; the steps of a layer are listed once.  The planner needs
+only steps and ``PassSizes``, which are known from a config before any weight is read.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from shrinkc.storage import MatrixShape
 
 
 class Access(Enum):
-    """What a step does with a buffer; ``AHEAD``: reads what is there since before the pass's first
-    step; ``KEEP``: reads or writes what lasts from pass to pass."""
+    """Access of a step to a buffer.
+
+    ``PREFETCHED``: it reads data that is in the buffer from the start of the pass.  ``KEEP``: it reads or writes data
+    that lasts from pass to pass."""
 
     READ = "read"
     WRITE = "write"
     UPDATE = "update"
     SCRATCH = "scratch"
-    AHEAD = "ahead"
+    PREFETCHED = "prefetched"
     KEEP = "keep"
 
 
 @dataclass(frozen=True)
 class Use:
-    """A step's use of an L1 buffer, which must have ``bytes`` for it; 0: what its writer needs."""
+    """A step's use of an L1 buffer of at least ``bytes`` bytes (0: the size that the writer needs)."""
 
     buffer: str
     access: Access
@@ -40,59 +42,62 @@ class Use:
 
 
 class OnDevice:
-    """What the device does of an op, asked by planner and generator of its class: ``KERNEL`` is the C function of a
-    layer's step (sc_model.h), ``how`` and ``NUMBERS`` its parameters, ``buffer`` and ``uses`` its L1, ``work`` and
-    ``arithmetic`` what it costs."""
+    """Execution of an op on the device, for planner and code generator.
 
-    # done by the kernel of the matrix whose result it reads, which never leaves that kernel
+    ``KERNEL`` is the C function of the step (sc_model.h) with ``kernel_parameter`` and ``NUMBERS`` as parameters.
+    ``buffer`` and ``uses`` describe its L1 buffers, ``work`` and ``arithmetic`` its costs."""
+
+    # executed by the kernel of the matrix product that computes its input
     FUSED: ClassVar[bool] = False
     KERNEL: ClassVar[str] = ""
     # the L1 buffer that holds the result
     BUFFER: ClassVar[str] = "y"
-    # reads the cache: what follows it in the last layer is only done for tokens whose logits are wanted
+    # reads the KV cache; from this step on, the last layer processes only tokens whose logits are needed
     READS_CACHE: ClassVar[bool] = False
-    # gives vectors that can take the place of what they are made from
+    # makes vectors that can overwrite their source
     IN_PLACE: ClassVar[bool] = False
-    # numbers of each layer for the kernel: field of sc_layer -> its type in C, of 8, 16 or 32 bits
+    # per-layer parameters of the kernel: field of sc_layer -> C type of 8, 16 or 32 bits
     NUMBERS: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def buffer(cls, step: Step, sizes: PassSizes) -> str:
-        """The L1 buffer that holds the result."""
+        """Return the L1 buffer that holds the result."""
         return cls.BUFFER
 
     @classmethod
     def width(cls, step: Step, sizes: PassSizes) -> int:
-        """Elements of the result per token, padding included; that of its first input."""
+        """Return the elements of the result per token, padding included (here those of the first input)."""
         return sizes.width(step.inputs[0])
 
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
-        """What the step does with which L1 buffers."""
+        """Return the step's uses of L1 buffers."""
         raise NotImplementedError(f"{cls.__name__} has no buffers")
 
     @classmethod
-    def work(cls, step: Step, turn: Turn) -> Work:
-        """What one execution does, in counts that are made cycles (costs): of the core that does most."""
-        return Work({"calls": 1, "elements": turn.tokens * cls.width(step, turn.sizes)})
+    def work(cls, step: Step, call: Call) -> Work:
+        """Return the work of the busiest core in one call, as counts from which costs/ estimates cycles."""
+        return Work({"calls": 1, "elements": call.tokens * cls.width(step, call.sizes)})
 
     @classmethod
-    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
-        """What one execution computes, of all cores: one product per element, int32 in and out."""
-        elements = turn.tokens * cls.width(step, turn.sizes)
+    def arithmetic(cls, step: Step, call: Call) -> Arithmetic:
+        """Return the arithmetic of all cores in one call (here one product per element, int32 in and out)."""
+        elements = call.tokens * cls.width(step, call.sizes)
         return Arithmetic(elements, 8.0 * elements)
 
     @classmethod
-    def how(cls, step: Step, steps: Sequence[Step]) -> int | str:
-        """The kernel's parameter, a number of 8 bits or its name in C."""
+    def kernel_parameter(cls, step: Step, steps: Sequence[Step]) -> int | str:
+        """Return the kernel's parameter, an 8-bit number or its name in C."""
         return 0
 
 
 @dataclass(frozen=True)
 class Step:
-    """One op of a pass.  ``inputs`` are the names that the values have for the first layer, without the
-    layer: what comes from before the loop there comes from the last step of the layer before in all
-    others.  ``matrix``: the slot of the matrix it multiplies with."""
+    """One op of a pass.
+
+    ``inputs`` are the names of its inputs in the first layer, without layer prefix.  In later layers, the last result
+    of the previous layer takes the place of an input from before the first layer.  ``matrix``: the slot of the matrix
+    that it multiplies with."""
 
     op: type[OnDevice]
     name: str
@@ -103,21 +108,20 @@ class Step:
 
 @dataclass(frozen=True)
 class SlotSizes:
-    """The most that the matrices of one slot ask for, over all layers; ``adapter_*`` are those of the
-    second half of their adapters, 0 where there is none."""
+    """Maximum sizes of the matrices of one slot, over all layers."""
 
     rows: int
     k: int
-    words: int  # of the vector that they read, and of one of several tokens'
-    several_words: int
-    groups: int  # its group scales, 0 of 16-bit ones
+    words: int  # of the input vector in a pass of one token
+    several_words: int  # of each token's input vector in a pass of several tokens
+    groups: int  # group scales of the input vector, 0 for 16-bit activations
     x_blocks: int
     asymmetric: bool
     rank: int
-    adapter_words: int
-    sums: int = 0  # bytes of the cores' products with several tokens, and of weights for them
-    widened: int = 0
-    # of groups that another engine can multiply with several tokens
+    adapter_words: int  # of the vector between a and b of the adapter
+    sums: int = 0  # bytes of a token's sums when the cores multiply several tokens
+    widened: int = 0  # bytes of weights widened to 8 bits for that
+    # words of groups that another engine can multiply with several tokens
     product_words: frozenset[int] = frozenset()
 
     @classmethod
@@ -141,19 +145,20 @@ class SlotSizes:
 
 @dataclass(frozen=True)
 class PassSizes:
-    """A pass of ``chunk`` tokens on ``cores``: what ops compute their buffers from.
+    """Sizes of a pass of up to ``chunk`` tokens, from which ops compute their buffers.
 
-    ``team``: the cores and, where it has a part in a pass, the controller; ``hands``: those that can take heads.
-
-    ``tile`` is the bytes of a weight tile, 0 where none is copied; ``scratch`` what other engines than
-    the cores work in; ``kv_tile`` the blocks of a piece of the cache where that is not in L1;
-    ``kv_window`` the blocks of a layer's cache that may be there as long as it has no more, 0 where none are.
-    A pass can give the choices of up to ``verified`` tokens, whose logits have the room of ``logit_tokens``.
-    ``split``: of some tile the cores split blocks.  ``shared_products``: another engine multiplies groups that have
-    scales with several tokens for the cores.  ``gains_outside_l1``: the norms' gains are not in L1.
-    ``multipliers``: bytes of the row multipliers that the cores apply after another engine, if they are in L1.
-    ``in_place``: as in Plan.  ``remainders``: another engine leaves the last inputs of rows to the cores; their weights
-    are on their way to its scratch before its next vector is made.  ``perms``: some inputs are permuted."""
+    ``cores``: the workers.  ``team``: the workers, and the controller if it takes part in a pass.  ``head_cores``: the
+    cores that can compute attention heads.
+    ``tile``: bytes of a weight tile, 0 if no weights are copied.  ``scratch``: bytes of L1 for other engines.
+    ``kv_tile``: blocks of a piece of the KV cache that is not in L1.  ``kv_window``: the most blocks with which one
+    layer's cache is copied into L1 as a whole; 0 if it never is.
+    ``verified``: the most tokens for which a pass can choose the next token.  ``logit_tokens``: the number of tokens
+    for which the logits buffer has room.
+    ``split``: the cores split the blocks of some tile.  ``shared_products``: another engine multiplies grouped matrices
+    with several tokens for the cores.  ``multipliers``: bytes of row multipliers in L1 that the cores apply to results
+    of other engines.  ``in_place``: see Plan.  ``remainders``: another engine leaves the last inputs of rows to the
+    cores, whose weights are copied to its scratch before its next vector is made.  ``perms``: some inputs are permuted.
+    """
 
     steps: tuple[Step, ...]
     slots: Mapping[str, SlotSizes]
@@ -166,7 +171,7 @@ class PassSizes:
     context: int
     cores: int
     team: int
-    hands: int
+    head_cores: int
     chunk: int
     tile: int
     kv_in_l1: bool
@@ -178,7 +183,7 @@ class PassSizes:
     kv_window: int = 0
     split: bool = False
     shared_products: bool = False
-    gains_outside_l1: bool = False
+    norm_weights_outside_l1: bool = False
     multipliers: int = 0
     in_place: bool = False
     remainders: bool = False
@@ -186,55 +191,58 @@ class PassSizes:
 
     @property
     def shared(self) -> int:
-        """The most tokens of which cores have shares when vectors are made: half the team, more have whole ones, but of
-        permuted inputs."""
+        """The most tokens whose vectors are made by several cores together.
+
+        At most half as many as the team; of further tokens each core makes whole vectors.  Permuted inputs are always
+        shared."""
         return self.chunk if self.perms else max(1, min(self.chunk, self.team // 2))
 
-    def hands_of(self, tokens: int) -> int:
-        """Cores that take heads of so many tokens: of one all that can, if the busiest has fewer of them then."""
-        fewer = -(-self.heads // self.hands) < -(-self.heads // self.cores)
-        return self.hands if tokens > 1 or fewer else self.cores
+    def head_cores_for(self, tokens: int) -> int:
+        """Return how many cores compute the heads of ``tokens`` tokens.
+
+        For one token the controller helps only if the busiest core then has fewer heads."""
+        fewer = -(-self.heads // self.head_cores) < -(-self.heads // self.cores)
+        return self.head_cores if tokens > 1 or fewer else self.cores
 
     @property
     def kv_layer_in_l1(self) -> bool:
-        """Whether a cache that is not in L1 always comes there a layer at a time."""
+        """Whether every layer's KV cache is copied into L1 as a whole at all positions."""
         return 0 < self.context <= 4 * self.kv_window
 
     def cache_in_l1(self, positions: int) -> bool:
-        """Whether the cache that a layer attends to is in L1 when it has so many positions."""
+        """Return whether a layer's KV cache of ``positions`` positions is in L1 during attention."""
         return self.kv_in_l1 or -(-positions // 4) <= self.kv_window
 
     @property
-    def starts_next_cache(self) -> bool:
-        """Whether a layer's cache can come into L1: the step whose matrix is gate and up starts the next
-        layer's, so there has to be one."""
-        starts = sum(s.in_layer and s.op.how(s, self.steps) == "SC_SILU" for s in self.steps)
+    def prefetches_next_cache(self) -> bool:
+        """Whether the next layer's KV cache can be prefetched: the step with gate and up starts the copy."""
+        starts = sum(
+            s.in_layer and s.op.kernel_parameter(s, self.steps) == "SC_SILU" for s in self.steps
+        )
         return starts == 1
 
     @property
-    def fetches_gains(self) -> bool:
-        """Whether a norm's gains come into L1 while the matrices before it are multiplied: where they are
-        outside L1, and a layer has one step that starts the next layer's."""
-        return self.gains_outside_l1 and self.starts_next_cache
+    def prefetches_norm_weights(self) -> bool:
+        """Whether the weights of the next norm are copied into L1 during the matrix products before it."""
+        return self.norm_weights_outside_l1 and self.prefetches_next_cache
 
     @property
-    def attends(self) -> int:
-        """The place of the step that reads the cache, before which every layer has to go with every token."""
+    def attention_step(self) -> int:
+        """Index of the step that reads the KV cache; the steps before it process all tokens in every layer."""
         return next(at for at, step in enumerate(self.steps) if step.op.READS_CACHE)
 
-    def brings_cache(self, step: Step) -> bool:
-        """Whether a layer's cache is prefetched into L1 during a step: the one that makes its keys and values."""
-        heads = self._by_name[self.steps[self.attends].inputs[0]]
+    def prefetches_cache(self, step: Step) -> bool:
+        """Return whether a step prefetches the layer's own KV cache: the one that computes keys and values."""
+        heads = self._by_name[self.steps[self.attention_step].inputs[0]]
         return self.in_place and self.kv_window > 0 and step.name == heads.inputs[0]
 
     def made_in_place(self, vector: str) -> bool:
-        """Whether vectors of several tokens take the place of what they are made from: those that would need more room
-        of their own than a norm's."""
+        """Return whether a vector of several tokens overwrites its source: only those longer than a norm's."""
         step = self._by_name[vector]
         return self.in_place and step.op.IN_PLACE and self.slot(step).k > self.hidden
 
     def source(self, vector: str) -> str:
-        """The buffer that holds what a vector is made from."""
+        """Return the buffer with the values from which a vector is made."""
         return self.buffer(self._by_name[vector].inputs[0])
 
     @cached_property
@@ -242,36 +250,36 @@ class PassSizes:
         return {step.name: step for step in self.steps}
 
     def buffer(self, value: str) -> str:
-        """The buffer that holds a value."""
+        """Return the buffer that holds a value."""
         step = self._by_name[value]
         return step.op.buffer(step, self)
 
     def width(self, value: str) -> int:
-        """Elements of a value per token, padding included."""
+        """Return the elements of a value per token, padding included."""
         step = self._by_name[value]
         return step.op.width(step, self)
 
     def slot(self, step: Step) -> SlotSizes:
-        """Sizes of the matrix that a step multiplies with, or else of the one that reads its result."""
+        """Return the sizes of the matrix that a step multiplies with, or else of the one that reads its result."""
         return self.slots[slot_of(step, self.steps)]
 
     @property
     def tops(self) -> int:
-        """Bytes of each core's largest logit, of as many tokens as a pass can verify."""
+        """Bytes for the largest logit of each core and of each token that a pass can verify."""
         return TOP_BYTES * self.cores * self.verified
 
     def words(self, n: int) -> int:
-        """Bytes of ``n`` int32 per token."""
+        """Return the bytes of ``n`` int32 per token of a chunk."""
         return 4 * self.chunk * n
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One execution of a step: for ``tokens`` from ``position`` on.
+class Call:
+    """One execution of a step, for ``tokens`` tokens from ``position`` on.
 
-    ``matrix``: what it multiplies with, or what the op that reads its result does; None: neither.
-    ``tiles``: row blocks of each tile of it, none where it is read in place.  ``table``: the matrix of
-    which rows are embedded; ``outside``: it is in flash.
+    ``matrix``: the matrix that it multiplies with, or else the one that reads its result, or None.  ``tiles``: row
+    blocks per tile of it, empty if it is read in place.  ``embedding``: the matrix with the embedding's rows;
+    ``embedding_in_flash``: whether it is in flash.
     """
 
     sizes: PassSizes
@@ -279,22 +287,22 @@ class Turn:
     position: int
     matrix: MatrixShape | None
     tiles: tuple[int, ...]
-    table: MatrixShape
-    outside: bool = False
+    embedding: MatrixShape
+    embedding_in_flash: bool = False
 
 
 def slot_of(step: Step, steps: Iterable[Step]) -> str:
-    """The slot of a step's matrix, or else of the one that reads its result; "" if neither is."""
+    """Return the slot of a step's matrix, or else of the one that reads its result, or ""."""
     reading = (s.matrix for s in steps if step.name in s.inputs and s.matrix is not None)
     return step.matrix or next(reading, "")
 
 
 def loop_of(steps: Sequence[Step]) -> tuple[int, int]:
-    """Indices of the first and the last step of the layer loop."""
+    """Return the indices of the first and last step of a layer."""
     inside = [i for i, step in enumerate(steps) if step.in_layer]
     return inside[0], inside[-1]
 
 
 def numbers_of(steps: Iterable[Step]) -> dict[str, str]:
-    """Every number that sc_layer has for the ops of a layer -> its type, in the order of the steps."""
+    """Return field of sc_layer -> C type of all per-layer parameters, in the order of the steps."""
     return {name: t for step in steps if step.in_layer for name, t in step.op.NUMBERS.items()}

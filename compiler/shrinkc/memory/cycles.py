@@ -1,4 +1,4 @@
-"""What a pass costs with a plan: the work of every step made cycles, and the waits for weights."""
+"""Estimated cycles of a forward pass with a memory plan: the work of every step, and waits for weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from shrinkc.costs import Arithmetic, CostTable, Cycles, Work
 from shrinkc.costs.stream import Stream, Tile
 from shrinkc.engines import CORES, engine_named
-from shrinkc.ir.steps import Step, Turn, loop_of, slot_of
+from shrinkc.ir.steps import Call, Step, loop_of, slot_of
 from shrinkc.memory.parts import Placement
 from shrinkc.memory.plan import Plan, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
@@ -21,14 +21,13 @@ DMA, FLASH = "dma", "flash"
 
 
 def resource_label(name: str) -> str:
-    """What people call a resource: the DMA, the HyperBus or an engine."""
+    """Return the name of a resource in messages: the DMA, the HyperBus or an engine."""
     return {DMA: "DMA", FLASH: "HyperBus"}.get(name) or engine_named(name).label
 
 
 @dataclass(frozen=True)
 class StepWork:
-    """One step of one layer (None: in none): its op by name, its ``work``, the tiles that it takes, its
-    ``arithmetic``."""
+    """Work of one step of one layer (``layer`` None: outside the layers), and the weight tiles that it uses."""
 
     layer: int | None
     name: str
@@ -40,8 +39,8 @@ class StepWork:
 
 @dataclass(frozen=True)
 class StepCost:
-    """In cycles: ``busy``: of every resource (the cores, another engine, DMA, FLASH); ``waits`` of the
-    cores for DMA and FLASH; ``cycles``: from its begin to its end."""
+    """Cycles of one step: from start to end, ``busy`` per resource (cores, other engines, DMA, FLASH), and ``waits``
+    of the cores for DMA and FLASH."""
 
     layer: int | None
     name: str
@@ -52,8 +51,7 @@ class StepCost:
 
 @dataclass(frozen=True)
 class PassCost:
-    """Of one pass, or of several after each other.  ``unknown``: ops and features that were not calibrated,
-    and count nothing."""
+    """Cycles of one or more passes.  ``unknown``: ops and features without calibration, which count as 0."""
 
     steps: tuple[StepCost, ...]
     unknown: tuple[str, ...] = ()
@@ -72,7 +70,7 @@ class PassCost:
 
     @property
     def busy(self) -> dict[str, float]:
-        """Of every resource, as a fraction of all cycles."""
+        """Resource -> fraction of all cycles in which it is busy."""
         out: dict[str, float] = {}
         for step in self.steps:
             for name, cycles in step.busy.items():
@@ -85,8 +83,8 @@ class PassCost:
         busy = self.busy
         return max(busy, key=lambda name: busy[name])
 
-    def plain(self, table: CostTable) -> PassCost:
-        """Without what the counters of a profile build cost each step."""
+    def without_probes(self, table: CostTable) -> PassCost:
+        """Return the cost without the cycles that the counters of a profile build take in each step."""
 
         def without(s: StepCost) -> StepCost:
             less = min(table.probe, s.cycles - 1.0)
@@ -96,13 +94,15 @@ class PassCost:
         return replace(self, steps=tuple(map(without, self.steps)))
 
 
-_Cut = tuple[tuple[int, ...], tuple[Tile, ...]]
-"""Row blocks of each tile, and the tiles."""
+_Tiling = tuple[tuple[int, ...], tuple[Tile, ...]]
+"""Row blocks per tile, and the tiles."""
 
 
-class _Taken(NamedTuple):
-    """What a step of a layer takes in every pass: its matrix, row blocks of each of its tiles, all tiles, and a
-    number that steps have in common which are alike."""
+class _StepTiles(NamedTuple):
+    """Matrix and tiles of a step of a layer.
+
+    ``blocks``: row blocks per tile of the matrix.  ``tiles``: with those of the adapter.  ``kind``: equal for steps
+    whose work is equal."""
 
     matrix: MatrixShape | None
     blocks: tuple[int, ...]
@@ -111,7 +111,7 @@ class _Taken(NamedTuple):
 
 
 class Passes:
-    """The passes that a plan makes.  Steps are worked out once for all layers that are alike."""
+    """Generator of the steps of a plan's passes.  Equal layers are computed once."""
 
     def __init__(self, shape: ModelShape, plan: Plan, target: Target) -> None:
         self.shape, self.plan = shape, plan
@@ -119,34 +119,36 @@ class Passes:
         self._placed = {p.name: p for p in plan.placements}
         self._matrices = [{m.name.split(".", 1)[-1]: m for m in layer} for layer in shape.layers]
         self._slots = {step.name: slot_of(step, self._sizes.steps) for step in self._sizes.steps}
-        self._tiles_of: dict[tuple[object, ...], _Cut] = {}
-        self._taken: dict[tuple[str, int | None], _Taken] = {}
+        self._tilings: dict[tuple[object, ...], _Tiling] = {}
+        self._step_tiles: dict[tuple[str, int | None], _StepTiles] = {}
         self._kinds: dict[tuple[object, ...], int] = {}
-        self._pairs: dict[tuple[int, int], tuple[Tile, ...]] = {}
+        self._tiles_with_adapter: dict[tuple[int, int], tuple[Tile, ...]] = {}
 
     def steps(self, tokens: int, position: int, logits: int = 1) -> list[StepWork]:
-        """Of one pass of at most a chunk of tokens, in order; ``logits`` of so many of them, and the choice
-        of a token, but where it is 0.  Once its cache is filled the last layer goes on with these tokens alone."""
+        """Return the steps of a pass of ``tokens`` tokens (at most a chunk) from ``position`` on, in order.
+
+        Logits are computed for the last ``logits`` tokens.  The last layer drops the other tokens after it has
+        filled its KV cache.  With ``logits`` 0 no token is chosen."""
         begin, end = loop_of(self._sizes.steps)
-        attends, final = self._sizes.attends, self.shape.num_layers - 1
+        attention, final = self._sizes.attention_step, self.shape.num_layers - 1
         every = list(enumerate(self._sizes.steps))
         known: dict[tuple[int, int], tuple[Work, Arithmetic]] = {}
 
         def one(at: int, step: Step, layer: int | None) -> StepWork:
-            beyond = at > end or (layer == final and at >= attends)
-            count = logits if beyond else tokens
+            for_logits = at > end or (layer == final and at >= attention)
+            count = logits if for_logits else tokens
             return self._step(step, layer, count, position + tokens - count, known)
 
         out = [one(at, step, None) for at, step in every[:begin]]
         for layer in range(self.shape.num_layers):
-            last = end if logits or layer < final else attends - 1
+            last = end if logits or layer < final else attention - 1
             out += [one(at, step, layer) for at, step in every[begin : last + 1]]
         if logits:
             out += [one(at, step, None) for at, step in every[end + 1 :]]
         return out
 
     def prompt(self, tokens: int) -> list[list[StepWork]]:
-        """The passes of a prompt, chunk by chunk."""
+        """Return the passes of a prompt, one per chunk."""
         chunk = self.plan.chunk
         return [
             self.steps(min(chunk, tokens - at), at, int(at + chunk >= tokens))
@@ -161,20 +163,20 @@ class Passes:
         position: int,
         known: dict[tuple[int, int], tuple[Work, Arithmetic]],
     ) -> StepWork:
-        taken = self._taken.get((step.name, layer))
+        taken = self._step_tiles.get((step.name, layer))
         if taken is None:
-            taken = self._taken[step.name, layer] = self._takes(step, layer)
+            taken = self._step_tiles[step.name, layer] = self._tiles_of_step(step, layer)
         matrix, blocks, tiles, kind = taken
         key = (kind, tokens)
         if key not in known:
-            table = self.shape.embedding or self.shape.head
-            outside = _outside(self._placed[table.name])
-            turn = Turn(self._sizes, tokens, position, matrix, blocks, table, outside)
-            known[key] = step.op.work(step, turn), step.op.arithmetic(step, turn)
+            embedding = self.shape.embedding or self.shape.head
+            in_flash = _in_flash(self._placed[embedding.name])
+            call = Call(self._sizes, tokens, position, matrix, blocks, embedding, in_flash)
+            known[key] = step.op.work(step, call), step.op.arithmetic(step, call)
         work, arithmetic = known[key]
         return StepWork(layer, step.name, step.op.__name__.lower(), work, tiles, arithmetic)
 
-    def _takes(self, step: Step, layer: int | None) -> _Taken:
+    def _tiles_of_step(self, step: Step, layer: int | None) -> _StepTiles:
         slot = self._slots[step.name]
         matrix = self.shape.head if slot == "head" else None
         if layer is not None and slot:
@@ -184,43 +186,44 @@ class Passes:
         if step.matrix is not None and matrix is not None:
             blocks, tiles = self._tiles(matrix.name)
             if matrix.rank:
-                tiles = self._together(self._tiles(f"{matrix.name}.a")[1], tiles)
+                tiles = self._concatenated(self._tiles(f"{matrix.name}.a")[1], tiles)
         key = (step.name, None if matrix is None else matrix.kind, blocks)
-        return _Taken(matrix, blocks, tiles, self._kinds.setdefault(key, len(self._kinds)))
+        return _StepTiles(matrix, blocks, tiles, self._kinds.setdefault(key, len(self._kinds)))
 
-    def _together(self, first: tuple[Tile, ...], then: tuple[Tile, ...]) -> tuple[Tile, ...]:
-        """One after the other; of the same two always the same."""
-        key = id(first), id(then)  # both are kept
-        if key not in self._pairs:
-            self._pairs[key] = (*first, *then)
-        return self._pairs[key]
+    def _concatenated(self, first: tuple[Tile, ...], then: tuple[Tile, ...]) -> tuple[Tile, ...]:
+        """Return (*first, *then), as the same object for the same arguments: ``_pass`` looks tiles up by id."""
+        key = id(first), id(then)  # ids stay valid: self._tilings holds both
+        if key not in self._tiles_with_adapter:
+            self._tiles_with_adapter[key] = (*first, *then)
+        return self._tiles_with_adapter[key]
 
-    def _tiles(self, matrix: str) -> _Cut:
-        """Row blocks of each tile, and the tiles; none of what another engine reads in place."""
+    def _tiles(self, matrix: str) -> _Tiling:
+        """Return the tiling of a matrix; empty if another engine reads it in place."""
         p = self._placed[matrix]
         alike = p.engine, p.level, p.blocks, p.block_bytes, p.tile_blocks, p.interleave
-        if alike not in self._tiles_of:
-            self._tiles_of[alike] = _cut(p, self.plan.stages)
-        return self._tiles_of[alike]
+        if alike not in self._tilings:
+            self._tilings[alike] = _tiling(p, self.plan.stages)
+        return self._tilings[alike]
 
 
-def _cut(p: Placement, stages: int) -> _Cut:
+def _tiling(p: Placement, stages: int) -> _Tiling:
     if p.engine != CORES:
         return (), ()
     whole, rest = divmod(p.blocks, p.tile_blocks)
     blocks = (p.tile_blocks,) * whole + (rest,) * bool(rest)
-    ahead = stages - 1 if _outside(p) else 0  # one more may still be copied
+    prefetched = stages - 1 if _in_flash(p) else 0  # one stage is being copied into L1
     return blocks, tuple(
-        Tile(n * p.block_bytes, 0 if p.tile_on_chip(i) else ahead) for i, n in enumerate(blocks)
+        Tile(n * p.block_bytes, 0 if p.tile_on_chip(i) else prefetched)
+        for i, n in enumerate(blocks)
     )
 
 
-def _outside(p: Placement) -> bool:
+def _in_flash(p: Placement) -> bool:
     return fetched(p.level)
 
 
 def cost_of(passes: Iterable[list[StepWork]], table: CostTable) -> PassCost:
-    """Cycles of passes after each other, as a profile build would measure them."""
+    """Return the cycles of consecutive passes, as a profile build would measure them."""
     out: list[StepCost] = []
     unknown: dict[str, None] = {}
     for steps in passes:
@@ -229,7 +232,7 @@ def cost_of(passes: Iterable[list[StepWork]], table: CostTable) -> PassCost:
 
 
 class _Runs(NamedTuple):
-    """Tiles, and how many that are equal follow each other; bytes of all, and of those from flash."""
+    """Run-length encoding of equal tiles; bytes of all tiles, and of tiles from flash."""
 
     runs: list[tuple[Tile, int]]
     bytes: int
@@ -245,7 +248,7 @@ class _Runs(NamedTuple):
 def _pass(steps: list[StepWork], table: CostTable, unknown: dict[str, None]) -> list[StepCost]:
     stream: Stream | None = None
     now, out = 0.0, list[StepCost]()
-    # steps that are alike have one work, and matrices that are have the same tiles
+    # equal steps share one Work object, and equal matrices one tuple of tiles
     known: dict[tuple[str, int], Cycles] = {}
     cut: dict[int, _Runs] = {}
     for step in steps:
@@ -257,8 +260,8 @@ def _pass(steps: list[StepWork], table: CostTable, unknown: dict[str, None]) -> 
             if step.op not in table.ops:
                 unknown[step.name] = None
             else:
-                lacking = table.unknown(step.op, step.work)
-                unknown |= dict.fromkeys(f"{step.name}: {n}" for n in lacking)
+                features = table.unknown(step.op, step.work)
+                unknown |= dict.fromkeys(f"{step.name}: {n}" for n in features)
         takes = known[alike]
         works = takes.whole
         fetch = step.work.fetched / table.flash

@@ -1,4 +1,4 @@
-"""What a plan is made of: buffers, matrices and tables with their places, and bytes of C structures."""
+"""Parts of a memory plan: places of buffers, matrices and tables, and sizes of C structures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shrinkc.storage import ALIGN, MatrixShape
 from shrinkc.targets import KIB
 
 TILE_ROUND = 8  # row blocks: one per core
-GAINS_L1_MAX = 8 * KIB
+NORM_WEIGHTS_L1_MAX = 8 * KIB
 
 
 def align(n: int, to: int = ALIGN) -> int:
@@ -25,10 +25,10 @@ def align(n: int, to: int = ALIGN) -> int:
 
 @dataclass(frozen=True)
 class Buffer:
-    """A region of one memory, at ``offset`` in its arena; in lower memories the linker gives it its place.
+    """A region of one memory, at byte ``offset`` of the L1 arena; in lower memories the linker places it.
 
-    ``live``: the steps of ``Plan.steps``, rising, in which it holds something, or is worked in; in others its
-    bytes are another buffer's."""
+    ``live``: ascending indices into ``Plan.steps`` of the steps that need the buffer.  In other steps its bytes can
+    belong to other buffers."""
 
     name: str
     level: str
@@ -42,7 +42,7 @@ class Buffer:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """First and last step of each time that it is live."""
+        """(first, last) step of each contiguous lifetime."""
         out: list[tuple[int, int]] = []
         for at in self.live:
             begins = out.pop()[0] if out and out[-1][1] + 1 == at else at
@@ -52,11 +52,11 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one matrix is stored and how it is cut.  Equal matrices have one place (ModelShape.shared).
+    """Where one matrix is stored, and its tiles.  Equal matrices share one place (ModelShape.shared).
 
-    ``engine`` reads it: the cores tile by tile, others whole and in place.  Where ``interleave`` is not 0, the first
-    tile and each ``interleave``-th after it are in the memory ``chip_level``, one after the other from ``chip_offset``
-    on, and the others so in ``level``; ``bytes`` are all of them.
+    The cores copy the matrix into L1 in tiles of ``tile_blocks`` row blocks; other engines read it in place.
+    With ``interleave`` n > 0, tiles 0, n, 2n … are in the on-chip memory ``chip_level``, contiguous from
+    ``chip_offset``; the other tiles are contiguous in ``level``.  ``bytes`` counts both parts.
     """
 
     name: str
@@ -73,14 +73,14 @@ class Placement:
 
     @property
     def chip_bytes(self) -> int:
-        """Of the tiles in ``chip_level``."""
+        """Bytes of the tiles in ``chip_level``."""
         if not self.interleave:
             return 0
         return interleaved_blocks(self.blocks, self.tile_blocks, self.interleave) * self.block_bytes
 
     @property
     def pieces(self) -> tuple[tuple[str, int, int], ...]:
-        """Memory, offset and bytes of what lies together."""
+        """(memory, offset, bytes) of each contiguous part."""
         rest = (self.level, self.offset, self.bytes - self.chip_bytes)
         return (
             ((self.chip_level, self.chip_offset, self.chip_bytes), rest)
@@ -89,26 +89,26 @@ class Placement:
         )
 
     def tile_on_chip(self, tile: int) -> bool:
-        """Whether that tile is in ``chip_level``."""
+        """Return whether a tile is in ``chip_level``."""
         return self.interleave > 0 and tile % self.interleave == 0
 
 
 def interleaved_blocks(blocks: int, tile_blocks: int, interleave: int) -> int:
-    """Row blocks of the first tile and each ``interleave``-th after it."""
+    """Return the row blocks of tiles 0, ``interleave``, 2 * ``interleave`` …"""
     tiles = -(-blocks // tile_blocks)
     count = -(-tiles // interleave)
-    lacks = tiles * tile_blocks - blocks if (tiles - 1) % interleave == 0 else 0  # of the last tile
-    return count * tile_blocks - lacks
+    missing_in_last = tiles * tile_blocks - blocks if (tiles - 1) % interleave == 0 else 0
+    return count * tile_blocks - missing_in_last
 
 
 def pieces_in(placements: Iterable[Placement], level: str) -> Iterator[tuple[Placement, int, int]]:
-    """Each placement that a memory holds something of, with its offset and bytes there."""
+    """Yield each placement with bytes in a memory, with its offset and bytes there."""
     for p in placements:
         yield from ((p, offset, size) for where, offset, size in p.pieces if where == level)
 
 
 def stored_in(placements: Iterable[Placement], level: str) -> list[tuple[str, int, int]]:
-    """Name, offset and bytes of what a memory holds of matrices, equal ones once, with the name of the first."""
+    """Return (name, offset, bytes) of the matrices in a memory; equal matrices once, with the first one's name."""
     found: dict[int, tuple[str, int, int]] = {}
     for p, offset, size in pieces_in(placements, level):
         found.setdefault(offset, (p.name, offset, size))
@@ -117,8 +117,9 @@ def stored_in(placements: Iterable[Placement], level: str) -> list[tuple[str, in
 
 @dataclass(frozen=True)
 class Table:
-    """Where a table lies that a pass or a token reads few bytes of: "rope", or "pieces", the text of
-    tokens.  It is stored in its memory's blob, like a matrix."""
+    """Place of a lookup table of which a pass reads few bytes: "rope", or "pieces" (the text of each token).
+
+    It is stored in the blob of its memory, like a matrix."""
 
     name: str
     level: str
@@ -127,7 +128,7 @@ class Table:
 
 
 def table_sizes(s: ModelShape) -> dict[str, int]:
-    """Bytes of the tables as they are stored."""
+    """Return the stored bytes of each lookup table."""
     return {
         "rope": align(2 * s.context * s.head_dim),
         "pieces": align(4 * (s.vocab + 1) + s.piece_bytes),
@@ -139,14 +140,16 @@ def kv_shape(s: ModelShape) -> KvShape:
 
 
 def kv_layer_bytes(s: ModelShape) -> int:
-    """A layer's cache in a lower memory: keys, then values."""
+    """Return the bytes of a layer's KV cache in a lower memory: keys, then values."""
     kv = kv_shape(s)
     return align(kv.blocks * (kv.k_block + kv.v_block))
 
 
 def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:
-    """Row blocks per tile: a multiple of the cores where possible, tiles of a matrix alike; fewer than cores where
-    these split long blocks evenly."""
+    """Return the row blocks per tile of at most ``tile_bytes``.
+
+    It is a multiple of the cores if possible, and such that the tiles of a matrix are equally large.  With fewer
+    blocks than cores it is a power of two if the cores can split long blocks."""
     most = max(1, min(m.blocks, tile_bytes // m.block_bytes))
     if most >= m.blocks or most < TILE_ROUND:
         evenly = most < min(m.blocks, TILE_ROUND) and divisible(m)
@@ -157,39 +160,39 @@ def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:
 
 
 def tile_sizes(m: MatrixShape, tile_bytes: int) -> list[int]:
-    """Row blocks of a matrix's tiles, each number once."""
+    """Return the different tile sizes of a matrix in row blocks: that of full tiles, and of a smaller last one."""
     most = tile_blocks(m, tile_bytes)
     return [n for n in (most, m.blocks % most) if n]
 
 
-def gain_bytes(s: ModelShape) -> int:
-    """All norms' gains."""
+def norm_weight_bytes(s: ModelShape) -> int:
+    """Return the bytes of all RMSNorm weights."""
     return 4 * s.hidden * (2 * s.num_layers + 1)
 
 
-def gains_in_l1(s: ModelShape) -> bool:
-    """Few gains lie in L1, from where small models read them 1 % of a token sooner."""
-    return gain_bytes(s) <= GAINS_L1_MAX
+def norm_weights_in_l1(s: ModelShape) -> bool:
+    """Return whether the RMSNorm weights are in L1: small models decode 1 % faster then."""
+    return norm_weight_bytes(s) <= NORM_WEIGHTS_L1_MAX
 
 
 def multiplier_bytes(s: ModelShape) -> int:
-    """Row multipliers that the cores apply after another engine."""
+    """Return the bytes of the row multipliers that the cores apply to results of other engines."""
     return sum(engine_named(m.engine).multipliers(m) for m in s.matrices if m is not s.embedding)
 
 
 def layer_table_bytes(s: ModelShape) -> int:
-    """sizeof the tables in L1: matrices (an adapter has three) and what engines keep of them, layers,
-    functions, and gains where they are few."""
+    """Return the bytes of the tables in L1: matrices, layers, functions, engines' entries per matrix, and the RMSNorm
+    weights if they are in L1.  A matrix with an adapter has three entries."""
     adapters = sum(1 for m in s.matrices if m.rank)
-    gains = align(gain_bytes(s)) if gains_in_l1(s) else 0
+    norms = align(norm_weight_bytes(s)) if norm_weights_in_l1(s) else 0
     tables = abi.MATRIX_BYTES * (len(s.matrices) + 1 + adapters) + layer_bytes(s) * s.num_layers
     kept = max(engine_named(m.engine).table for m in s.matrices) * len(s.matrices)
-    return tables + abi.TABLE_BYTES + gains + align(kept)
+    return tables + abi.TABLE_BYTES + norms + align(kept)
 
 
 def layer_bytes(s: ModelShape) -> int:
-    """sizeof(sc_layer) on the 32-bit targets: 4 matrices, the ops' numbers, permutations, biases, and the
-    gains and epsilon of heads."""
+    """Return sizeof(sc_layer) on 32-bit targets: 4 matrices, the ops' numbers, permutations, biases, and the weights
+    and epsilon of head norms."""
     at = 16
     for kind in numbers_of(s.steps).values():
         size = next(n // 8 for n in (8, 16, 32) if f"int{n}_t" in kind)

@@ -1,10 +1,8 @@
-"""The memory plan: what lies where, for how long, and how weights travel.
+"""The memory plan: places and lifetimes of all buffers, and places and tiles of all matrices.
 
-L1 holds one arena.  Its phases are the steps of a pass; a buffer lives from a step that writes it to the last one
-that reads what was written, and buffers that are never live together may share bytes.  Weight matrices fill
-the target's memories in the order they are read and the target names them (lower.py); every matrix is cut
-into tiles of whole row blocks that fit the two L1 tile buffers.  What another engine than the cores reads is
-not cut: it lies in a memory that the engine reads in place, before all others.
+L1 holds one arena.  A buffer is live from the step that writes it to the last step that reads the value, and buffers
+that are never live together can share bytes.  lower.py places the matrices in the target's other memories.  The cores
+copy a matrix into L1 in tiles of whole row blocks, through two tile buffers; other engines read it in place.
 """
 
 from __future__ import annotations
@@ -22,26 +20,26 @@ from shrinkc.memory.parts import (
     Placement,
     Table,
     align,
-    gains_in_l1,
     multiplier_bytes,
+    norm_weights_in_l1,
     tile_sizes,
 )
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import L1, Target
 
 PLAN_VERSION = 7
-_READS = (Access.READ, Access.UPDATE, Access.AHEAD)
+_READS = (Access.READ, Access.UPDATE, Access.PREFETCHED)
 
 
 @dataclass
 class Plan:
-    """A complete, checkable answer.  ``used`` and ``capacity`` in bytes per level.
+    """A memory plan.  Sizes are in bytes; ``used`` and ``capacity`` map memories to bytes.
 
-    ``in_place``: L1 is shared more closely: vectors of several tokens that no norm makes take the place of what they
-    are made from, and a layer's cache comes into L1 with that layer's first matrix instead of before.
-    ``kv_layers``: memory -> the layers whose cache it holds, the first ones in L2, the
-    last ones in HyperRAM; ``lower_buffers``: what the lower memories hold
-    besides weights and tables; ``verified``: the most tokens of a pass that gives the choices of all.
+    ``in_place``: to save L1, quantised vectors of several tokens overwrite their source (except those of norms), and a
+    layer's KV cache is copied into L1 with that layer's first matrix instead of during the previous layer.
+    ``kv_layers``: memory -> number of layers whose KV cache it holds; the first layers are in L2, the last ones in
+    HyperRAM.  ``lower_buffers``: buffers of the lower memories, without weights and tables.  ``verified``: the most
+    tokens for which one pass can choose the next token (for prompt lookup).
     """
 
     target: str
@@ -80,7 +78,7 @@ class Plan:
         return any(b.name == "multipliers" for b in self.l1)
 
     def to_json(self) -> dict[str, object]:
-        """The fields; of a placement its engine where it is not the cores, and the interleaving where there is one."""
+        """Return the fields as JSON; placements leave out the engine "cores" and interleaving that is off."""
         out = asdict(self)
         for placement in out["placements"]:
             if placement["engine"] == CORES:
@@ -91,7 +89,7 @@ class Plan:
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Plan:
-        """The plan of which ``to_json`` was written; ValueError, KeyError or TypeError for another version's."""
+        """Return the plan that ``to_json`` wrote.  Raises ValueError, KeyError or TypeError for another version."""
         if found.get("version") != PLAN_VERSION:
             raise ValueError(f"version {found.get('version')}, not {PLAN_VERSION}")
         kinds: dict[str, Callable[..., Any]] = {
@@ -105,8 +103,10 @@ class Plan:
 
 
 class KvUse(NamedTuple):
-    """How the cache uses L1, in blocks of 4 positions: all of it is there; or a layer's while it has no more
-    than ``window``, and else pieces of ``tile``."""
+    """Use of L1 by the KV cache, in blocks of 4 positions.
+
+    All layers' caches are in L1; or one layer's at a time while it has at most ``window`` blocks, and otherwise pieces
+    of ``tile`` blocks."""
 
     all_in_l1: bool
     window: int
@@ -124,10 +124,10 @@ def pass_sizes(
     verified: int = 1,
     keeps_multipliers: bool = False,
 ) -> PassSizes:
-    """What the steps of a pass compute their buffers from.
+    """Return the sizes from which the steps of a pass compute their buffers.
 
-    The cores put some rows of all tokens that are verified where one token's logits have room; other
-    engines give whole results.
+    To verify several tokens, the cores need room for the logits of one token only, because they compute some rows of
+    all tokens at a time; other engines need room for the logits of every token.
     """
     scratch = max(engine_named(m.engine).scratch(m, chunk) for m in s.kinds)
     split = tile > 0 and any(
@@ -139,25 +139,25 @@ def pass_sizes(
     return PassSizes(
         steps=s.steps, slots=s.slots, vocab=s.vocab, hidden=s.hidden, heads=s.heads,
         kv_heads=s.kv_heads, head_dim=s.head_dim, num_layers=s.num_layers, context=s.context,
-        cores=t.cores, team=t.team, hands=t.cores if tile else t.team, chunk=chunk, tile=tile,
+        cores=t.cores, team=t.team, head_cores=t.cores if tile else t.team, chunk=chunk, tile=tile,
         kv_in_l1=kv.all_in_l1, kv_tile=kv.tile, logits_in_l1=logits_l1, scratch=scratch, verified=verified,
         logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window, split=split,
         shared_products=product_engine(t.engines) is not None and any(m.product_words for m in s.kinds),
-        gains_outside_l1=not gains_in_l1(s), multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
+        norm_weights_outside_l1=not norm_weights_in_l1(s), multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
         in_place=in_place, perms=s.perms > 0,
         remainders=any(engine_named(m.engine).remainders(m.k, m.bits) for m in s.kinds),
     )  # fmt: skip
 
 
 def planned_sizes(s: ModelShape, t: Target, plan: Plan) -> PassSizes:
-    """The same of a finished plan."""
+    """Return the sizes from which the steps computed the buffers of a finished plan."""
     kv = KvUse(plan.kv_in_l1, plan.kv_window_blocks, plan.kv_tile_blocks)
     use = (plan.chunk, plan.tile_bytes, kv, plan.logits_in_l1, plan.in_place)
     return pass_sizes(s, t, *use, plan.verified, plan.keeps_multipliers)
 
 
 def buffer_bytes(sizes: PassSizes) -> dict[str, int]:
-    """What every L1 buffer has to hold: the most that any step asks of it."""
+    """Return the bytes of every L1 buffer: the most that any step needs."""
     return _most(_uses(sizes))
 
 
@@ -173,7 +173,9 @@ def _most(uses: list[list[Use]]) -> dict[str, int]:
 
 
 def _alive(steps: Sequence[Step], uses: list[list[Use]]) -> dict[str, tuple[int, ...]]:
-    """A pass backwards, through two layers: what a layer reads of the one before it is live up to its end."""
+    """Return buffer -> steps in which it is live, by executing a pass of two layers backwards.
+
+    The second layer finds values that the next layer reads."""
     begin, end = loop_of(steps)
     layer = [*range(begin, end + 1)]
     found: dict[str, set[int]] = {}
@@ -191,14 +193,14 @@ def _alive(steps: Sequence[Step], uses: list[list[Use]]) -> dict[str, tuple[int,
 
 
 def l1_buffers(sizes: PassSizes) -> list[Buffer]:
-    """Every L1 buffer with its lifetime, not yet placed.  Names become SC_AT_<NAME>."""
+    """Return every L1 buffer with its lifetime, not yet placed.  Its offset becomes SC_AT_<NAME> in C."""
     uses = _uses(sizes)
     alive = _alive(sizes.steps, uses)
     return [Buffer(n, L1, align(size), alive[n]) for n, size in _most(uses).items()]
 
 
 def place(buffers: list[Buffer]) -> list[Buffer]:
-    """First fit, largest first: the lowest offset free whenever a buffer is live."""
+    """Place buffers first fit, largest first: each at the lowest offset that is free while it is live."""
     placed: list[Buffer] = []
     for b in sorted(buffers, key=lambda b: (-b.bytes, b.name)):
         at = 0

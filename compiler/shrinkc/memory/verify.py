@@ -1,8 +1,8 @@
-"""An independent check of a plan: shares no code with the planner, recomputes from the rules.
+"""Independent check of a memory plan, which shares no code with the planner.
 
-It walks every step and every byte range instead of trusting offsets or sums.  When a buffer is in use it
-finds by going through a pass, layer after layer, and asking each op what it does; how large buffers have
-to be it knows for itself, of those that it knows.  The lower memories are checked in verify_lower.py.
+It checks every byte range in every step instead of trusting offsets or sums.  Lifetimes of L1 buffers come from
+executing a pass of three layers with the uses that each op declares.  Minimum sizes come from formulas of its own;
+only for buffers it does not know are the sizes that ops declare used.  verify_lower.py checks the lower memories.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from shrinkc.ir.steps import Access, PassSizes, Step, Use
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.verify_lower import engine_faults, lower_memory_faults, weight_faults
 from shrinkc.memory.verify_sizes import (
-    gains_outside_l1,
     group_lengths,
+    norm_weights_outside_l1,
     skewed,
     table_bytes,
     vector_words,
@@ -27,12 +27,12 @@ from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
 from shrinkc.targets import Target
 
-READS = (Access.READ, Access.UPDATE, Access.AHEAD, Access.KEEP)
+READS = (Access.READ, Access.UPDATE, Access.PREFETCHED, Access.KEEP)
 WRITES = (Access.WRITE, Access.UPDATE, Access.KEEP)
 
 
 def _slots(matrices: list[MatrixShape]) -> list[list[MatrixShape]]:
-    """Those of one slot of all layers together."""
+    """Group matrices by slot, over all layers."""
     by_slot: dict[str, list[MatrixShape]] = {}
     for m in matrices:
         by_slot.setdefault(m.name.split(".", 1)[-1], []).append(m)
@@ -40,8 +40,10 @@ def _slots(matrices: list[MatrixShape]) -> list[list[MatrixShape]]:
 
 
 def _products(slot: list[MatrixShape], narrow: list[MatrixShape], chunk: int) -> int:
-    """Of a core: 8 sums per token, twice where bytes are apart, and 8 rows of a group, or of 128 inputs,
-    as bytes where they are not stored as such."""
+    """Return the bytes per core for products with several tokens.
+
+    8 sums per token, twice if inputs are split into low and high bytes; and 8 rows of one group, or of 128 inputs,
+    widened to bytes if weights have fewer bits."""
     sums = max(32 if m in narrow else 64 for m in slot)
     pieces = [
         vector_words(min(m.k, m.group), m.group, m.bits, m.pad)
@@ -54,9 +56,11 @@ def _products(slot: list[MatrixShape], narrow: list[MatrixShape], chunk: int) ->
 
 
 def _shared_products(m: MatrixShape, chunk: int) -> int:
-    """Of a matrix whose groups have scales and, padded, are made of 32 inputs: twice bytes and sums of 64
-    rows, in whole sixes, of one group, or of two that have 64 inputs at most, and the words that sums are added
-    to.  An odd number of sums for every row, of all its groups, and of words for each of a pair."""
+    """Return the bytes with which another engine multiplies groups for the cores; 0 if it cannot.
+
+    Needs group scales, and padded groups of a multiple of 32 inputs.  Two buffers, each with the weights and
+    sums of 66 rows (64, rounded up to a multiple of 6) of one group, or of two groups of up to 64 inputs; and the
+    accumulators of 64 rows.  Row lengths in words are odd, so that rows start in different L1 banks."""
     words = {vector_words(n, n, m.bits, m.pad) for n in group_lengths(m.k, m.group)}
     if not m.grouped or any(n % 8 for n in words):
         return 0
@@ -66,8 +70,10 @@ def _shared_products(m: MatrixShape, chunk: int) -> int:
 
 
 def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
-    """States per core: one where the cache comes in pieces at some position; one per part of a head where
-    up to three fall to each core, the cache is in L1 and cores that idle are worth a thousand cycles."""
+    """Return the attention states that each core needs.
+
+    One if the cache comes in pieces at some position.  One per part of a head if cores share heads: the cache is
+    in L1, a core gets at most three parts, and sharing saves more than 1000 cycles."""
     least = 1 if not plan.kv_in_l1 and 4 * plan.kv_window_blocks < s.context else 0
     left = s.heads % cores
     in_l1 = plan.kv_in_l1 or plan.kv_window_blocks > 0
@@ -80,8 +86,9 @@ def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
 
 
 def _splits(plan: Plan, s: ModelShape, cores: int) -> bool:
-    """Whether some tile has no more than half a block per core, of at least 768 inputs each and of groups that
-    eight cores can share."""
+    """Return whether some tile has at most half a block per core, so that cores split the blocks.
+
+    Only rows of at least 768 inputs are split; grouped ones need at least eight groups."""
     long = {
         m.name
         for m in s.matrices
@@ -105,12 +112,12 @@ def _splits(plan: Plan, s: ModelShape, cores: int) -> bool:
 def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
     return PassSizes(
         s.steps, s.slots, s.vocab, s.hidden, s.heads, s.kv_heads, s.head_dim, s.num_layers, s.context,
-        t.cores, t.team, _hands(plan, t), plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks,
+        t.cores, t.team, _head_cores(plan, t), plan.chunk, plan.tile_bytes, plan.kv_in_l1, plan.kv_tile_blocks,
         plan.logits_in_l1, max(ENGINES[m.engine].scratch(m, plan.chunk) for m in s.matrices),
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
         _splits(plan, s, t.cores),
         any(ENGINES[e].products for e in t.engines) and any(_shared_products(m, 1) for m in s.matrices),
-        gains_outside_l1(s), _multipliers(plan, s, t), plan.in_place, any(_remainders(m) for m in s.matrices),
+        norm_weights_outside_l1(s), _multipliers(plan, s, t), plan.in_place, any(_remainders(m) for m in s.matrices),
         s.perms > 0,
     )  # fmt: skip
 
@@ -120,8 +127,10 @@ def _remainders(m: MatrixShape) -> bool:
 
 
 def _vectors(plan: Plan, s: ModelShape, t: Target) -> int:
-    """Bytes that vectors need of their own: of several tokens all, or in an in-place plan those of norms; of what
-    others are made from, longer rows than a norm's, every core spills a quarter, where high bytes come to be.
+    """Return the bytes of the buffer for quantised vectors.
+
+    It holds the vectors of a whole chunk.  In an in-place plan, vectors longer than a norm's overwrite their source
+    instead; each core then spills a quarter of a row.
     """
     readers = [m for m in s.matrices if m.name != "embedding"]
     narrow = [m for m in readers if m.grouped or m.asymmetric or m.grouped_input]
@@ -142,13 +151,13 @@ def _vectors(plan: Plan, s: ModelShape, t: Target) -> int:
     )
 
 
-def _hands(plan: Plan, t: Target) -> int:
-    """Cores that have room for a head: the controller where no tiles want it."""
+def _head_cores(plan: Plan, t: Target) -> int:
+    """Return how many cores compute attention heads: with the controller if no tiles are copied."""
     return t.cores if plan.tile_bytes else t.cores + int(t.controller)
 
 
 def _multipliers(plan: Plan, s: ModelShape, t: Target) -> int:
-    """Bytes of those in L1: all, if there is room after everything else, or none."""
+    """Return the bytes of row multipliers in L1: all of them if they fit after all other buffers, else 0."""
     size = sum(ENGINES[m.engine].multipliers(m) for m in s.matrices if m.name != "embedding")
     if size == 0:
         return 0
@@ -157,15 +166,15 @@ def _multipliers(plan: Plan, s: ModelShape, t: Target) -> int:
 
 
 def _vector(m: MatrixShape, narrow: bool, tokens: int) -> int:
-    """Words of one of so many tokens'."""
+    """Return the words of each token's vector in a pass of ``tokens`` tokens."""
     if tokens > 1 and ENGINES[m.engine].second_layout:
         return 2 * ((m.k + 3) // 4)
     return vector_words(m.k, m.group, m.bits, m.pad) * (1 if narrow else 2)  # two planes of bytes
 
 
 def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
-    """What the buffers that every model has must hold."""
-    chunk, cores, takers = plan.chunk, t.cores, _hands(plan, t)
+    """Return the minimum bytes of each L1 buffer that the verifier knows."""
+    chunk, cores, head_cores = plan.chunk, t.cores, _head_cores(plan, t)
     readers = [m for m in s.matrices if m.name != "embedding"]
     positions = (s.context + 3) // 4 * 4
     head = (s.head_dim + 3) // 4 * 4
@@ -185,15 +194,17 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "rope": 2 * chunk * s.head_dim,
         "q8": chunk * s.heads * head,
         "q_scale": 4 * chunk * s.heads,
-        "head_scratch": takers * skewed(6 * positions + 12),
-        "head_work": 4 * takers * s.head_dim,
+        "head_scratch": head_cores * skewed(6 * positions + 12),
+        "head_work": 4 * head_cores * s.head_dim,
         "tops": 8 * cores * plan.verified,
     }
-    one = takers if len(range(0, s.heads, takers)) < len(range(0, s.heads, cores)) else cores
-    if states := one * _head_states(s, plan, one):
+    # for one token the controller helps only if the busiest core then has fewer heads
+    fewer = len(range(0, s.heads, head_cores)) < len(range(0, s.heads, cores))
+    one_token = head_cores if fewer else cores
+    if states := one_token * _head_states(s, plan, one_token):
         out["head_state"] = states * skewed(16 + 4 * head)
     mlps = [step for step in s.steps if step.in_layer and step.matrix == "gate_up"]
-    if gains_outside_l1(s) and len(mlps) == 1:
+    if norm_weights_outside_l1(s) and len(mlps) == 1:
         out["gain"] = 4 * s.hidden
     if any(m.engine == CORES for m in readers):
         out["tiles"] = 2 * plan.tile_bytes
@@ -238,12 +249,13 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     return out
 
 
-_Walk = list[tuple[int, Step, tuple[str, ...]]]
+_Executed = list[tuple[int, Step, tuple[str, ...]]]
 
 
-def _walk(s: ModelShape) -> _Walk:
-    """The steps of a pass of three layers one by one: index, step, and the inputs it has there: the first
-    layer's from before the loop are the layer before's last result in the others."""
+def _executed(s: ModelShape) -> _Executed:
+    """List the steps of a pass of three layers as (index in s.steps, step, names of its inputs).
+
+    From the second layer on, inputs from before the loop are the last result of the previous layer."""
     steps = list(enumerate(s.steps))
     layer = [(at, step) for at, step in steps if step.in_layer]
     own = {step.name for _, step in layer}
@@ -256,11 +268,11 @@ def _walk(s: ModelShape) -> _Walk:
     return [*before, *((at, step, step.inputs) for at, step in layer), *again, *again, *after]
 
 
-def _in_use(walk: _Walk, uses: list[list[Use]]) -> dict[str, set[int]]:
-    """Buffer -> the steps during which it holds something that is still needed, or is worked in."""
-    steps = [at for at, _, _ in walk]
+def _in_use(executed: _Executed, uses: list[list[Use]]) -> dict[str, set[int]]:
+    """Return buffer -> steps during which it holds data that is read later, or is scratch."""
+    steps = [at for at, _, _ in executed]
     found: dict[str, set[int]] = {}
-    since: dict[str, int] = {}  # buffer -> where in the walk it was last written
+    since: dict[str, int] = {}  # buffer -> index in ``executed`` of its last write
     for here, at in enumerate(steps):
         for use in uses[at]:
             live = found.setdefault(use.buffer, set())
@@ -268,16 +280,16 @@ def _in_use(walk: _Walk, uses: list[list[Use]]) -> dict[str, set[int]]:
             if use.access is Access.KEEP:
                 live.update(range(len(uses)))
             if use.access in READS:
-                begin = 0 if use.access is Access.AHEAD else since.get(use.buffer, 0)
+                begin = 0 if use.access is Access.PREFETCHED else since.get(use.buffer, 0)
                 live.update(steps[begin : here + 1])
         since.update({use.buffer: here for use in uses[at] if use.access in WRITES})
     return found
 
 
-def _misread(sizes: PassSizes, walk: _Walk, uses: list[list[Use]]) -> Iterator[str]:
-    """Every step that reads a buffer in which something else is by then."""
+def _misread(sizes: PassSizes, executed: _Executed, uses: list[list[Use]]) -> Iterator[str]:
+    """Report every step that reads a value from a buffer which holds another value by then."""
     holds: dict[str, str] = {}
-    for number, step, inputs in walk:
+    for number, step, inputs in executed:
         for value in inputs:
             if value == "token" or (value == "logits" and not sizes.logits_in_l1):
                 continue
@@ -321,20 +333,20 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     if not 1 <= plan.verified <= max(1, min(plan.chunk, 9, room)):
         yield f"{plan.verified} tokens verified in a pass of {plan.chunk}, with room for {room}"
     sizes = _sizes(plan, s, t)
-    if plan.kv_window_blocks and (plan.kv_in_l1 or not sizes.starts_next_cache):
+    if plan.kv_window_blocks and (plan.kv_in_l1 or not sizes.prefetches_next_cache):
         yield "kv_layer: nothing brings a layer's cache there"
     fixed = s.perms or s.hidden % 2 or any(not ENGINES[m.engine].any_pitch for m in s.readers)
     if plan.in_place and fixed:
         yield "in place, with vectors that have to lie by themselves"
     if plan.kv_window_blocks and plan.kv_tile_blocks > plan.kv_window_blocks:
         yield f"kv_layer: pieces of {plan.kv_tile_blocks} blocks of {plan.kv_window_blocks}"
-    walk, uses = _walk(s), [list(step.op.uses(step, sizes)) for step in s.steps]
-    yield from _misread(sizes, walk, uses)
+    executed, uses = _executed(s), [list(step.op.uses(step, sizes)) for step in s.steps]
+    yield from _misread(sizes, executed, uses)
     need = _bytes(plan, s, t)
     for of_step in uses:
         for use in of_step:
             need[use.buffer] = max(need.get(use.buffer, 0), use.bytes)
-    in_use = _in_use(walk, uses)
+    in_use = _in_use(executed, uses)
     for name, size in need.items():
         if name not in have:
             yield f"{name}: no buffer for {size} bytes"
@@ -348,7 +360,7 @@ def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
 
 
 def faults_of(plan: Plan, shape: ModelShape, target: Target) -> list[str]:
-    """Everything wrong with a plan, as sentences; empty when it is sound."""
+    """Return one sentence per fault of a plan; an empty list if the plan is valid."""
     return [
         *_l1_faults(plan, shape, target),
         *lower_memory_faults(plan, shape, target),
@@ -358,7 +370,7 @@ def faults_of(plan: Plan, shape: ModelShape, target: Target) -> list[str]:
 
 
 def verify(plan: Plan, shape: ModelShape, target: Target) -> int:
-    """Raise PlanInvalid with every fault; returns the number of byte ranges that were checked."""
+    """Raise PlanInvalid if the plan has faults; return the number of byte ranges checked."""
     faults = faults_of(plan, shape, target)
     if faults:
         raise PlanInvalid(

@@ -1,4 +1,4 @@
-"""What can be wrong in the lower memories: weights, tables, the cache, and what else lies there."""
+"""Checks of the lower memories (all but L1): weights, tables, KV cache and other buffers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from shrinkc.engines import CORES, ENGINES
 from shrinkc.memory.parts import Placement
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.verify_sizes import (
-    gain_bytes,
     group_lengths,
     layer_cache_bytes,
+    norm_weight_bytes,
     table_bytes,
     vector_words,
 )
@@ -21,12 +21,12 @@ from shrinkc.targets import L1, L2, MEMORIES, ON_CHIP, OUTSIDE, Target, fetched
 
 
 def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
-    """What only L2 can hold."""
+    """Return name -> bytes of the buffers that only L2 can hold."""
     needs = {
         "code and stacks": t.l2_system,
         "layer table": table_bytes(s),
         "input": 4 * (InputWord.TOKENS + s.context),
-        "gains": gain_bytes(s),
+        "gains": norm_weight_bytes(s),
         "permutations": 2 * s.perms,
     }
     if s.biases:
@@ -46,7 +46,7 @@ def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
 
 
 def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
-    """Every layer's cache has a lower memory that a program may write, or all of them are in L1."""
+    """Report layers whose KV cache is neither in L1 nor in a lower memory that a program may write."""
     layers = 0 if plan.kv_in_l1 else s.num_layers
     if sum(plan.kv_layers.values()) != layers or any(n < 1 for n in plan.kv_layers.values()):
         yield f"the cache of {layers} layers lies in the lower memories, planned are {plan.kv_layers}"
@@ -64,7 +64,7 @@ def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
 
 
 def _table_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
-    """Each table once, whole, and with what it takes to fetch from it."""
+    """Report tables that are missing, doubled, too short or without a buffer to read them through."""
     needs = {
         "rope": 2 * s.context * s.head_dim,
         "pieces": 4 * (s.vocab + 1) + s.piece_bytes,
@@ -86,6 +86,7 @@ def _table_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
 
 
 def lower_memory_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    """Report faults of buffers, KV cache and tables, and lower memories that are too small."""
     have = {b.name: b.bytes for b in plan.lower_buffers if b.level == L2}
     for name, size in _l2_needs(plan, s, t).items():
         if have.get(name, -1) < size:
@@ -113,7 +114,7 @@ def lower_memory_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
 
 
 def engine_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
-    """What stands between a matrix and the engine that is to run it."""
+    """Report matrices that their engine cannot run or read."""
     places = {p.name: p for p in plan.placements}
     for m in (m for m in s.matrices if m.name in places):
         p, engine = places[m.name], ENGINES[m.engine]
@@ -138,7 +139,7 @@ def engine_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
 
 
 def _pieces(p: Placement) -> list[tuple[str, int, int]]:
-    """Memory, offset and bytes of what lies together of a matrix."""
+    """Return (memory, offset, bytes) of each contiguous part of a matrix."""
     if not p.interleave:
         return [(p.level, p.offset, p.bytes)]
     chip = 0
@@ -149,7 +150,8 @@ def _pieces(p: Placement) -> list[tuple[str, int, int]]:
 
 
 def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
-    rooms = {v.name: v.bytes for v in t.levels if v.name != L1}
+    """Report matrices that are missing, misplaced, of the wrong size, or overlap."""
+    capacity = {v.name: v.bytes for v in t.levels if v.name != L1}
     by_name = {p.name: p for p in plan.placements}
     if len(by_name) != len(plan.placements):
         yield "a matrix is placed twice"
@@ -165,7 +167,7 @@ def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     spans: dict[str, list[tuple[int, int, str]]] = {}
     for x in plan.tables:
         spans.setdefault(x.level, []).append((x.offset, x.offset + x.bytes, x.name))
-    table = "embedding" if s.embedding else "head"
+    embedding = "embedding" if s.embedding else "head"
     if not (2 <= plan.stages <= 8 if plan.stage_bytes else plan.stages == 0):
         yield f"{plan.stages} flash stages of {plan.stage_bytes} bytes: 2 to 8, of which one is copied, or none"
     for m in s.matrices:
@@ -193,11 +195,11 @@ def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         outside = p.level in MEMORIES and fetched(p.level)
         if outside and m.name != "embedding" and plan.stage_bytes < p.tile_blocks * size:
             yield f"{m.name}: flash stage of {plan.stage_bytes} for {p.tile_blocks * size}"
-        if outside and m.name == table and plan.embed_stage < size:
+        if outside and m.name == embedding and plan.embed_stage < size:
             yield f"{m.name}: embedding stage of {plan.embed_stage} for {size}"
         if p.offset % 4 or p.offset < 0:
             yield f"{m.name}: stored at {p.offset}, not a multiple of 4 from 0 on"
-        if p.level not in rooms:
+        if p.level not in capacity:
             yield f"{m.name}: unknown level {p.level}"
             continue
         if p.interleave and (m.name != "head" or m.engine != CORES or p.interleave < 2):
@@ -209,7 +211,7 @@ def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         if p.interleave and (p.chip_offset % 4 or p.chip_offset < 0):
             yield f"{m.name}: stored at {p.chip_offset}, not a multiple of 4 from 0 on"
         if m.name in owners:
-            continue  # its bytes are its owner's, and count once
+            continue  # it shares its owner's bytes
         for level, offset, held in _pieces(p):
             spans.setdefault(level, []).append((offset, offset + held, m.name))
     for name in by_name:
@@ -219,5 +221,5 @@ def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         for (_, end, a), (start, _, c) in zip(taken, taken[1:], strict=False):
             if start < end:
                 yield f"{level}: {a} and {c} overlap by {end - start} bytes"
-        if level in rooms and taken[-1][1] > rooms[level]:
-            yield f"{level}: {taken[-1][1]} bytes used of {rooms[level]}"
+        if level in capacity and taken[-1][1] > capacity[level]:
+            yield f"{level}: {taken[-1][1]} bytes used of {capacity[level]}"

@@ -1,4 +1,4 @@
-"""Sizes as the verifier works them out: of vectors, of tables in L1, and of a layer's cache."""
+"""Sizes of vectors, tables in L1 and a layer's KV cache, computed independently of the planner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shrinkc.schedule.shapes import ModelShape
 
 
 def skewed(size: int) -> int:
-    """Per-core structures end 12 bytes after a multiple of 64: neighbours use other L1 banks."""
+    """Round up to 12 bytes after a multiple of 64, so that neighbouring cores use different L1 banks."""
     return size + (12 - size) % 64
 
 
@@ -19,8 +19,8 @@ def group_lengths(k: int, group: int) -> list[int]:
 
 
 def vector_words(k: int, group: int, bits: int, pad: int = 0) -> int:
-    """int32 words of a quantised vector of k inputs, padding included."""
-    unit = pad or 32 // math.gcd(32, bits)  # the fewest weights of a row that fill whole words
+    """Return the int32 words of a quantised vector of k inputs, padding included."""
+    unit = pad or 32 // math.gcd(32, bits)  # the smallest number of weights that fills whole words
     return sum((n + unit - 1) // unit * unit // 4 for n in group_lengths(k, group))
 
 
@@ -28,20 +28,20 @@ def x_blocks(k: int, group: int) -> int:
     return sum((n + 7) // 8 for n in group_lengths(k, group))
 
 
-def gain_bytes(s: ModelShape) -> int:
-    """Of all norms."""
+def norm_weight_bytes(s: ModelShape) -> int:
+    """Return the bytes of all RMSNorm weights."""
     return 4 * s.hidden * (2 * s.num_layers + 1)
 
 
-def gains_outside_l1(s: ModelShape) -> bool:
-    """Whether they are not in L1, where up to 8 KiB of them are."""
-    return gain_bytes(s) > 8192
+def norm_weights_outside_l1(s: ModelShape) -> bool:
+    """Whether the RMSNorm weights exceed 8 KiB and are therefore not in L1."""
+    return norm_weight_bytes(s) > 8192
 
 
 def table_bytes(s: ModelShape) -> int:
-    """Matrix and layer tables in L1, those of functions, and gains where they are there."""
+    """Return the bytes of all tables in L1: matrices, layers, functions, and the RMSNorm weights if they are there."""
     adapters = sum(1 for m in s.matrices if m.rank > 0)
-    gains = 0 if gains_outside_l1(s) else (gain_bytes(s) + 15) // 16 * 16
+    norms = 0 if norm_weights_outside_l1(s) else (norm_weight_bytes(s) + 15) // 16 * 16
     matrices = (len(s.matrices) + 1 + adapters) * MATRIX_BYTES
     layer = 16 + (16 if s.perms else 0) + (16 if s.biases else 0)
     for step in s.steps:
@@ -52,11 +52,11 @@ def table_bytes(s: ModelShape) -> int:
     if s.head_norms:
         layer = (layer + 8 + 7) // 8 * 8 + 8
     kept = max(ENGINES[m.engine].table for m in s.matrices) * len(s.matrices)
-    return matrices + s.num_layers * layer + TABLE_BYTES + gains + (kept + 15) // 16 * 16
+    return matrices + s.num_layers * layer + TABLE_BYTES + norms + (kept + 15) // 16 * 16
 
 
 def layer_cache_bytes(s: ModelShape) -> int:
-    """A layer's keys, with both scales, and values."""
+    """Return the bytes of a layer's keys, values and scales in a lower memory."""
     head = (s.head_dim + 3) // 4 * 4
     size = (s.context + 3) // 4 * 4 * s.kv_heads * (head + 4 + s.head_dim)
     return (size + 15) // 16 * 16

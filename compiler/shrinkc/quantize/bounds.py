@@ -40,8 +40,7 @@ def residual_frac(largest: float) -> int:
 def row_bound(weight: np.ndarray, gain: np.ndarray | None = None) -> float:
     """Return an upper bound of |W (gain * x)| for ||x|| <= sqrt(K).
 
-    It is max ||row * gain|| * sqrt(K) by Cauchy-Schwarz, plus the rounding error of gain * x.
-    """
+    It is max ||row * gain|| * sqrt(K) by Cauchy-Schwarz, plus the rounding error of gain * x."""
     k = weight.shape[1]
     top = 1.0 if gain is None else float(np.abs(gain).max(initial=0.0))
     plain = largest_norm(weight)
@@ -110,16 +109,14 @@ def norm_exponent_max(k: int, slack: float) -> int:
     """Return the largest exponent of a NormQuant result.
 
     max |x| / rms is at most ``slack`` * sqrt(K), so mantissa * 2**exponent <= slack * 2**(31 + pre_shift);
-    mantissas are at least 2**14.
-    """
+    mantissas are at least 2**14."""
     return 31 + square_pre_shift(k) - 14 + math.floor(math.log2(slack))
 
 
 def stored_unit(bound: float) -> int:
     """Return the exponent e of the unit 2**e for the scales of cached heads with values up to ``bound``.
 
-    RoPE can make a value sqrt(2) times larger; rounding adds less than 0.1 %.
-    """
+    RoPE can make a value sqrt(2) times larger; rounding adds less than 0.1 %."""
     largest = max(bound * math.sqrt(2.0) * 1.001, 1.0)
     return max(UNIT_MIN, math.ceil(math.log2(largest / STORED_MAX)))
 
@@ -128,8 +125,7 @@ def norm_eps(config: LlamaConfig, frac: int, k: int) -> int:
     """Return the epsilon of a norm of k inputs with ``frac`` fraction bits, in units of ``sum_of_squares``.
 
     It is at least 1, to prevent division by zero, and at most 2**61: importer/config.py allows up to 2**-7,
-    and the input of a norm has at most NORM_INPUT_FRAC_MAX fraction bits.
-    """
+    and the input of a norm has at most NORM_INPUT_FRAC_MAX fraction bits."""
     value = config.rms_norm_eps * k * 2.0 ** (2 * frac - 2 * square_pre_shift(k))
     return max(1, round(value))
 

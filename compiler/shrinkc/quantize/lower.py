@@ -171,8 +171,7 @@ class _Lowering:
     ) -> None:
         """Record tensors that make the results of a matrix with ``frac`` fraction bits too large.
 
-        ``norm`` is (name, weights) of the RMSNorm before the matrix.
-        """
+        ``norm`` is (name, weights) of the RMSNorm before the matrix."""
         names = {m: module_name(index, m) for m in SLOT_MODULES[slot]}
         gain = None if norm is None else norm[1]
         before = None if norm is None else {f"model.layers.{index}.{norm[0]}.weight": norm[1]}

@@ -21,8 +21,7 @@ class Source:
     """Fused modules of one matrix [n, k], before quantisation for the device.
 
     ``weight`` is float, or a checkpoint's integers whose column j is input ``order[j]``.  ``adapter`` has
-    a [rank, k] and b [n, rank]; ``bias`` is [n].
-    """
+    a [rank, k] and b [n, rank]; ``bias`` is [n]."""
 
     name: str
     weight: Weight
@@ -42,8 +41,7 @@ class Source:
     def stored_bounds(self, w: QLinear, gain: np.ndarray, cuts: tuple[int, ...]) -> list[float]:
         """Return upper bounds of |result| for the row ranges between ``cuts``.
 
-        They are computed from ``w``, the quantised matrix, because rounding can increase a row's norm.
-        """
+        They are computed from ``w``, the quantised matrix, because rounding can increase a row's norm."""
         parts = np.split(w.dequantized(), cuts)
         stored = gain if self.order is None else gain[self.order]
         extra = self.bias_bound()
@@ -71,8 +69,7 @@ class Source:
     def plain_frac(self) -> int:
         """Return the fraction bits that results would need for inputs with ||x|| <= sqrt(K).
 
-        It limits the weights of o and down, whose inputs no norm bounds; the residual stream saturates.
-        """
+        It limits the weights of o and down, whose inputs no norm bounds; the residual stream saturates."""
         plain = self.weight.shape[1] * largest(self.weight) + self.adapter_bound(None)
         return frac_for(plain + self.bias_bound())
 

@@ -87,8 +87,7 @@ def check_groups(
 def _symmetric_scale(w: np.ndarray, bits: int) -> np.ndarray:
     """Return the scales [...] of groups w [..., G].
 
-    MSE clipping tries the format's ``clip`` factors; a format without them scales the largest weight to ``high``.
-    """
+    MSE clipping tries the format's ``clip`` factors; a format without them scales the largest weight to ``high``."""
     form = format_of(bits)
     low, high = form.symmetric
     top = np.abs(w).max(axis=-1)

@@ -188,7 +188,7 @@ def phase(
     if table is not None:
         cost = cost_of(passes, table)
         unknown = cost.unknown
-        costs = cost.steps if counted else cost.plain(table).steps
+        costs = cost.steps if counted else cost.without_probes(table).steps
     counts: Mapping[tuple[int | None, str], Counts] = {} if measured is None else measured.counts
     steps: dict[tuple[int | None, str], Step] = {}
     for work, known in zip((w for each in passes for w in each), costs, strict=True):

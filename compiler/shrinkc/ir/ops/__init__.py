@@ -1,4 +1,4 @@
-"""The operations of the integer IR, one file each.  ``op.py`` is what they have in common."""
+"""The operations of the integer IR, one file each."""
 
 from shrinkc.ir.graph import OPS, Op, Type
 from shrinkc.ir.ops.attention import Attention

@@ -1,4 +1,4 @@
-"""Attention over the cache."""
+"""Attention over the KV cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shrinkc.ir.ops.ropecache import (
     scales_use,
     unit_fault,
 )
-from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
+from shrinkc.ir.steps import Access, Call, PassSizes, Step, Use
 from shrinkc.numerics.attention import SoftmaxScale, attend
 from shrinkc.numerics.fixed import I64, QMAX, round_shift
 from shrinkc.numerics.vectors import QHeads, StoredHeads
@@ -48,25 +48,28 @@ def rule_probabilities(graph: Graph, op: Attention) -> str | None:
 
 
 STEPS_FROM = 128
-"""Context from which on 9 KiB of L1 for all values of exp2 are worth two instructions per probability."""
+"""Smallest context for a table of all exp2 values: 9 KiB of L1 that save two instructions per probability."""
 
 SHARES_MAX = 3
 
 
 def shared_from(sizes: PassSizes) -> int:
-    """Positions from which on what idle cores take over is worth a thousand cycles of each core: a
-    position of a head costs about 18 + 2 * head_dim.  SC_SHARED_FROM in C."""
-    cores = sizes.hands_of(1)
+    """Return the number of positions from which cores share heads (SC_SHARED_FROM in C).
+
+    Sharing costs each core about 1000 cycles, and one position of a head takes about 18 + 2 * head_dim cycles."""
+    cores = sizes.head_cores_for(1)
     left = sizes.heads % cores
     return 1000 * cores // ((18 + 2 * sizes.head_dim) * (cores - left)) + 1
 
 
 def states_per_core(sizes: PassSizes) -> int:
-    """Head states that a core needs: one where the cache comes in pieces at some position.  Where it is in
-    L1, heads that are too few for all cores share them out by ranges of positions (sc_shares.h), if that
-    is in no more than SHARES_MAX parts per core and the context long enough to gain from it: one per part."""
+    """Return the attention states that each core needs: one if the KV cache comes in pieces at some position, or one
+    per part of a head if cores share heads.
+
+    Heads left over after an equal distribution are divided among the cores by ranges of positions (sc_shares.h), if
+    the cache is in L1, each core gets at most SHARES_MAX parts, and the context is long enough."""
     least = 0 if sizes.kv_in_l1 or sizes.kv_layer_in_l1 else 1
-    cores = sizes.hands_of(1)
+    cores = sizes.head_cores_for(1)
     left = sizes.heads % cores
     in_l1 = sizes.kv_in_l1 or sizes.kv_window > 0
     if left == 0 or not in_l1 or sizes.context < shared_from(sizes):
@@ -76,9 +79,10 @@ def states_per_core(sizes: PassSizes) -> int:
 
 
 def heads_shared(sizes: PassSizes, position: int) -> tuple[int, int]:
-    """(parts of heads that each core has at a position, parts of a head), (0, 1) where no heads are shared:
-    heads_shared() of sc_shares.h."""
-    cores = sizes.hands_of(1)
+    """Return (parts of heads per core, parts of each head) at a position; (0, 1) if no heads are shared.
+
+    The C twin is heads_shared() in sc_shares.h."""
+    cores = sizes.head_cores_for(1)
     left = sizes.heads % cores
     if left == 0 or not sizes.cache_in_l1(position + 1):
         return 0, 1
@@ -92,12 +96,12 @@ def heads_shared(sizes: PassSizes, position: int) -> tuple[int, int]:
 
 @dataclass
 class Attention(Op):
-    """heads8 q and the layer's cache -> i32 [heads * head_dim], 127/128 of the value.
+    """Attention: heads8 q and the layer's KV cache -> i32 [heads * head_dim], 127/128 of the value.
 
-    ``dot_shift`` makes the head's dot product fit 16 bits; the 15-bit mantissa ``scale_mantissa`` and
-    ``scale_exponent`` bring its product with both scales to log2 units; probabilities weigh the
-    values with ``weight_bits`` bits; ``v_unit`` as in RopeCache; a mean of values is small where they are
-    of both signs, so the result has ``extra_bits`` fraction bits more than they (numerics/attention.py).
+    ``dot_shift`` makes a head's dot product fit 16 bits.  ``scale_mantissa`` (15 bits) and ``scale_exponent`` convert
+    its product with both scales to log2 units.  Probabilities have ``weight_bits`` bits; ``v_unit`` as in RopeCache.
+    A mean of values of both signs is small, so the result has ``extra_bits`` more fraction bits than the values
+    (numerics/attention.py).
     """
 
     TAKES = (("heads8",),)
@@ -124,7 +128,7 @@ class Attention(Op):
         causal = np.arange(end)[None, :] <= (state.position + np.arange(tokens))[:, None]
         out = np.empty((tokens, self.heads, self.head_dim), I64)
         per_kv = self.heads // self.kv_heads
-        how = SoftmaxScale(
+        softmax = SoftmaxScale(
             self.scale_mantissa,
             self.scale_exponent,
             self.dot_shift,
@@ -137,8 +141,8 @@ class Attention(Op):
                 StoredHeads(t.q[:end, h // per_kv], t.scale[:end, h // per_kv])
                 for t in (cache.k, cache.v)
             )
-            own = QHeads(q.q[:, h], q.mantissa[:, h], q.exponent[:, h])
-            out[:, h] = attend(how, own, keys, values, causal)
+            query = QHeads(q.q[:, h], q.mantissa[:, h], q.exponent[:, h])
+            out[:, h] = attend(softmax, query, keys, values, causal)
         return out.reshape(tokens, -1)
 
     def macros(self) -> dict[str, int | str]:
@@ -155,11 +159,10 @@ class Attention(Op):
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from (Use(name, Access.READ) for name in ("q8", "q_scale"))
         yield scales_use(sizes)
-        # up to each token
         yield Use("pass_scales", Access.SCRATCH, 2 * sizes.chunk * sizes.kv_heads)
-        scratch = sizes.hands * head_scratch_bytes(sizes.context)
+        scratch = sizes.head_cores * head_scratch_bytes(sizes.context)
         yield Use("head_scratch", Access.SCRATCH, scratch)
-        if states := sizes.hands_of(1) * states_per_core(sizes):
+        if states := sizes.head_cores_for(1) * states_per_core(sizes):
             yield Use("head_state", Access.SCRATCH, states * head_state_bytes(sizes.head_dim))
         yield from cache_uses(sizes)
         in_l1 = sizes.kv_in_l1 or sizes.kv_window > 0
@@ -172,51 +175,50 @@ class Attention(Op):
         yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))
 
     @classmethod
-    def work(cls, step: Step, turn: Turn) -> Work:
-        """Query heads, which the cores take in turn, each with what is cached at its token's position;
-        those that are left over in decoding share out positions."""
-        sizes = turn.sizes
-        whole = sizes.cache_in_l1(turn.position + turn.tokens)
-        cores = sizes.hands_of(turn.tokens) if whole else sizes.cores
-        shares, ranges = heads_shared(sizes, turn.position) if turn.tokens == 1 else (0, 1)
+    def work(cls, step: Step, call: Call) -> Work:
+        """Return the work of the busiest core: whole query heads over the positions up to their token, and in decoding
+        its parts of shared heads."""
+        sizes = call.sizes
+        whole = sizes.cache_in_l1(call.position + call.tokens)
+        cores = sizes.head_cores_for(call.tokens) if whole else sizes.cores
+        shares, ranges = heads_shared(sizes, call.position) if call.tokens == 1 else (0, 1)
         alone = sizes.heads - shares * cores // ranges
         lives = (
             [
                 [
-                    turn.position + item // alone + 1
-                    for item in range(core, turn.tokens * alone, cores)
+                    call.position + item // alone + 1
+                    for item in range(core, call.tokens * alone, cores)
                 ]
                 for core in range(cores)
             ]
             if alone
             else [[]]
         )
-        most = max(lives, key=sum) + shares * [4 * -(-(turn.position // 4 + 1) // ranges)]
+        most = max(lives, key=sum) + shares * [4 * -(-(call.position // 4 + 1) // ranges)]
         fours = sum(-(-live // 4) for live in most)
         d = sizes.head_dim
         features = {
             "calls": 1, "heads": len(most), "channels": len(most) * d, "positions": sum(most),
             "position_channels": 4 * fours * d, "shared": int(shares > 0),
         }  # fmt: skip
-        return Work(features, moved=cls._moved(turn))
+        return Work(features, moved=cls._moved(call))
 
     @classmethod
-    def _moved(cls, turn: Turn) -> float:
-        """Bytes of a cache that comes through L1 in pieces, for 8 heads at a time."""
-        sizes = turn.sizes
-        if sizes.cache_in_l1(turn.position + turn.tokens):
+    def _moved(cls, call: Call) -> float:
+        """Return the bytes of the KV cache that are copied through L1 in pieces, once per round of heads."""
+        sizes = call.sizes
+        if sizes.cache_in_l1(call.position + call.tokens):
             return 0.0
-        kv = KvShape.of(turn.position + turn.tokens, sizes.kv_heads, sizes.head_dim)
-        rounds = share(turn.tokens * sizes.heads, sizes.cores)
+        kv = KvShape.of(call.position + call.tokens, sizes.kv_heads, sizes.head_dim)
+        rounds = share(call.tokens * sizes.heads, sizes.cores)
         return rounds * kv.blocks * (2.0 * kv.k_block + kv.v_block)
 
     @classmethod
-    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
-        """Of every query head and what is cached at its token's position: the scores, and the sum of
-        values.  The cache is read once for all tokens."""
-        s = turn.sizes
-        positions = sum(turn.position + i + 1 for i in range(turn.tokens))
-        kv = KvShape.of(turn.position + turn.tokens, s.kv_heads, s.head_dim)
-        vectors = turn.tokens * s.heads * (padded(s.head_dim) + 4.0 * s.head_dim)
+    def arithmetic(cls, step: Step, call: Call) -> Arithmetic:
+        """Return scores and sums of values of every query head; the KV cache counts once for all tokens."""
+        s = call.sizes
+        positions = sum(call.position + i + 1 for i in range(call.tokens))
+        kv = KvShape.of(call.position + call.tokens, s.kv_heads, s.head_dim)
+        vectors = call.tokens * s.heads * (padded(s.head_dim) + 4.0 * s.head_dim)
         cache = kv.blocks * (kv.k_block + kv.v_block)
         return Arithmetic(2 * positions * s.heads * s.head_dim, cache + vectors)

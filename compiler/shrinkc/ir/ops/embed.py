@@ -1,4 +1,4 @@
-"""The embedding."""
+"""Embedding of a token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shrinkc.costs.work import share
 from shrinkc.engines import CORES, engine_named
 from shrinkc.ir.graph import Graph, Op, State
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
+from shrinkc.ir.steps import Access, Call, PassSizes, Step, Use
 from shrinkc.numerics import matrices
 
 
@@ -25,10 +25,9 @@ def rule_factor(graph: Graph, op: Embed) -> str | None:
 
 @dataclass
 class Embed(Op):
-    """token -> i32: row ``token`` of ``table`` in the residual's fixed point.
+    """token -> i32: a row of the embedding, ``table``, in the fixed-point format of the residual stream.
 
-    value = requantize((q * d - b) * r[row], factor, shift): the row scale r is the one the
-    head uses when the table is shared with it.
+    value = requantize((q * d - b) * r[row], factor, shift).  The LM head uses the same row scales r if it is tied.
     """
 
     TAKES = (("token",),)
@@ -57,17 +56,17 @@ class Embed(Op):
         yield Use("x", Access.WRITE, sizes.words(sizes.hidden))
 
     @classmethod
-    def work(cls, step: Step, turn: Turn) -> Work:
-        """Each token's row, of a block that comes from flash where the table is there, and unpacked from
-        what an engine reads where the table is one's."""
-        elements = turn.tokens * share(turn.sizes.hidden, turn.sizes.cores)
-        engine = engine_named(turn.table.engine)
+    def work(cls, step: Step, call: Call) -> Work:
+        """Return the work of a row per token, unpacked from the layout of the engine that runs the tied LM head; its
+        block is fetched if the embedding is in flash."""
+        elements = call.tokens * share(call.sizes.hidden, call.sizes.cores)
+        engine = engine_named(call.embedding.engine)
         kind = "elements" if engine.name == CORES else f"elements_{engine.costs_as or engine.name}"
-        fetched = turn.tokens * turn.table.block_bytes if turn.outside else 0
-        return Work({"calls": 1, "tokens": turn.tokens, kind: elements}, fetched=fetched)
+        fetched = call.tokens * call.embedding.block_bytes if call.embedding_in_flash else 0
+        return Work({"calls": 1, "tokens": call.tokens, kind: elements}, fetched=fetched)
 
     @classmethod
-    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
-        """A row's weights, each with the row's scale, made int32."""
-        elements = turn.tokens * turn.sizes.hidden
-        return Arithmetic(elements, elements * (turn.table.bits / 8 + 4.0))
+    def arithmetic(cls, step: Step, call: Call) -> Arithmetic:
+        """Return one product per weight of a row, with the row's scale."""
+        elements = call.tokens * call.sizes.hidden
+        return Arithmetic(elements, elements * (call.embedding.bits / 8 + 4.0))

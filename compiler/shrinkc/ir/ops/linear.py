@@ -17,7 +17,7 @@ from shrinkc.ir.graph import Graph, Op, State, Type
 from shrinkc.ir.linear import QLinear
 from shrinkc.ir.ops.quant import scan_uses
 from shrinkc.ir.ops.ropecache import layer_cache_bytes, layer_cache_use
-from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
+from shrinkc.ir.steps import Access, Call, PassSizes, Step, Use
 from shrinkc.numerics import matrices
 from shrinkc.numerics.fixed import INT32_MAX, add_to_residual, saturate32
 from shrinkc.storage import ADAPTER_BITS, MatrixShape, Offsets
@@ -53,10 +53,10 @@ def vector_type(w: QLinear) -> Type:
 
 
 def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
-    """What a product and its adapter read."""
+    """Return the buffers that a matrix product and its adapter use, except for the result."""
     slot = sizes.slot(step)
     if sizes.tile:
-        yield Use("tiles", Access.AHEAD, 2 * sizes.tile)
+        yield Use("tiles", Access.PREFETCHED, 2 * sizes.tile)
     if sizes.split:
         yield Use("split", Access.SCRATCH, split_bytes(sizes.cores))
     if sizes.scratch:
@@ -83,20 +83,21 @@ def product_uses(step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use("sv", Access.KEEP, QVEC_BYTES * sizes.chunk)
 
 
-def product_work(turn: Turn) -> Work:
-    """What the matrix's engine does, and of an adapter its two products (the quantisation between
-    them is one more call).  What another engine has summed the cores rescale, a share of its rows each."""
-    m = turn.matrix
+def product_work(call: Call) -> Work:
+    """Return the work of a matrix product: the engine's, and two products and a quantisation for an adapter.
+
+    The cores rescale the results of another engine at the same time."""
+    m = call.matrix
     assert m is not None
-    features = {"calls": 1.0, **engine_named(m.engine).work(m, turn.tokens, turn.tiles)}
-    if turn.sizes.shared_products and m.engine == CORES and m.product_words and turn.tokens > 1:
-        features = {"calls": 1.0, **with_products(m, turn.tokens, turn.tiles)}
+    features = {"calls": 1.0, **engine_named(m.engine).work(m, call.tokens, call.tiles)}
+    if call.sizes.shared_products and m.engine == CORES and m.product_words and call.tokens > 1:
+        features = {"calls": 1.0, **with_products(m, call.tokens, call.tiles)}
     if m.engine != CORES:
-        rows = turn.tokens * share(m.rows, turn.sizes.cores)
-        kind = "rows" if turn.tokens == 1 else "rows_of_several"
-        if engine_named(m.engine).sums(turn.tokens):
+        rows = call.tokens * share(m.rows, call.sizes.cores)
+        kind = "rows" if call.tokens == 1 else "rows_of_several"
+        if engine_named(m.engine).sums(call.tokens):
             kind = "rows_summed"
-        features |= {f"{OVERLAPPED}.tokens": turn.tokens, f"{OVERLAPPED}.{kind}": rows}
+        features |= {f"{OVERLAPPED}.tokens": call.tokens, f"{OVERLAPPED}.{kind}": rows}
     if m.adapter is not None:
         first = MatrixShape(
             f"{m.name}.a",
@@ -108,27 +109,28 @@ def product_work(turn: Turn) -> Work:
             Offsets.NONE,
             grouped_input=not m.wide,
         )
-        adapters = ((first, (first.blocks,)), (m.adapter, turn.tiles))
-        works = [Work(engine_named(CORES).work(s, turn.tokens, tiles)) for s, tiles in adapters]
+        adapters = ((first, (first.blocks,)), (m.adapter, call.tiles))
+        works = [Work(engine_named(CORES).work(s, call.tokens, tiles)) for s, tiles in adapters]
         return total([Work(features), Work({"calls": 1.0}), *works])
     return Work(features)
 
 
-def product_arithmetic(turn: Turn, written: float) -> Arithmetic:
-    """The product and its adapter; ``written`` int32 per row are read or written."""
-    m = turn.matrix
+def product_arithmetic(call: Call, written: float) -> Arithmetic:
+    """Return the arithmetic of a matrix product and its adapter; per row, ``written`` int32 are read or written."""
+    m = call.matrix
     assert m is not None
     adapter = m.rank * (m.k + m.rows)
     stored = m.bytes + m.rank * m.k * ADAPTER_BITS / 8  # b is stored with the matrix
-    vectors = turn.tokens * 4.0 * (m.x_words + written * m.rows)
-    return Arithmetic(turn.tokens * (m.rows * m.k + adapter), stored + vectors)
+    vectors = call.tokens * 4.0 * (m.x_words + written * m.rows)
+    return Arithmetic(call.tokens * (m.rows * m.k + adapter), stored + vectors)
 
 
 @dataclass
 class Linear(Op):
-    """q16 or q8 -> i32, plus (second input) a residual i32 of the same fixed point, by ``add_to_residual``.
+    """q16 or q8 -> i32: product with a matrix.
 
-    ``bias`` int32 [n] of the same fixed point, or None, is added first, saturating.
+    ``bias``, int32 [n] with the fraction bits of the result, is added first, saturating.  A second input, the
+    residual stream with the same fraction bits, is added by ``add_to_residual``.
     """
 
     OPTIONAL = frozenset({"bias"})
@@ -154,7 +156,7 @@ class Linear(Op):
 
     @classmethod
     def buffer(cls, step: Step, sizes: PassSizes) -> str:
-        """A residual is added to where it is."""
+        """Return the residual's buffer if there is one: the result is added to it."""
         if len(step.inputs) == 2:
             return sizes.buffer(step.inputs[1])
         return "y" if step.in_layer else "logits"
@@ -167,9 +169,9 @@ class Linear(Op):
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from product_uses(step, sizes)
         to, rows = cls.buffer(step, sizes), cls.width(step, sizes)
-        if sizes.brings_cache(step):
+        if sizes.prefetches_cache(step):
             yield layer_cache_use(sizes, Access.WRITE)
-            # a core may still be at the norm when the first bytes come
+            # a core may still execute the norm when the first bytes arrive
             yield Use("parts", Access.READ)
         if not step.in_layer:
             if sizes.logits_in_l1:
@@ -180,25 +182,25 @@ class Linear(Op):
             yield Use(to, access, sizes.words(rows))
 
     @classmethod
-    def work(cls, step: Step, turn: Turn) -> Work:
-        """The product, and the rows that are added to a residual."""
-        product = product_work(turn)
-        if turn.sizes.brings_cache(step):
-            product += Work(moved=layer_cache_bytes(turn))
+    def work(cls, step: Step, call: Call) -> Work:
+        """Return the work of the product, and of adding its rows to a residual."""
+        product = product_work(call)
+        if call.sizes.prefetches_cache(step):
+            product += Work(moved=layer_cache_bytes(call))
         if len(step.inputs) < 2:
             return product
-        assert turn.matrix is not None
-        if turn.matrix.engine != CORES:
-            rows = turn.tokens * share(turn.matrix.rows, turn.sizes.cores)
+        assert call.matrix is not None
+        if call.matrix.engine != CORES:
+            rows = call.tokens * share(call.matrix.rows, call.sizes.cores)
             return product + Work({f"{OVERLAPPED}.added": rows})
         blocks = product.features.get("blocks_of_several", 0) or product.features["blocks"]
         return product + Work({"added": blocks})
 
     @classmethod
-    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
-        """The product; a residual is read as well as written."""
-        return product_arithmetic(turn, float(len(step.inputs)))
+    def arithmetic(cls, step: Step, call: Call) -> Arithmetic:
+        """Return the arithmetic of the product; a residual is read and written."""
+        return product_arithmetic(call, float(len(step.inputs)))
 
     @classmethod
-    def how(cls, step: Step, steps: Sequence[Step]) -> str:
+    def kernel_parameter(cls, step: Step, steps: Sequence[Step]) -> str:
         return "SC_ADD" if len(step.inputs) == 2 else "SC_STORE"

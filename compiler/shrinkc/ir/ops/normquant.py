@@ -30,9 +30,9 @@ def rule_norm(graph: Graph, op: NormQuant) -> str | None:
     return None
 
 
-def gain_uses(sizes: PassSizes) -> Iterable[Use]:
-    """The next norm's gains, of which a step may start the transfer."""
-    if sizes.fetches_gains:
+def norm_weight_uses(sizes: PassSizes) -> Iterable[Use]:
+    """Return the use of the buffer into which a step prefetches the weights of the next norm."""
+    if sizes.prefetches_norm_weights:
         yield Use("gain", Access.KEEP, 4 * sizes.hidden)
 
 
@@ -40,14 +40,14 @@ def gain_uses(sizes: PassSizes) -> Iterable[Use]:
 class NormQuant(MakesVector, Op):
     """i32 -> q16 or q8: RMSNorm and dynamic quantisation of ``x[perm] * gain``.
 
-    ``gain`` int32 [width] in Q31, in the order of the result.  ``perm`` uint16 [width], or None:
-    place j of the result is made from input perm[j].
+    ``gain``: the RMSNorm weights, int32 [width] in Q31, in the order of the result.  ``perm`` uint16 [width], or None:
+    element j of the result comes from input perm[j].
     """
 
     GIVES = ("q16", "q8")
     RULES = (rule_norm, rule_permutation)
     KERNEL = "sc_step_norm"
-    PRODUCTS = 3  # it is squared, times its gain, and scaled
+    PRODUCTS = 3  # square, product with the weight, scaling
 
     eps: int
     pre_shift: int
@@ -68,12 +68,12 @@ class NormQuant(MakesVector, Op):
 
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
-        """y takes x * gain between the two halves."""
+        """Add y, which holds x * gain between the two halves of the quantisation."""
         yield Use("y", Access.SCRATCH, sizes.words(sizes.width(step.inputs[0])))
-        yield from gain_uses(sizes)
+        yield from norm_weight_uses(sizes)
         yield from super().uses(step, sizes)
 
     @classmethod
-    def how(cls, step: Step, steps: Sequence[Step]) -> int:
-        """Which of the layer's gains."""
+    def kernel_parameter(cls, step: Step, steps: Sequence[Step]) -> int:
+        """Return the index of the norm in its layer."""
         return [s for s in steps if s.op is cls and s.in_layer].index(step)

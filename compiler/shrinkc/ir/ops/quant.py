@@ -1,4 +1,4 @@
-"""Quantisation of a vector, and what it shares with the norm before it."""
+"""Dynamic quantisation of a vector, and code that it shares with RMSNorm."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.engines import CORES
 from shrinkc.ir.graph import Graph, Op, State
-from shrinkc.ir.steps import Access, OnDevice, PassSizes, Step, Turn, Use
+from shrinkc.ir.steps import Access, Call, OnDevice, PassSizes, Step, Use
 from shrinkc.numerics import vectors
 
 
 class Permuting(Protocol):
-    """An op that may read its input in another order."""
+    """An op that can permute its input."""
 
     inputs: tuple[str, ...]
     perm: np.ndarray | None
@@ -34,33 +34,35 @@ def rule_permutation(graph: Graph, op: Permuting) -> str | None:
 
 
 def permuted(x: np.ndarray, perm: np.ndarray | None) -> np.ndarray:
-    """Columns of x [T, K] in the order of the result."""
+    """Return x [T, K] with its columns permuted."""
     return x if perm is None else x[:, perm]
 
 
 def scan_uses(x_blocks: int, sizes: PassSizes) -> Iterable[Use]:
-    """What is between the two halves of a quantisation."""
+    """Return the buffers between the two halves of a quantisation: largest values of blocks and of parts."""
     if x_blocks:
         yield Use("block_max", Access.SCRATCH, sizes.words(x_blocks))
     yield Use("parts", Access.WRITE, PART_BYTES * sizes.shared * max(sizes.cores, vectors.SHARES))
 
 
 def spilled_words(k: int) -> int:
-    """The most words that a core spills while it makes a vector of ``k`` values where they are: high bytes, from
-    the middle of a token's room on, lie ahead of what has been read up to two thirds of it.  Where these two thirds
-    are all values, that is a quarter of them; in fours.  The C twin is split_in_place() in sc_q16.c."""
+    """Return the most words that a core spills while it splits ``k`` values into low and high bytes in place.
+
+    High bytes are written from the middle of the token's bytes on.  Until two thirds have been read they would
+    overwrite unread values, so up to a quarter of the values is spilled.  The C twin is split_in_place() in sc_q16.c.
+    """
     return k // 4 + 8
 
 
 class MakesVector(OnDevice):
-    """What ops that make a vector have in common on the device."""
+    """Base class of ops that make a quantised vector on the device."""
 
     BUFFER = "xv"
-    PRODUCTS: ClassVar[int]  # of every input
+    PRODUCTS: ClassVar[int]  # multiplications per input
 
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
-        """The vector for the matrix that reads it; xv, its head, has pointers since before the first pass."""
+        """Return the buffers of the vector; xv holds pointers that are set before the first pass."""
         reader, source = sizes.slot(step), sizes.buffer(step.inputs[0])
         several = sizes.words(reader.several_words)
         if sizes.made_in_place(step.name):
@@ -74,7 +76,7 @@ class MakesVector(OnDevice):
         if reader.groups:
             yield Use("xc", Access.WRITE, sizes.words(reader.groups))
         if sizes.scratch:
-            # an engine starts at once
+            # an engine starts as soon as the vector is ready
             yield Use("engine", Access.KEEP if sizes.remainders else Access.WRITE, sizes.scratch)
         if reader.asymmetric:
             yield Use(
@@ -82,15 +84,16 @@ class MakesVector(OnDevice):
             )
 
     @classmethod
-    def work(cls, step: Step, turn: Turn) -> Work:
-        """Inputs scanned and then rounded; an engine that reads them is started.  All of the team have whole
-        tokens where there are enough of them, or vectors are made in place; of the others the cores have a share,
-        of 8-bit ones in blocks that they take in turn."""
-        m = turn.matrix
+    def work(cls, step: Step, call: Call) -> Work:
+        """Return the work of scanning and rounding the inputs, and of starting an engine.
+
+        Each member of the team makes whole tokens if there are enough tokens or vectors are made in place.  The
+        cores share the remaining tokens, 8-bit vectors by blocks."""
+        m = call.matrix
         assert m is not None
-        cores, team, starts = turn.sizes.cores, turn.sizes.team, m.engine != CORES
-        whole, left = divmod(turn.tokens, team)
-        if 2 * left > team or (left and turn.tokens > 1 and turn.sizes.made_in_place(step.name)):
+        cores, team, starts = call.sizes.cores, call.sizes.team, m.engine != CORES
+        whole, left = divmod(call.tokens, team)
+        if 2 * left > team or (left and call.tokens > 1 and call.sizes.made_in_place(step.name)):
             whole, left = whole + 1, 0
         if not m.wide:
             return Work({
@@ -98,30 +101,30 @@ class MakesVector(OnDevice):
                 "blocks": left * share(m.x_blocks, cores), "sums": left * m.groups * m.asymmetric,
                 "tokens_whole": whole, "elements_whole": whole * m.k, "groups_whole": whole * m.groups,
             })  # fmt: skip
-        # of 16-bit ones one alone has a path of its own
-        several = "_of_several" if turn.tokens > 1 else ""
+        # 16-bit vectors have a separate kernel for one token
+        several = "_of_several" if call.tokens > 1 else ""
         return Work({
             f"calls{several}": 1, f"starts{several}": int(starts), "tokens": whole + left,
             "elements": whole * m.k + left * share(m.k, cores), "blocks": 0, "sums": 0,
         })  # fmt: skip
 
     @classmethod
-    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
-        """int32 in, the vector's words out."""
-        m = turn.matrix
+    def arithmetic(cls, step: Step, call: Call) -> Arithmetic:
+        """Return PRODUCTS per input; int32 are read and the vector's words written."""
+        m = call.matrix
         assert m is not None
-        return Arithmetic(turn.tokens * m.k * cls.PRODUCTS, turn.tokens * 4.0 * (m.k + m.x_words))
+        return Arithmetic(call.tokens * m.k * cls.PRODUCTS, call.tokens * 4.0 * (m.k + m.x_words))
 
 
 @dataclass
 class Quant(MakesVector, Op):
-    """i32 -> q16 or q8: dynamic quantisation of ``x[perm]``; ``perm`` as in NormQuant."""
+    """i32 -> q16 or q8: dynamic quantisation of ``x[perm]``, with ``perm`` as in NormQuant."""
 
     GIVES = ("q16", "q8")
     RULES = (rule_permutation,)
     KERNEL = "sc_step_quant"
     IN_PLACE = True
-    PRODUCTS = 1  # it is scaled
+    PRODUCTS = 1  # scaling
 
     perm: np.ndarray | None = None
 

@@ -1,4 +1,4 @@
-"""RoPE of queries and keys, and the cache that keys and values are appended to."""
+"""RoPE of queries and keys, and the KV cache."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from shrinkc.abi import kv_block_bytes
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.ir.graph import Graph, Op, State
-from shrinkc.ir.ops.normquant import gain_uses
-from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
+from shrinkc.ir.ops.normquant import norm_weight_uses
+from shrinkc.ir.steps import Access, Call, PassSizes, Step, Use
 from shrinkc.numerics import vectors
 from shrinkc.numerics.fixed import I64
 
 
 @dataclass
 class Cache:
-    """A layer's keys and values: int64 [context, kv_heads, head_dim], scales [context, kv_heads]."""
+    """KV cache of a layer in the interpreter: int64 [context, kv_heads, head_dim], scales [context, kv_heads]."""
 
     k: vectors.StoredHeads
     v: vectors.StoredHeads
 
     @classmethod
     def of(cls, state: State, layer: int) -> Cache:
-        """The layer's, made at its first use."""
+        """Return the layer's cache, which is created at its first use."""
         key = (cls, layer)
         if key not in state.kept:
             g = state.graph
@@ -42,7 +42,7 @@ class Cache:
 
 
 class Heads(Protocol):
-    """An op on heads."""
+    """An op that works on attention heads."""
 
     heads: int
     kv_heads: int
@@ -57,13 +57,13 @@ def rule_heads(graph: Graph, op: Heads) -> str | None:
     return None
 
 
-# of the scales in the cache: an int32 is normalised by at most 14 bits, and a norm of heads of up to
-# 2**16 inputs gives at most 2**(31 + 8)
+# Exponents of the unit of scales in the cache: an int32 is normalised by at most 14 bits, and a norm of
+# heads of up to 2**16 inputs gives at most 2**(31 + 8).
 UNIT_MIN, UNIT_MAX = -14, 31
 
 
 def unit_fault(unit: int) -> str | None:
-    """What is wrong with a unit of scales, or None."""
+    """Return the fault of an exponent of the unit of scales, or None."""
     if UNIT_MIN <= unit <= UNIT_MAX:
         return None
     return f"scales in units of 2**{unit}, allowed {UNIT_MIN}..{UNIT_MAX}"
@@ -98,13 +98,13 @@ def rule_head_norm(graph: Graph, op: RopeCache) -> str | None:
 
 
 def padded(head_dim: int) -> int:
-    """Bytes of a head in int8: SC_HDP."""
+    """Return the bytes of an int8 head, padded to whole words (SC_HDP in C)."""
     return -(-head_dim // 4) * 4
 
 
 @dataclass(frozen=True)
 class KvShape:
-    """Sizes of the KV cache's blocks of 4 positions; the C twin is sc_attention.h."""
+    """Bytes of the KV cache's blocks of 4 positions, and their number; the C twin is sc_attention.h."""
 
     k_block: int
     v_block: int
@@ -116,7 +116,7 @@ class KvShape:
 
 
 def cache_uses(sizes: PassSizes) -> Iterable[Use]:
-    """The cache of all layers, or of the layer at hand, where it is in L1."""
+    """Return the uses of the KV cache in L1: of all layers, or of the current one."""
     if sizes.kv_in_l1:
         kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
         blocks = sizes.num_layers * kv.blocks
@@ -126,13 +126,14 @@ def cache_uses(sizes: PassSizes) -> Iterable[Use]:
 
 
 def scales_use(sizes: PassSizes) -> Use:
-    """Scales of values or-ed, of all positions so far: they have as many bits as the largest."""
+    """Return the use of the bitwise OR of all value scales so far, which has as many bits as the largest scale."""
     return Use("value_scales", Access.KEEP, 2 * sizes.num_layers * sizes.kv_heads)
 
 
 def layer_cache_uses(sizes: PassSizes) -> Iterable[Use]:
-    """The cache of the layer at hand, where that comes into L1 as long as it is short enough; beside a step of
-    the layer before, or else of its own."""
+    """Return the use of the buffer for the current layer's KV cache.
+
+    It is filled during the previous layer (KEEP), or in an in-place plan during the layer itself (UPDATE)."""
     if sizes.kv_window:
         yield layer_cache_use(sizes, Access.UPDATE if sizes.in_place else Access.KEEP)
 
@@ -142,22 +143,22 @@ def layer_cache_use(sizes: PassSizes, access: Access) -> Use:
     return Use("kv_layer", access, sizes.kv_window * (kv.k_block + kv.v_block))
 
 
-def layer_cache_bytes(turn: Turn) -> float:
-    """Bytes that come into L1 of a layer's cache, which has what is before the pass's tokens."""
-    sizes = turn.sizes
-    if not sizes.cache_in_l1(turn.position + turn.tokens):
+def layer_cache_bytes(call: Call) -> float:
+    """Return the bytes of a layer's KV cache that are copied into L1: all positions before the pass."""
+    sizes = call.sizes
+    if not sizes.cache_in_l1(call.position + call.tokens):
         return 0.0
-    kv = KvShape.of(turn.position, sizes.kv_heads, sizes.head_dim)
+    kv = KvShape.of(call.position, sizes.kv_heads, sizes.head_dim)
     return float(kv.blocks * (kv.k_block + kv.v_block))
 
 
 @dataclass
 class RopeCache(Op):
-    """i32 qkv -> heads8 q; k and v of the token are appended to the layer's int8 cache, with scales
-    in units of 2**k_unit and 2**v_unit.
+    """i32 qkv -> heads8 q; k and v are appended to the layer's int8 KV cache.
 
-    With gains int16 [head_dim] in Q15, every head of q and of k passes through RMSNorm first:
-    ``eps`` and ``pre_shift`` as in NormQuant, of head_dim inputs.  All four or none.
+    Scales in the cache are in units of 2**k_unit and 2**v_unit.  ``q_gain`` and ``k_gain``, int16 [head_dim] in Q15,
+    are the weights of an RMSNorm of every head of q and k, with ``eps`` and ``pre_shift`` as in NormQuant; all four
+    are None without such norms.
     """
 
     OPTIONAL = frozenset({"q_gain", "k_gain", "eps", "pre_shift"})
@@ -193,7 +194,7 @@ class RopeCache(Op):
         return q
 
     def norm(self, gain: np.ndarray | None) -> vectors.HeadNorm | None:
-        """That of q's or k's heads, by its gain."""
+        """Return the norm of heads with the given weights, or None."""
         if gain is None or self.pre_shift is None or self.eps is None:
             return None
         return vectors.HeadNorm(gain.astype(I64), self.pre_shift, self.eps)
@@ -213,28 +214,30 @@ class RopeCache(Op):
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use(sizes.buffer(step.inputs[0]), Access.READ)
-        yield Use("rope", Access.AHEAD, 2 * sizes.chunk * sizes.head_dim)
-        yield Use("head_work", Access.SCRATCH, 4 * sizes.hands * sizes.head_dim)
+        yield Use("rope", Access.PREFETCHED, 2 * sizes.chunk * sizes.head_dim)
+        yield Use("head_work", Access.SCRATCH, 4 * sizes.head_cores * sizes.head_dim)
         yield Use("q8", Access.WRITE, sizes.chunk * cls.width(step, sizes))
         yield Use("q_scale", Access.WRITE, sizes.words(sizes.heads))
         yield scales_use(sizes)
         yield from cache_uses(sizes)
-        yield from gain_uses(sizes)  # the gains of the norm after attention are prefetched
+        yield from norm_weight_uses(sizes)  # prefetches those of the norm after attention
 
     @classmethod
-    def work(cls, step: Step, turn: Turn) -> Work:
-        """Heads of q, k and v, which the cores take in turn."""
-        sizes = turn.sizes
-        heads = share(turn.tokens * (sizes.heads + 2 * sizes.kv_heads), sizes.hands_of(turn.tokens))
+    def work(cls, step: Step, call: Call) -> Work:
+        """Return the heads of q, k and v that the busiest core has."""
+        sizes = call.sizes
+        heads = share(
+            call.tokens * (sizes.heads + 2 * sizes.kv_heads), sizes.head_cores_for(call.tokens)
+        )
         return Work({"calls": 1, "heads": heads, "channels": heads * sizes.head_dim})
 
     @classmethod
-    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
-        """Queries and keys are turned, two products per channel, and they and values are scaled."""
-        s = turn.sizes
+    def arithmetic(cls, step: Step, call: Call) -> Arithmetic:
+        """Return two products per channel for the rotation of queries and keys, and one for every scaling."""
+        s = call.sizes
         channels = (s.heads + 2 * s.kv_heads) * s.head_dim
-        turned = (s.heads + s.kv_heads) * s.head_dim
+        rotated = (s.heads + s.kv_heads) * s.head_dim
         written = s.heads * padded(s.head_dim) + 2 * s.kv_heads * s.head_dim
         return Arithmetic(
-            turn.tokens * (channels + 2 * turned), turn.tokens * (4.0 * channels + written)
+            call.tokens * (channels + 2 * rotated), call.tokens * (4.0 * channels + written)
         )

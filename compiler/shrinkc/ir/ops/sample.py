@@ -1,4 +1,4 @@
-"""The choice of the next token."""
+"""Choice of the next token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.ir.graph import Op, State
-from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
+from shrinkc.ir.steps import Access, Call, PassSizes, Step, Use
 from shrinkc.numerics.fixed import I64
 from shrinkc.numerics.sampling import sample
 
@@ -20,7 +20,7 @@ from shrinkc.numerics.sampling import sample
 class Sample(Op):
     """logits -> token: greedy, or temperature and top-p with a counter-based generator.
 
-    ``scale_shift`` is the fraction bits of the logits less 16.
+    ``scale_shift``: fraction bits of the logits minus 16.
     """
 
     TAKES = (("logits",),)
@@ -29,7 +29,7 @@ class Sample(Op):
     scale_shift: int
 
     def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
-        """int64 [T] from logits [T, vocab] of the last T positions."""
+        """Return tokens int64 [T] from logits [T, vocab] of the last T positions."""
         first = state.position - len(args[0])
         rows = enumerate(args[0], first)
         return np.array([sample(v, self.scale_shift, state.sampling, at) for at, v in rows], I64)
@@ -44,12 +44,12 @@ class Sample(Op):
         yield Use("tops", Access.UPDATE, sizes.tops)
 
     @classmethod
-    def work(cls, step: Step, turn: Turn) -> Work:
-        """The largest logit; what sampling by chance takes is not in it."""
-        return Work({"calls": 1, "logits": share(turn.sizes.vocab, turn.sizes.cores)})
+    def work(cls, step: Step, call: Call) -> Work:
+        """Return the work of greedy sampling: finding the largest logit."""
+        return Work({"calls": 1, "logits": share(call.sizes.vocab, call.sizes.cores)})
 
     @classmethod
-    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
-        """Every logit is compared."""
-        logits = turn.tokens * turn.sizes.vocab
+    def arithmetic(cls, step: Step, call: Call) -> Arithmetic:
+        """Return one comparison per logit."""
+        logits = call.tokens * call.sizes.vocab
         return Arithmetic(logits, 4.0 * logits)

@@ -1,4 +1,4 @@
-"""The product of a gated MLP."""
+"""Gating of an MLP."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.ir.graph import Graph, Op, State
 from shrinkc.ir.ops.linear import product_arithmetic, product_uses, product_work
-from shrinkc.ir.ops.normquant import gain_uses
+from shrinkc.ir.ops.normquant import norm_weight_uses
 from shrinkc.ir.ops.ropecache import layer_cache_uses
-from shrinkc.ir.steps import Access, PassSizes, Step, Turn, Use
+from shrinkc.ir.steps import Access, Call, PassSizes, Step, Use
 from shrinkc.numerics.gating import silu_mul
 
 
@@ -29,9 +29,8 @@ def rule_shifts(graph: Graph, op: SiluMul) -> str | None:
 class SiluMul(Op):
     """i32 gate_up [2 * width] -> i32 [width]: silu(gate) * up.
 
-    ``gate_shift`` brings the gate to Q16 for the sigmoid; gate * sigmoid loses a bit to a high word,
-    gets ``shift`` (0..15) back, and its product with up, which is ``up_shift`` (0..15) times doubled, is
-    a high word again.
+    ``gate_shift`` converts the gate to Q16 for the sigmoid.  The high word of gate * sigmoid is shifted left by
+    ``shift`` (0..15), up by ``up_shift`` (0..15); the result is the high word of their product.
     """
 
     RULES = (rule_shifts,)
@@ -60,24 +59,22 @@ class SiluMul(Op):
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield from product_uses(step, sizes)
         if not sizes.in_place:
-            yield from layer_cache_uses(
-                sizes
-            )  # the next layer's cache is prefetched during the last tile
-        yield from gain_uses(sizes)  # and so do those of its first norm
+            yield from layer_cache_uses(sizes)  # prefetches the next layer's during the last tile
+        yield from norm_weight_uses(sizes)  # prefetches those of the next layer's first norm
         yield Use(cls.buffer(step, sizes), Access.WRITE, sizes.words(cls.width(step, sizes)))
 
     @classmethod
-    def work(cls, step: Step, turn: Turn) -> Work:
-        """The product with gate and up, whose every block has its share of the gating."""
-        return product_work(turn)
+    def work(cls, step: Step, call: Call) -> Work:
+        """Return the work of the product with gate and up; gating counts as a part of each block."""
+        return product_work(call)
 
     @classmethod
-    def arithmetic(cls, step: Step, turn: Turn) -> Arithmetic:
-        """The product with gate and up, and per result gate * sigmoid, the sigmoid's slope and times up."""
-        assert turn.matrix is not None
-        product, rows = product_arithmetic(turn, 0.5), turn.tokens * turn.matrix.rows
+    def arithmetic(cls, step: Step, call: Call) -> Arithmetic:
+        """Return the product with gate and up, and three products per result: sigmoid's slope, * gate, * up."""
+        assert call.matrix is not None
+        product, rows = product_arithmetic(call, 0.5), call.tokens * call.matrix.rows
         return Arithmetic(product.products + 1.5 * rows, product.bytes)
 
     @classmethod
-    def how(cls, step: Step, steps: Sequence[Step]) -> str:
+    def kernel_parameter(cls, step: Step, steps: Sequence[Step]) -> str:
         return "SC_SILU"
