@@ -14,7 +14,7 @@ from shrinkc.quantize.weights import Output, quantize_matrix
 from shrinkc.storage import Offsets
 
 NAMES = ("neureka_1x1", "neureka_3x3")
-AHEAD = 32  # bytes that the chip reads past the last weight
+OVERREAD = 32  # bytes that the chip reads past the last weight
 
 
 def spec(**fields: Any) -> MatrixSpec:
@@ -95,7 +95,7 @@ def test_the_chip_reads_every_weight(name: str, bits: int, n: int, k: int) -> No
             assert got == (int(w.q[row, i]) if row < n and i < k else 0), (row, i)
     beside = shape.blocks * shape.block_bytes
     assert np.frombuffer(data[beside : beside + 2 * n], "<u2").tolist() == w.r.tolist()
-    assert len(data) == shape.bytes >= beside + AHEAD
+    assert len(data) == shape.bytes >= beside + OVERREAD
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_tail_behind_the_image_lies_where_the_cores_read_it(
         assert got == want + [0] * (inputs - tail)
     beside = shape.blocks * shape.block_bytes
     assert np.frombuffer(data[beside : beside + 2 * n], "<u2").tolist() == w.r.tolist()
-    assert len(data) == shape.bytes == beside + max(2 * rows, AHEAD)
+    assert len(data) == shape.bytes == beside + max(2 * rows, OVERREAD)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_every_other_job_has_tails_of_the_last_channels(bits: int, n: int, k: in
             assert got == want[i], (row, i)
     beside = shape.blocks * shape.block_bytes
     assert np.frombuffer(data[beside : beside + 2 * n], "<u2").tolist() == w.r.tolist()
-    assert len(data) == shape.bytes == beside + max(2 * rows, AHEAD)
+    assert len(data) == shape.bytes == beside + max(2 * rows, OVERREAD)
 
 
 def test_a_tail_is_left_to_the_cores_where_they_have_the_time() -> None:
@@ -233,7 +233,7 @@ def copied_sums(
                 found[row + r, byte] = (seen * w[output]).sum()
         at += 2 * (-(-half // groups)) * tiles * bits * 32 if job < whole else size
         row += count
-    assert len(data) == at + AHEAD
+    assert len(data) == at + OVERREAD
     return found
 
 

@@ -86,7 +86,7 @@ def test_the_table() -> None:
 
 
 def test_predicted_beside_measured() -> None:
-    beside = profile().beside({"embed": 110, "qkv": 1000}, {"qkv": 420, "next": 20})
+    beside = profile().with_predictions({"embed": 110, "qkv": 1000}, {"qkv": 420, "next": 20})
     lines = [line.split() for line in beside.lines()]
     assert lines[1][:4] == ["cycles", "predicted", "off", "share"]
     assert lines[2][:5] == ["embed", "100", "110", "+10.0", "%"]

@@ -1,4 +1,4 @@
-"""What work takes how many cycles: features of ops, coefficients per target, and how those are fitted."""
+"""The cost model: work of ops as features, and cycles per feature of each target."""
 
 from shrinkc.costs.table import CALIBRATED, CostTable, Cycles, cost_table, read_table
 from shrinkc.costs.work import Arithmetic, Work

@@ -1,4 +1,4 @@
-"""When weight tiles arrive: the stream of sc_stream.c in cycles instead of bytes."""
+"""Arrival times of weight tiles: a model of sc_stream.c in cycles."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tile:
-    """``bytes`` that the DMA copies into L1; through L2 from flash where ``ahead`` is not 0, the tiles that are on
-    their way from there when one is taken."""
+    """A weight tile of ``bytes`` bytes that the DMA copies into L1.
+
+    ``ahead`` > 0: it comes from flash through L2, and this many later tiles are being fetched when it is taken."""
 
     bytes: int
     ahead: int = 0
@@ -22,8 +23,7 @@ class Tile:
 
 
 class Stream:
-    """Tiles in the order in which they are used; the next one travels while the cores work on one, and
-    from flash further ones are on their way.
+    """Stream of tiles in order of use: while the cores use one, the DMA copies the next and flash delivers later ones.
 
     ``dma`` and ``flash``: bytes per cycle.
     """
@@ -33,24 +33,25 @@ class Stream:
         self._most = max((t.ahead for t in tiles), default=0)
         self._next = 0  # to be copied into L1
         self._outside = iter(t for t in tiles if t.fetched)
-        # when what is under way is there: the next tile, and of those from flash the oldest first
+        # arrival times of the next tile in L1, and of tiles from flash in L2, oldest first
         self._copied, self._fetched = now, deque[float]()
         self._fetch(now)
         self._load(now)
 
     def take(self, now: float) -> tuple[float, float]:
-        """Cycles that the cores wait for the next tile when they ask for it at ``now``: for the DMA,
-        and for flash, for which the core waits that requests the next tile."""
+        """Return the cycles that the cores wait for the next tile at ``now``: (for the DMA, for flash).
+
+        The core that requests the tile after it waits for flash."""
         there = max(now, self._copied)
         return there - now, self._load(there) - there
 
     def take_equal(self, now: float, count: int, work: float) -> tuple[float, float]:
-        """The same of ``count`` equal tiles, each followed by ``work`` cycles, in all.
+        """Return the waits of ``take`` for ``count`` equal tiles, each followed by ``work`` cycles.
 
-        Once what is under way is as far ahead as at the tile before, every further one takes as long, until
-        the last tiles, which none like them follow."""
+        Once transfers are as far ahead as they were one tile earlier, all further tiles but the last take equally
+        long and are skipped."""
         dma = flash = 0.0
-        in_flight = self._most + 2  # tiles that are on their way, or about to be, when one is taken
+        in_flight = self._most + 2  # tiles being transferred, or requested, when one is taken
         before: tuple[float, ...] | None = None
         while count:
             took = self.take(now)
@@ -68,8 +69,7 @@ class Stream:
         return dma, flash
 
     def _ahead(self, now: float) -> tuple[float, ...]:
-        """How long after ``now`` what is under way is there: the next tile, and where that is from flash those
-        behind it; tiles that are not do not wait for one that is."""
+        """Return the remaining cycles of the next tile's transfer, and of those from flash if it is from flash."""
         fetched = self._next < len(self._tiles) and self._tiles[self._next].fetched
         return self._copied - now, *(there - now for there in self._fetched if fetched)
 
@@ -81,7 +81,7 @@ class Stream:
         self._copied += cycles
 
     def _load(self, now: float) -> float:
-        """Sends the next tile on its way; when the core that does it goes on."""
+        """Start the copy of the next tile; return when the core that starts it can go on."""
         if self._next == len(self._tiles):
             return now
         tile = self._tiles[self._next]
@@ -93,7 +93,7 @@ class Stream:
         return now
 
     def _fetch(self, now: float) -> None:
-        """Asks for as many tiles from flash as may be on their way, one after the other."""
+        """Request as many tiles from flash as the queue can hold."""
         while len(self._fetched) < self._most and (tile := next(self._outside, None)) is not None:
             begin = max(now, self._fetched[-1]) if self._fetched else now
             self._fetched.append(begin + tile.bytes / self._flash)

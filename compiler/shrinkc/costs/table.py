@@ -1,4 +1,4 @@
-"""Cycles per feature of a target: one JSON file per target in this folder, written by ``make calibrate``."""
+"""Tables of cycles per feature: one JSON file per target in this folder, written by ``make calibrate``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from shrinkc.costs.work import OVERLAPPED, Work, lane
 VERSION = 1
 
 CALIBRATED = ("siracusa",)
-"""The targets that have a file."""
+"""Targets with a cost table."""
 
 
 @dataclass(frozen=True)
 class Error:
-    """How far predictions are from measurements: of ``samples`` the median, and what 9 of 10 are
-    within, as fractions of the measured cycles."""
+    """Median and 90th percentile of the prediction error on ``samples`` measurements, as fractions of the cycles."""
 
     samples: int
     median: float
@@ -31,8 +30,7 @@ class Error:
 
 @dataclass(frozen=True)
 class Cycles:
-    """``whole``: from begin to end.  ``cores``: what they do of that.  ``others``: what every other engine
-    does, by name."""
+    """Cycles of an op from start to end (``whole``), busy cycles of the cores, and of other engines by name."""
 
     whole: float
     cores: float
@@ -40,24 +38,23 @@ class Cycles:
 
 
 def cycles_of(per: Mapping[str, float], work: Work) -> Cycles:
-    """Cycles of ``work``, given cycles ``per`` feature.  Other engines and the cores overlap."""
+    """Return the cycles of ``work`` for given cycles ``per`` feature; other engines and the cores overlap."""
     lanes = {"": 0.0}
     for name, count in work.features.items():
-        who = lane(name)
-        lanes[who] = lanes.get(who, 0.0) + per.get(name, 0.0) * count
+        unit = lane(name)
+        lanes[unit] = lanes.get(unit, 0.0) + per.get(name, 0.0) * count
     alone, overlapped = lanes.pop(""), lanes.pop(OVERLAPPED, 0.0)
     return Cycles(alone + max(overlapped, sum(lanes.values())), alone + overlapped, lanes)
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """What a target's cycles were fitted to be.
+    """Fitted cycles of a target.
 
-    ``ops``: op -> feature -> cycles.  ``dma`` and ``flash``: bytes per cycle of copies on the chip and of
-    what is fetched from outside.  ``probe``: cycles by which the counters of a profile build lengthen an
-    op, which plain programs do not take.  ``clock_mhz``: the simulator's default.  ``errors`` per op,
-    and of whole passes of plain programs, are those on ``held_out`` programs, of shapes that none of the
-    ``fitted`` ones has.  ``made``: date, simulator, compiler, shrinkc's revision.
+    ``ops``: op -> feature -> cycles.  ``dma`` and ``flash``: bytes per cycle of copies on the chip and of fetches from
+    flash.  ``probe``: cycles per op that the counters of a profile build add.  ``clock_mhz``: the simulator's default.
+    ``errors`` (per op) and ``passes`` (of whole passes without counters): errors on ``held_out`` programs, whose shapes
+    are not among the ``fitted`` ones.  ``made``: date, simulator, compiler and revision of shrinkc.
     """
 
     target: str
@@ -73,14 +70,11 @@ class CostTable:
     made: Mapping[str, str] = field(default_factory=dict)
 
     def cycles(self, op: str, work: Work) -> Cycles:
-        """Of one execution, without waits.
-
-        A feature that was never seen costs nothing here; ``unknown`` says which those are.
-        """
+        """Return the cycles of one execution without waits; ``unknown`` features count as 0."""
         return cycles_of(self.ops.get(op, {}), work)
 
     def unknown(self, op: str, work: Work) -> list[str]:
-        """The features of ``work`` that no measurement was there for."""
+        """Return the features of ``work`` that were never measured."""
         return [name for name in work.features if name not in self.ops.get(op, {})]
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +82,7 @@ class CostTable:
 
 
 def cost_table(target: str) -> CostTable | None:
-    """The table of that target, or None where it was not calibrated."""
+    """Return the cost table of a target, or None if it was not calibrated."""
     return _packaged(target) if target in CALIBRATED else None
 
 
@@ -98,7 +92,7 @@ def _packaged(target: str) -> CostTable:
 
 
 def read_table(path: Path) -> CostTable:
-    """Raises ShrinkcError for a file that is not one of this version."""
+    """Read a cost table.  Raises ShrinkcError if the file is damaged or of another version."""
     hint = "write it anew with 'make calibrate'."
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The work of one execution of an op, in counts that its cycles are proportional to."""
+"""Work of one execution of an op, as counts that are proportional to cycles."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Work:
-    """``features``: name -> count, on the core that does most.  ``<engine>.<what>`` is done by another engine,
-    ``overlapped.<what>`` by the cores at the same time: the longer of both counts.  ``moved``: bytes that the DMA
-    copies for this op alone while it runs, without tiles of weights.  ``fetched``: bytes from flash that it waits for.
-    """
+    """Work of one op.
+
+    ``features``: name -> count on the busiest core.  Another engine does ``<engine>.<name>`` while the cores do
+    ``overlapped.<name>``; the longer of the two counts.  ``moved``: bytes that the DMA copies during the op, without
+    weight tiles.  ``fetched``: bytes from flash for which the op waits."""
 
     features: Mapping[str, float] = field(default_factory=dict)
     moved: float = 0.0
@@ -29,10 +30,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What one execution of an op computes and touches, whatever does it: for a roofline.
+    """Arithmetic and memory traffic of one execution of an op, for a roofline.
 
-    ``products``: multiplications, each with its addition; of ops that only shift or compare one
-    per element.  ``bytes``: of weights as they are stored, of the cache, of inputs and result, each once.
+    ``products``: multiply-accumulates; ops that only shift or compare count one per element.  ``bytes``: stored
+    weights, KV cache, inputs and result, each once.
     """
 
     products: float = 0.0
@@ -43,16 +44,16 @@ OVERLAPPED = "overlapped"
 
 
 def lane(feature: str) -> str:
-    """The unit that does the work: an engine's name, OVERLAPPED, or "" for the cores."""
+    """Return the unit that does the work of a feature: an engine's name, OVERLAPPED, or "" for the cores."""
     name, dot, _ = feature.partition(".")
     return name if dot else ""
 
 
 def total(works: Iterable[Work]) -> Work:
-    """The sum."""
+    """Return the sum."""
     return sum(works, Work())
 
 
 def share(items: int, workers: int) -> int:
-    """Of ``items`` that ``workers`` take in turn, how many the first has, which has most."""
+    """Return how many of ``items`` the busiest worker has if ``workers`` take them in turn."""
     return -(-items // workers)

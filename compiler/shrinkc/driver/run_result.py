@@ -147,7 +147,7 @@ class RunResult:
         """Return the profile with estimates."""
         if self.profile is None or self.predicted is None:
             return self.profile
-        return self.profile.beside(*self.predicted.ops())
+        return self.profile.with_predictions(*self.predicted.ops())
 
     def timeline(self) -> str:
         """Return the profile as SVG.

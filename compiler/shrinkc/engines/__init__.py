@@ -1,4 +1,4 @@
-"""Compute engines, a file each; ENGINES is the list.  ``targets`` say which ones a target has."""
+"""Compute engines, one file each; ENGINES lists them.  Each target names the engines that it has."""
 
 from collections.abc import Iterable
 
@@ -20,10 +20,10 @@ ENGINES = {e.name: e for e in (THE_CORES, NEUREKA_1X1, NEUREKA_3X3, NEUREKA_BOTH
 
 
 def engine_named(name: str) -> Engine:
-    """The engine of that name; KeyError for one that there is not."""
+    """Return the engine with a name.  Raises KeyError if there is none."""
     return ENGINES[name]
 
 
 def product_engine(names: Iterable[str]) -> Engine | None:
-    """Of these engines the one that multiplies groups of the cores' matrices with several tokens."""
+    """Return the engine among ``names`` that multiplies grouped matrices of the cores with several tokens, or None."""
     return next((e for e in map(engine_named, names) if e.products), None)

@@ -1,4 +1,4 @@
-"""Which engine runs which matrix: chosen by cost, before anything is quantised."""
+"""Choice of an engine for each matrix, by estimated cycles, before quantisation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from shrinkc.storage import ALIGN
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine of one matrix.
+    """Engine of one matrix, with its estimated ``cycles`` for one token.
 
-    ``cycles``: its estimate for one token.  ``refused``: (engine, why not), the reason as the end of a
-    sentence that begins with the matrix.
+    ``refused``: (engine, reason), where the reason is the end of a sentence that begins with the matrix.
     """
 
     engine: str = CORES
@@ -25,35 +24,34 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices:
-    """The engine of every matrix by name; the cores where nothing is said."""
+    """Engine of every matrix by name; matrices without an entry run on the cores."""
 
     by_name: Mapping[str, Choice] = field(default_factory=dict)
 
     def engine(self, name: str) -> str:
-        """The name of the engine that runs that matrix."""
+        """Return the name of the engine that runs a matrix."""
         return self.by_name.get(name, Choice()).engine
 
     @property
     def engines(self) -> set[str]:
-        """Those that run a matrix."""
+        """Engines that run at least one matrix."""
         return {choice.engine for choice in self.by_name.values()} or {CORES}
 
 
 ON_CORES = Choices()
 
 
-PROMPT = 16  # tokens that a pass over a prompt takes at once
+PROMPT = 16  # tokens of a prefill chunk
 
 
 def both(engine: Engine, spec: MatrixSpec) -> int:
-    """Cycles of a decoded token and of one of a prompt: what is quick with one alone may be slow with
-    many."""
+    """Return the cycles of one decoded token plus those of one prompt token."""
     return engine.cycles(spec, 1) + engine.cycles(spec, PROMPT) // PROMPT
 
 
 @dataclass(frozen=True)
 class _Offer:
-    """An engine that would save ``gain`` cycles of two tokens, for ``bytes`` of a level that it reads."""
+    """An engine that would save ``gain`` cycles for two tokens and needs ``bytes`` of a memory that it reads."""
 
     spec: MatrixSpec
     engine: Engine
@@ -61,7 +59,7 @@ class _Offer:
     bytes: int
 
     def taken_from(self, left: dict[str, int], more: str) -> str | None:
-        """Takes its bytes from the first level that has them; else why it cannot."""
+        """Take the bytes from the first memory with enough ``left``; return None, or the reason for a refusal."""
         levels = self.engine.levels
         level = next((v for v in levels if left.get(v, 0) >= self.bytes), None)
         if level is None:
@@ -72,7 +70,7 @@ class _Offer:
 
 
 def _room_for(spec: MatrixSpec, engine: Engine) -> int:
-    """The most bytes of a level that a matrix may take, alignment included."""
+    """Return the most bytes that a matrix can take in a memory, alignment included."""
     return -(-engine.shape(spec).bytes // ALIGN) * ALIGN + engine.store.align - ALIGN
 
 
@@ -83,13 +81,12 @@ def choose(
     owners: Mapping[str, str] | None = None,
     barred: Mapping[str, str] | None = None,
 ) -> Choices:
-    """For every matrix the engine that takes the fewest cycles for a decoded and a prompt token
-    (``both``); the cores where two are equal.
+    """Choose for every matrix the engine with the fewest cycles for a decoded and a prompt token (``both``).
 
-    ``engines`` include the cores.  ``room``: bytes of the levels from which matrices can be read in
-    place; where it does not hold all that would gain, those get it that gain most per byte.
-    ``owners``: matrix -> an earlier equal one, whose bytes and engine it has.  ``barred``: engine -> why
-    it runs nothing, as the end of a sentence that begins with a matrix.
+    The cores win ties; ``engines`` must include them.  ``room``: bytes of memories from which engines read in place.
+    If not all matrices fit there, those that save the most cycles per byte get the room.
+    ``owners``: matrix -> an earlier equal one, whose bytes and engine it shares.  ``barred``: engine -> the reason why
+    it must not be used, as the end of a sentence that begins with a matrix.
     """
     owners, barred = owners or {}, barred or {}
     cores = next(e for e in engines if e.name == CORES)
@@ -142,12 +139,11 @@ def with_second_layouts(
     owners: Mapping[str, str],
     widest: int | None = None,
 ) -> Choices:
-    """The same with a second layout of the matrices that then take fewer cycles for one token, as far as there is room
-    in what a plan leaves ``free`` of the engine's levels.
+    """Return ``choices`` with second layouts for matrices that then take fewer cycles for one token.
 
-    ``engines`` include those of the choices; one with a second layout can run what its ``costs_as`` runs.
-    ``owners`` are as of ``choose``.  Those get it that gain most per byte; ``widest``: words of a vector that it may
-    have there.
+    ``free``: bytes that a plan leaves in the engine's memories; matrices that save the most cycles per byte get them.
+    ``engines`` include those of ``choices``; an engine with a second layout can replace its ``costs_as``.  ``owners``
+    as in ``choose``.  ``widest``: the most words that an input vector may have.
     """
     by_name = {e.name: e for e in engines}
     uses = Counter(owners.get(s.name, s.name) for s in specs)

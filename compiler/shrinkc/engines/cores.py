@@ -1,7 +1,6 @@
-"""The cores: they run every matrix, from tiles that are copied into L1.
+"""The cores as an engine: they can run every matrix, from tiles that are copied into L1.
 
-What a product takes is what the cost model of Siracusa says of it (costs/siracusa.json), for all targets:
-it is compared with other engines' cycles only.
+Cycles come from the cost table of Siracusa for all targets, because they are only compared with other engines' cycles.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from shrinkc.storage import BLOCKS, MatrixShape, format_of, stored_group
 
 _CORES = 8
 _TARGET = "siracusa"
-# Of what adding up a pair of rows takes, where its sums have 16 bits: of 8 tokens and two groups 215 cycles of 243
-# without offsets and 290 of 316 with zero points (GVSoC)
+# Relative time of adding the sums of a pair of rows if they have 16 bits.  GVSoC, 8 tokens, two groups: 215 instead of
+# 243 cycles without offsets, 290 instead of 316 with zero points.
 _FLAT = 0.9
-TILE_CAP = 32 * 1024  # bytes: beyond this a larger tile saves nothing measurable
+TILE_CAP = 32 * 1024  # bytes; larger tiles save no measurable time
 
 
 def cut(k: int, group_size: int | None, bits: int) -> tuple[int, int]:
@@ -35,27 +34,26 @@ def cut(k: int, group_size: int | None, bits: int) -> tuple[int, int]:
 
 
 def split_parts(shape: MatrixShape, blocks: int, cores: int = _CORES) -> int:
-    """Of how many cores each has a part of a block's inputs, in a tile of so many blocks; 1 where blocks are
-    whole (sc_is_split)."""
+    """Return how many cores share each block of a tile of ``blocks`` blocks; 1: blocks are not split (sc_is_split)."""
     return cores // blocks if 2 * blocks <= cores and divisible(shape) else 1
 
 
 def divisible(shape: MatrixShape) -> bool:
-    """Whether cores can split a block, and it is long enough for that."""
+    """Return whether the blocks of a matrix are long enough to be split, and have enough groups."""
     return shape.words >= SPLIT_WORDS and (shape.wide or shape.groups >= SPLIT_GROUPS)
 
 
 def _pairs(blocks: int, tokens: int) -> int:
-    """Of tokens, which a core has of a block: where a tile has fewer blocks than there are cores, the tokens
-    are shared out as well (sc_gemm.c)."""
+    """Return the pairs of tokens that a core multiplies with a block.
+
+    If a tile has fewer blocks than there are cores, the cores also share the tokens (sc_gemm.c)."""
     parts = _CORES // blocks if blocks < _CORES else 1
     twos = -(-tokens // 2)
     return -(-twos // parts)
 
 
 class _Share(NamedTuple):
-    """What the core that has most has of a tile: of so many ``blocks``, each with ``words`` of its words and
-    ``groups``; ``parts``: how many cores split each."""
+    """The busiest core's share of a tile: ``blocks``, ``words`` and ``groups`` of each, which ``parts`` cores split."""
 
     blocks: int
     words: int
@@ -76,13 +74,15 @@ def _share(shape: MatrixShape, blocks: int) -> _Share:
 
 
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """Of the core that has most: blocks of 8 rows, which the cores take in turn from every tile or split, and
-    in each the words of 4 inputs of 8 rows, by width and by whether groups have tables, and these
-    groups.  Of several tokens weights are made 8 bit once, and used for two vectors at a time."""
+    """Return the features of a product on the busiest core.
+
+    The cores take blocks of 8 rows in turn, or split them.  Words (4 inputs of 8 rows) count separately by bit-width,
+    and by whether groups have scales or offsets.  For several tokens weights are widened to 8 bits once, and multiplied
+    with two vectors at a time."""
     shares = [_share(shape, n) for n in tiles]
     split = sum(s.parts > 1 for s in shares)
     if tokens > 1 and shape.sums:
-        # where blocks are few, but not split, their tokens are shared out
+        # cores without a block of their own take some of the tokens
         twos = [
             -(-tokens // 2) if s.parts > 1 else s.blocks * _pairs(n, tokens)
             for s, n in zip(shares, tiles, strict=True)
@@ -118,8 +118,7 @@ def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
 
 
 def with_products(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """The same of several tokens where another engine multiplies (Engine.products): steps of a group or two,
-    what is added up of pairs of rows, units of what is widened, and what is done with a block of a token."""
+    """Return the features of a product with several tokens if another engine multiplies (Engine.products)."""
     runs = [
         n // count + (at < n % count)
         for n in tiles

@@ -18,7 +18,7 @@ CORES = "cores"
 
 @dataclass(frozen=True)
 class MatrixSpec:
-    """What is known of a matrix before an engine is chosen for it.
+    """Sizes of a matrix before an engine is chosen for it.
 
     ``rows`` are stored output channels (gate_up is padded).  ``group_size`` weights share a scale (None: one scale per
     output channel).  ``rank`` is that of its adapter.  ``embedding``: single rows are read from it as well.
@@ -44,7 +44,7 @@ class MatrixSpec:
 
 
 class Remainders(IntEnum):
-    """In which jobs the cores multiply the last inputs of every row; the same numbers in C (sc_model.h)."""
+    """Jobs in which the cores multiply the last inputs of every row; sc_model.h has the same numbers."""
 
     NONE = 0
     ALL = 1
@@ -116,19 +116,19 @@ class Engine:
 
     @property
     def label(self) -> str:
-        """For people, such as "N-EUREKA 1x1"."""
+        """Name in messages, such as "N-EUREKA 1x1"."""
         return f"{self.unit} {self.mode}".strip()
 
     def several_words(self, shape: MatrixShape) -> int:
-        """Words of each token's vector in a pass of several: only single-token decode reads the second layout, which
-        needs zeros between low and high bytes."""
+        """Return the words of each token's vector in a pass of several tokens.
+
+        They are fewer with a second layout, which only single-token decode uses and which needs zeros between bytes."""
         if not self.second_layout:
             return shape.x_words
         return 2 * -(-shape.k // WORD)
 
     def refusal(self, spec: MatrixSpec) -> str | None:
-        """None, or why this engine cannot run the matrix: its own reasons, and those of all engines but the
-        cores."""
+        """Return None, or the reason why this engine cannot run a matrix."""
         if self.name != CORES and spec.rank:
             return "has an adapter, which the cores add block by block"
         if spec.embedding and not self.reads_rows:
@@ -136,13 +136,12 @@ class Engine:
         return self.legal(spec)
 
     def cut_of(self, k: int, group_size: int | None, grouped: bool, bits: int) -> tuple[int, int]:
-        """Inputs per group and the multiple to which it is padded: 16-bit activations, which
-        matrices with one scale per row read, are one group."""
+        """Return (inputs per stored group, padding); the 16-bit inputs of per-channel matrices are one group."""
         group, pad = self.cut(k, group_size, bits)
         return (group if grouped else k), pad
 
     def shape(self, spec: MatrixSpec) -> MatrixShape:
-        """How the matrix is stored where this engine runs it."""
+        """Return the stored shape of a matrix that this engine runs."""
         group, pad = self.cut_of(spec.k, spec.group_size, spec.grouped, spec.bits)
         return MatrixShape(
             spec.name, spec.rows, spec.k, spec.bits, group, spec.grouped, spec.offsets, spec.rank,
@@ -150,7 +149,7 @@ class Engine:
         )  # fmt: skip
 
     def work(self, shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-        """The features of a product, those of another engine than the cores with its name."""
+        """Return the features of a product; names of other engines' features begin with the engine."""
         if self.features is None:
             group_size = shape.group if shape.grouped else None
             spec = MatrixSpec(

@@ -1,12 +1,12 @@
-"""N-EUREKA: Siracusa's neural engine, which reads weights where they lie in weight memory.
+"""N-EUREKA in 1x1 mode: Siracusa's neural engine, which reads weights directly from weight memory.
 
-Its 1x1 mode multiplies blocks of 32 outputs by 32 inputs with up to 36 vectors at once, "pixels" of an
-image: of a token the low and the high bytes are two, where it has room for those of all.  Else both have jobs of their
-own, and the engine adds low sums to 256 times the high ones.  Whatever their width, weights are stored as 8 bit planes.
-The cores join the two sums of a row, or have one, and rescale it.
+The 1x1 mode multiplies blocks of 32 outputs by 32 inputs with up to 36 vectors ("pixels" of an image) at once.  Low and
+high bytes of a token are two pixels.  If there are too many tokens for that, low and high bytes get separate jobs, and
+the engine adds the low sums to 256 times the high sums.  Weights of all bit-widths are stored as 8 bit planes.
+The cores add the two sums of a row, if there are two, and rescale the result.
 
-Cycles are of GVSoC: 32 rows take 161, 216, 491 and 1041 with one token's vectors of 64, 96, 256 and 576
-inputs, 311 and 1188 with 36 vectors of 64 and 576.
+Cycles measured on GVSoC: 32 rows take 161, 216, 491 and 1041 cycles with one token's vectors of 64, 96, 256 and 576
+inputs, and 311 and 1188 with 36 vectors of 64 and 576 inputs.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from shrinkc.storage import MatrixShape, Store, StoredRows
 if TYPE_CHECKING:
     import numpy as np
 
-BLOCK = 32  # inputs and outputs of a block; a row's bytes for a block of inputs
-# of a job, twice as many of up to 4 pixels, or where there is one sum of a row: what the cores bring to its place while
-# the engine is at the next
+BLOCK = 32  # inputs and outputs of a block; bytes of a row for a block of inputs
+# Rows per job, doubled for up to 4 pixels or one sum per row.  The cores finish one job during the next.
 JOB_ROWS = 64
-JOBS = 3  # whose results are kept: two are under way, one is at hand
-PIXELS = 36  # of a tile
-IMAGE = 116  # bytes that a matrix's jobs are kept in, but for their remainders (neureka_3x3.py)
-_ZERO = 128  # how a weight of 0 is stored
-AHEAD = 32  # bytes that the engine reads past the last weight
-START = 350  # two jobs written, the first one's way in and the last one's way out
+JOBS = 3  # jobs whose results are kept: two in the engine, one being finished by the cores
+PIXELS = 36  # per tile
+IMAGE = 116  # bytes per matrix for prepared jobs, without remainders (neureka_3x3.py)
+_ZERO = 128  # stored value of weight 0
+OVERREAD = 32  # bytes that the engine reads past the last weight
+START = 350  # cycles: writing two jobs, latency of the first, finishing the last
 
 
 def _input_blocks(k: int) -> int:
@@ -41,16 +40,16 @@ def block_bytes(m: MatrixShape) -> int:
 
 
 def with_multipliers(weights: np.ndarray, w: StoredRows) -> np.ndarray:
-    """Weights uint8 [bytes], followed by the trailer (``trailer_bytes``): the rows' multipliers."""
+    """Append the trailer (``trailer_bytes``), the row multipliers, to weights uint8 [bytes]."""
     import numpy as np
 
     r = w.r.astype("<u2").view(np.uint8)
-    return np.concatenate([weights, r, np.zeros(max(AHEAD - len(r), 0), np.uint8)])
+    return np.concatenate([weights, r, np.zeros(max(OVERREAD - len(r), 0), np.uint8)])
 
 
 def trailer_bytes(m: MatrixShape) -> int:
-    """Row multipliers, which the engine may read as weights."""
-    return max(multipliers(m), AHEAD)
+    """Return the bytes of the row multipliers, at least as many as the engine reads past the weights."""
+    return max(multipliers(m), OVERREAD)
 
 
 def multipliers(m: MatrixShape) -> int:
@@ -58,7 +57,7 @@ def multipliers(m: MatrixShape) -> int:
 
 
 def pack(w: StoredRows) -> np.ndarray:
-    """Per row and 32 inputs 8 words; nibble b of word m has bit b of inputs 4 m .. 4 m + 3."""
+    """Pack 8 words per row and 32 inputs; nibble b of word m has bit b of inputs 4 m .. 4 m + 3."""
     import numpy as np
 
     rows, k = w.q.shape
@@ -87,41 +86,41 @@ def cycles(spec: MatrixSpec, tokens: int) -> int:
 
 
 def _pixels(tokens: int) -> int:
-    """Those of the image: up to 6 in a row, else whole rows of 6."""
+    """Return the pixels of the image: up to 6 in one row, otherwise whole rows of 6."""
     vectors = min(2 * tokens, PIXELS)
     return vectors if vectors <= 6 else -(-vectors // 6) * 6
 
 
 def sums(tokens: int) -> bool:
-    """A tile has not room for all low and high bytes: both have jobs of their own, and the engine adds low sums to 256
-    times the high ones."""
+    """Return whether low and high bytes have separate jobs, because a tile has too few pixels for both."""
     return 2 * tokens > PIXELS
 
 
 def _job_rows(tokens: int) -> int:
-    """Twice as many where the cores have less to do with each."""
+    """Return the rows per job: more if the cores have less work per row."""
     return JOB_ROWS * (2 if sums(tokens) else 1)
 
 
 def scratch(shape: MatrixShape, tokens: int) -> int:
-    """Multipliers and sums of JOBS jobs."""
+    """Return the bytes of L1 for multipliers and sums of JOBS jobs."""
     return JOBS * max(_job_rows(tokens) * (4 * _pixels(tokens) + 2), 2 * JOB_ROWS * (4 * 4 + 2))
 
 
 def jobs_of_one(rows: int) -> int:
-    """Jobs of one token: the last two or three have half as many rows, since the cores join the sums of the last one
-    when the engine is done."""
+    """Return the jobs for one token.
+
+    The last two or three have half the rows, because the engine is idle while the cores finish the last one."""
     halves = -(-rows // JOB_ROWS)
     return halves - (halves // 2 - 1 if halves > 3 else 0)
 
 
 def jobs_name(tokens: int) -> str:
-    """Those of one token are made once and then only written."""
+    """Return the feature that counts jobs: those of one token are prepared once, so they cost less."""
     return "jobs" if tokens == 1 else "jobs_of_several"
 
 
 def _jobs(rows: int, tokens: int) -> int:
-    """Of all tokens: the first ones of those that many tokens share are short, since the cores wait for them."""
+    """Return the number of jobs; for several tokens the first jobs are short, because the cores wait for them."""
     if tokens == 1:
         return jobs_of_one(rows)
     if tokens == 2:
@@ -133,9 +132,10 @@ def _jobs(rows: int, tokens: int) -> int:
 
 
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """Blocks of rows and of inputs, and what more tokens at once add; jobs are what has to be written.  All
-    else where it adds high sums to low ones.  Of several tokens the cores may have as long with what blocks sum
-    as the engine with these, of one they have not."""
+    """Return the features of a product: jobs, blocks of rows and inputs, and additional pixels.
+
+    Names differ for several tokens, where the cores may take as long as the engine, and if the engine adds low and high
+    sums."""
     rows = -(-shape.rows // BLOCK)
     blocks = "blocks" if tokens == 1 else "blocks_of_several"
     found = {"rows": rows, blocks: rows * _input_blocks(shape.k), "pixels": rows * (tokens - 1)}
@@ -161,6 +161,6 @@ ENGINE = Engine(
     any_pitch=True,
     sums=sums,
     products=True,
-    # rounds of a team of 9, and tiles, which take no more
+    # multiples of a team of 9 that fill tiles
     chunks=(PIXELS, PIXELS // 2),
 )

@@ -1,18 +1,18 @@
-"""N-EUREKA in 3x3 mode: matrices whose weights take time and space by their bits.
+"""N-EUREKA in 3x3 mode: time and storage of weights are proportional to their bits.
 
-A vector of 9 C inputs is read as an image of 3 by 3 pixels with C channels, column after column, its low bytes left
-of its high ones.  So one 3x3 convolution has both sums among its results.  They are in one row: on GVSoC the engine
-takes the time of 6 pixels for all rows of results but the last, however few it has of each.  A plane of 32 bytes
-holds one bit of 28 channels of a row.  A job takes one token.  The rest is as in neureka_1x1.py.
+A vector of 9 C inputs is an image of 3 by 3 pixels with C channels, column after column, with the low bytes left of the
+high bytes.  One 3x3 convolution computes the sums of both.  They are in one row of results, because on GVSoC every row
+but the last takes the time of 6 pixels.  A plane of 32 bytes holds one bit of 28 channels of a row.  A job is for one
+token.  Everything else is as in neureka_1x1.py.
 
-A tile of 28 channels takes its full time however few of its 252 inputs exist.  So the engine often multiplies whole
-tiles only, and the cores multiply the remainder of each row at the same time.  They read its weights with 4 or 8 bits
-in blocks of 8 rows (storage/blocks.py), copied into L1 job by job.  If few inputs remain, the cores do all rows: the
-remainder is what follows the image.  If more remain, they have time for every other job only; the engine does all
-inputs of the other jobs, so the image has more channels, and the last ones are the remainder.
+A tile of 28 channels (252 inputs) takes its full time even if it is not full.  So the engine often multiplies only full
+tiles, and the cores multiply the remainder of each row at the same time.  They read its weights with 4 or 8 bits in
+blocks of 8 rows (storage/blocks.py), which are copied into L1 job by job.  If few inputs remain, the cores do them for
+all rows, and the remainder follows the image.  If more remain, the cores have time for every other job only.  Then the
+engine does all inputs of the other jobs, so the image has more channels, and its last channels are the remainder.
 
-Cycles are of GVSoC: 32 rows take 190, 190 and 492 with vectors of 64, 172 and 576 inputs at 4 bit, 126 and
-300 at 2 bit with 64 and 576, 318 at 8 bit with 64.
+Cycles measured on GVSoC: 32 rows take 190, 190 and 492 cycles with vectors of 64, 172 and 576 inputs at 4 bits, 126 and
+300 at 2 bits with 64 and 576 inputs, and 318 at 8 bits with 64 inputs.
 """
 
 from __future__ import annotations
@@ -31,27 +31,28 @@ if TYPE_CHECKING:
     import numpy as np
 
 TAPS = 9
-CHANNELS = 28  # of a tile
-PLANE = 32  # bytes of a bit of a tile
-PAD = 36  # inputs: a whole channel, and whole words
+CHANNELS = 28  # per tile
+PLANE = 32  # bytes per bit of a tile
+PAD = 36  # inputs: whole channels and whole words
 TILE = TAPS * CHANNELS  # inputs
-INPUTS_MAX = 36  # inputs of a remainder after the image
-CHANNELS_MAX = 8  # channels of a remainder within the image: L1 has to hold those of a job
-APART = 4  # bytes between blocks of remainders: neighbours begin in other banks of L1
-ROWS = 2 * JOB_ROWS  # of a job
-NIBBLES = 4  # bits that remainders have at most, where 8 inputs are a word
-# Cycles that eight cores take for remainders of 32 rows, and of that for 4 inputs of each; what they take for what
-# becomes of their sums, gates' at that.
+INPUTS_MAX = 36  # most inputs of a remainder after the image
+CHANNELS_MAX = (
+    8  # most channels of a remainder within the image: those of a job have to fit into L1
+)
+APART = 4  # bytes between blocks of remainders, so that neighbours start in different L1 banks
+ROWS = 2 * JOB_ROWS  # per job
+NIBBLES = 4  # most bits of remainders that are stored as nibbles, 8 inputs per word
+# Cycles of eight cores for 32 rows: remainders, per 4 inputs of them, and rescaling and gating the sums.
 REMAINDER, REMAINDER_WORD, FINISH = 90, 14, 200
 
 
 def _takes(tiles: int, bits: int) -> int:
-    """Cycles of 32 rows."""
+    """Return the cycles of 32 rows."""
     return tiles * (32 * bits + 27) + 35
 
 
 def _channels(k: int) -> int:
-    """Of an image of all inputs."""
+    """Return the channels of an image of all inputs."""
     return -(-k // PAD) * PAD // TAPS
 
 
@@ -60,7 +61,7 @@ def _all_tiles(k: int) -> int:
 
 
 def _words(k: int, found: Remainders) -> int:
-    """Of a row's remainder."""
+    """Return the words of inputs in a row's remainder."""
     inputs = (
         k % TILE
         if found is Remainders.ALL
@@ -70,17 +71,17 @@ def _words(k: int, found: Remainders) -> int:
 
 
 def _nibbles(k: int, bits: int, found: Remainders) -> bool:
-    """Whether remainders have two nibbles in a byte: those of 4 channels do not, whose 9 words make no pairs."""
+    """Return whether remainders are stored as nibbles; those of 4 channels are not, because 9 words make no pairs."""
     return bits <= NIBBLES and (found is Remainders.ALL or _words(k, found) % 2 == 0)
 
 
 def _remainder_words(k: int, bits: int, found: Remainders) -> int:
-    """Of a row's remainder as it is stored."""
+    """Return the stored words of a row's remainder."""
     return -(-_words(k, found) // (2 if _nibbles(k, bits, found) else 1))
 
 
 def _cycles_with_remainders(k: int, bits: int, found: Remainders, share: float) -> float:
-    """Cycles of 32 rows where ``share`` of the jobs have remainders."""
+    """Return the cycles of 32 rows if a fraction ``share`` of the jobs have remainders."""
     if found is Remainders.NONE:
         return _takes(_all_tiles(k), bits)
     tiles = _all_tiles(k) - share
@@ -91,7 +92,7 @@ def _cycles_with_remainders(k: int, bits: int, found: Remainders, share: float) 
 
 
 def remainders(k: int, bits: int) -> Remainders:
-    """Those that the cores multiply, where it is worth it."""
+    """Return in which jobs the cores multiply remainders: only if that saves more than 5 % of the cycles."""
     ways = {}
     if k > TILE and 0 < k % TILE <= INPUTS_MAX:
         ways[Remainders.ALL] = _cycles_with_remainders(k, bits, Remainders.ALL, 1)
@@ -105,19 +106,19 @@ def remainders(k: int, bits: int) -> Remainders:
 
 
 def _rows_with_remainder(rows: int, found: Remainders) -> int:
-    """Blocks of 32 rows in jobs with remainders."""
+    """Return the blocks of 32 rows in jobs with remainders."""
     blocks, each = -(-rows // BLOCK), ROWS // BLOCK
     jobs = range(-(-rows // ROWS))
     return sum(min(each, blocks - job * each) for job in jobs if found.has(job))
 
 
 def _remainder_block(k: int, bits: int, found: Remainders) -> int:
-    """Bytes of 8 rows."""
+    """Return the bytes of the remainders of 8 rows."""
     return 8 * WORD * _remainder_words(k, bits, found) + APART
 
 
 def _block(k: int, bits: int, found: Remainders, with_rest: bool) -> int:
-    """Bytes of 8 rows of a job with or without remainders."""
+    """Return the bytes of 8 rows of a job with or without remainders."""
     plane = 8 * PLANE * bits
     return plane * (_all_tiles(k) - with_rest) + (
         _remainder_block(k, bits, found) if with_rest else 0
@@ -125,7 +126,7 @@ def _block(k: int, bits: int, found: Remainders, with_rest: bool) -> int:
 
 
 def _block_bytes(k: int, bits: int) -> int:
-    """Of 8 rows; jobs of both kinds are equally far apart."""
+    """Return the bytes of 8 rows: the larger of jobs with and without remainders, so that all jobs are equally long."""
     found = remainders(k, bits)
     return max(_block(k, bits, found, found.has(job)) for job in (0, 1))
 
@@ -135,7 +136,7 @@ def block_bytes(m: MatrixShape) -> int:
 
 
 def _image(q: np.ndarray, channels: int) -> np.ndarray:
-    """Of rows q [rows, k] as many inputs as an image has, [rows, taps, channels], zeros after the last."""
+    """Return the inputs of rows q [rows, k] that belong to the image as [rows, taps, channels], padded with zeros."""
     import numpy as np
 
     image = np.zeros((len(q), TAPS * channels), q.dtype)
@@ -144,7 +145,7 @@ def _image(q: np.ndarray, channels: int) -> np.ndarray:
 
 
 def planes(image: np.ndarray, bits: int, tiles: int) -> np.ndarray:
-    """Of rows [rows, taps, channels] the first tiles, as uint8 [bytes]."""
+    """Pack the first ``tiles`` tiles of rows [rows, taps, channels] into uint8 [bytes]."""
     import numpy as np
 
     rows, _, channels = image.shape
@@ -160,7 +161,7 @@ def planes(image: np.ndarray, bits: int, tiles: int) -> np.ndarray:
 
 
 def _remainder_blocks(remainder: np.ndarray, nibbles: bool) -> np.ndarray:
-    """Of rows int8 [rows, inputs], as uint8 [bytes]."""
+    """Pack remainders int8 [rows, inputs] into uint8 [bytes]."""
     import numpy as np
 
     form = format_of(4 if nibbles else 8)
@@ -168,11 +169,10 @@ def _remainder_blocks(remainder: np.ndarray, nibbles: bool) -> np.ndarray:
 
 
 def pack(w: StoredRows) -> np.ndarray:
-    """Per job its rows, then their remainders, if they have any.
+    """Pack the rows of each job, followed by their remainders.
 
-    Per row, tile of 28 channels and bit there is a plane, whose bit 28 (3 y + x) + c is of input C (3 x + y) + c.  In a
-    remainder of channels, 4 of the first tap are followed by those of the next taps, and then by the next 4; in
-    nibbles, all 8 of the first tap by those of the next taps."""
+    Each row, tile of 28 channels and bit has a plane, whose bit 28 (3 y + x) + c belongs to input C (3 x + y) + c.  A
+    remainder of channels has 4 channels of every tap, then the next 4; as nibbles all 8 channels of every tap."""
     import numpy as np
 
     rows, k = w.q.shape
@@ -196,7 +196,7 @@ def pack(w: StoredRows) -> np.ndarray:
 
 
 def cut(k: int, group_size: int | None, bits: int) -> tuple[int, int]:
-    """The image's columns are 3 pixels high; high bytes are 3 columns after low ones, 4 with a remainder between."""
+    """Return one group, padded so that high bytes are 3 columns of 3 pixels after low bytes, 4 with a remainder."""
     return k, 4 * 3 * CHANNELS * (k // TILE) if remainders(k, bits) is Remainders.ALL else PAD
 
 
@@ -209,8 +209,9 @@ def cycles(spec: MatrixSpec, tokens: int) -> int:
 
 
 def scratch(shape: MatrixShape, tokens: int) -> int:
-    """Multipliers and the sums of 4 pixels of JOBS jobs.  With remainders: sums of 5 pixels, a job's remainders and
-    their sums, and the next job's remainders where two jobs in a row have some."""
+    """Return the bytes of L1 for multipliers and sums of 4 pixels of JOBS jobs.
+
+    With remainders: sums of 5 pixels, and remainders and their sums of a job, and remainders of the next one."""
     found = remainders(shape.k, shape.bits)
     if found is Remainders.NONE:
         return JOBS * ROWS * (4 * 4 + 2)
@@ -220,21 +221,20 @@ def scratch(shape: MatrixShape, tokens: int) -> int:
 
 
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """Blocks of rows, tiles of channels, their planes, and words of remainders; jobs are what has to be written.
+    """Return the features of a product: jobs, blocks of rows, tiles of channels, planes, and words of remainders.
 
-    Where every other job has remainders, the cores have the engine's time for the others as well: of a layer of
-    SmolLM2's shape a third of what the remainders would take is seen."""
+    If only every other job has remainders, most of their time is hidden: a third counts (measured with SmolLM2)."""
     found, rows = remainders(shape.k, shape.bits), -(-shape.rows // BLOCK)
     jobs, with_rest = -(-shape.rows // ROWS), _rows_with_remainder(shape.rows, found)
     if tokens == 1 and found is Remainders.NONE:
         jobs = jobs_of_one(shape.rows)
     whole = tokens * (rows * _all_tiles(shape.k) - with_rest)
-    seen = (
+    counted = (
         tokens * with_rest * _words(shape.k, found) / (3 if found is Remainders.EVERY_OTHER else 1)
     )
     return {
         "calls": 1, jobs_name(tokens): tokens * jobs, "rows": tokens * rows, "tiles": whole,
-        "planes": whole * shape.bits, "remainders": seen,
+        "planes": whole * shape.bits, "remainders": counted,
     }  # fmt: skip
 
 

@@ -1,13 +1,13 @@
 """N-EUREKA with two layouts of a matrix: that of neureka_1x1.py for several tokens, and a second one for one token.
 
-The 1x1 mode takes its time for 36 pixels however few there are: for one token a block of 32 inputs takes 55 cycles.
-The second layout uses the 3x3 mode, whose time goes by bits and output channels.  An input vector takes ``taps`` of
-its 9 taps (9, 3 or 1), and groups of rows share the others.  The image is one vector's column (or pixel) between zeros,
-so it meets every tap in another pixel of the results, where the rows of that tap's group add up.  Low and high bytes
-are two columns three apart, so one convolution has all sums among its results.
+In 1x1 mode a block takes the time of 36 pixels even for one token: 55 cycles per block of 32 inputs.  The second layout
+uses the 3x3 mode, whose time depends on bits and output channels.  An input vector uses ``taps`` of the filter's 9 taps
+(9, 3 or 1); the other taps serve further groups of rows.  The image is the vector's column (or pixel) between zeros,
+so every tap multiplies it for another pixel of the result, which gets the sums of that tap's group of rows.  Low and
+high bytes are two columns, three apart, so one convolution computes all sums.
 
-Jobs are of 128 rows, with one pixel of 256; the last two or three have half as many.  Between low and high bytes there
-are two columns of zeros; the engine itself pads left, right, above and below.
+A job has 128 rows, or 256 with 1 tap; the last two or three have half of that.  There are two columns of zeros between
+low and high bytes; the engine itself pads the image on all sides.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING
 
 from shrinkc.engines import neureka_1x1 as dense
 from shrinkc.engines.engine import Features, MatrixSpec
-from shrinkc.engines.neureka_1x1 import AHEAD, BLOCK, START
+from shrinkc.engines.neureka_1x1 import BLOCK, OVERREAD, START
 from shrinkc.engines.neureka_3x3 import CHANNELS, PLANE, TAPS, planes
 from shrinkc.storage import MatrixShape, Store, StoredRows
 
 if TYPE_CHECKING:
     import numpy as np
 
-TAP_COUNTS = (9, 3, 1)  # taps that a vector takes
-HALF_ROWS = 64  # of half a job; where a vector takes 1 tap twice as many
-_WORD = 32  # bytes that the engine reads at once: where the second layout begins
+TAP_COUNTS = (9, 3, 1)  # taps that a vector can use
+HALF_ROWS = 64  # rows of half a job, doubled with 1 tap
+_WORD = 32  # bytes per read of the engine; alignment of the second layout
 
 
 def _channels(k: int, taps: int) -> int:
-    """Of a pixel: whole words of inputs."""
+    """Return the channels per pixel, a multiple of 4."""
     return -(-k // (4 * taps)) * 4
 
 
@@ -41,17 +41,17 @@ def _tiles(k: int, taps: int) -> int:
 
 
 def _half(taps: int) -> int:
-    """Rows of half a job."""
+    """Return the rows of half a job."""
     return HALF_ROWS * (2 if taps == 1 else 1)
 
 
 def _outputs(rows: int, taps: int) -> int:
-    """Output channels for so many rows."""
+    """Return the output channels for ``rows`` rows."""
     return -(-rows // (TAPS // taps))
 
 
 def jobs(rows: int, taps: int) -> list[int]:
-    """Rows of every job: whole ones, then halves, of which the last one may have fewer."""
+    """Return the rows of every job: whole jobs, then half jobs, the last of which can have fewer rows."""
     half = _half(taps)
     halves = -(-rows // half)
     whole = halves // 2 - 1 if halves > 3 else 0
@@ -59,7 +59,7 @@ def jobs(rows: int, taps: int) -> list[int]:
 
 
 def _job(rows: int, k: int, bits: int, taps: int) -> int:
-    """Cycles of a job."""
+    """Return the cycles of a job."""
     n, tiles = _outputs(rows, taps), _tiles(k, taps)
     return tiles * (n * bits + 27 * -(-n // BLOCK)) + (50 if taps == 1 else 35) * -(-n // BLOCK)
 
@@ -69,12 +69,12 @@ def _of_one(rows: int, k: int, bits: int, taps: int) -> int:
 
 
 def best_taps(k: int, bits: int) -> int:
-    """Taps that a vector of k inputs takes: those with which rows take the fewest cycles."""
+    """Return the number of taps with which a vector of k inputs takes the fewest cycles."""
     return min(TAP_COUNTS, key=lambda taps: _of_one(6 * HALF_ROWS, k, bits, taps))
 
 
 def _rows_bytes(rows: int, k: int, bits: int, taps: int) -> int:
-    """Of a job that has no more rows than half a one; a whole one takes no more than two halves."""
+    """Return the bytes of up to half a job; a whole job takes at most twice as many."""
     return _outputs(rows, taps) * _tiles(k, taps) * bits * PLANE
 
 
@@ -82,11 +82,11 @@ def _second_bytes(rows: int, k: int, bits: int) -> int:
     taps = best_taps(k, bits)
     half, last = _half(taps), jobs(rows, taps)[-1]
     before = -(-rows // half) - 1
-    return before * _rows_bytes(half, k, bits, taps) + _rows_bytes(last, k, bits, taps) + AHEAD
+    return before * _rows_bytes(half, k, bits, taps) + _rows_bytes(last, k, bits, taps) + OVERREAD
 
 
 def _second_at(m: MatrixShape) -> int:
-    """Where the second layout begins: bytes from the matrix's first one."""
+    """Return the byte offset of the second layout within the matrix."""
     return -(-(m.blocks * dense.block_bytes(m) + dense.trailer_bytes(m)) // _WORD) * _WORD
 
 
@@ -96,10 +96,10 @@ def trailer_bytes(m: MatrixShape) -> int:
 
 
 def _second_layout(q: np.ndarray, bits: int) -> np.ndarray:
-    """Rows q [rows, k] as uint8 [bytes].
+    """Pack rows q [rows, k] into uint8 [bytes].
 
-    Row r of a job with n output channels is in group r // n, which has tap 3 (2 - x) + 2 - y of the results' pixel
-    3 x + y, or columns 2 - x of taps."""
+    Row r of a job with n output channels is in group r // n.  The group of result pixel 3 x + y uses tap
+    3 (2 - x) + 2 - y (1 tap per vector); with 3 taps, the group of column x uses tap column 2 - x."""
     import numpy as np
 
     rows, k = q.shape
@@ -116,11 +116,11 @@ def _second_layout(q: np.ndarray, bits: int) -> np.ndarray:
         first += count
         room = 2 * _rows_bytes(half, k, bits, taps) if count > half else len(part)
         parts.append(np.pad(part, (0, room - len(part))))
-    return np.concatenate([*parts, np.zeros(AHEAD, np.uint8)])
+    return np.concatenate([*parts, np.zeros(OVERREAD, np.uint8)])
 
 
 def pack(w: StoredRows) -> np.ndarray:
-    """As neureka_1x1.py has it, and then the second layout."""
+    """Pack the layout of neureka_1x1.py, followed by the second layout."""
     import numpy as np
 
     first = dense.pack(w)
@@ -129,7 +129,7 @@ def pack(w: StoredRows) -> np.ndarray:
 
 
 def cut(k: int, group_size: int | None, bits: int) -> tuple[int, int]:
-    """High bytes come three columns (with 1 tap three pixels) after low ones."""
+    """Return one group, padded so that high bytes are three columns (with 1 tap three pixels) after low bytes."""
     taps = best_taps(k, bits)
     return k, 3 * _channels(k, taps) * (1 if taps == 1 else 3)
 
@@ -154,7 +154,7 @@ def scratch(shape: MatrixShape, tokens: int) -> int:
 
 
 def features(shape: MatrixShape, tokens: int, tiles: Sequence[int]) -> Features:
-    """Of one token output channels times tiles, and their planes; of several what neureka_1x1.py has."""
+    """Return blocks of outputs, tiles and planes for one token; for several the features of neureka_1x1.py."""
     if tokens > 1:
         return dense.features(shape, tokens, tiles)
     taps = best_taps(shape.k, shape.bits)

@@ -1,4 +1,4 @@
-"""Softmax attention of one head over the cache, in integers."""
+"""Softmax attention of one head over the KV cache, in integers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from shrinkc.numerics.fixed import I64, INT32_MAX, bit_length, exp2_table, round
 from shrinkc.numerics.vectors import QHeads, StoredHeads
 
 SCORE_SHIFTS = (18, 49)
-"""Fraction bits of a score difference, less 9, that the kernel takes; scores beyond are compressed."""
+"""Allowed fraction bits of a score difference, minus 9; the shift is clipped to this range."""
 
 
 @dataclass(frozen=True)
 class SoftmaxScale:
-    """How integer products become scores in log2 units, and how values are weighed.
+    """Scaling of dot products to log2 units, and of probabilities.
 
-    score = -round(-dot / 2**dot_shift) * k_scale * query mantissa * 2**(query exponent) * mantissa *
-    2**exponent, where mantissa has 15 bits.  ``weight_bits`` (at most 15) of a probability times its
-    value's scale are multiplied with the values, whose scales are in units of 2**v_unit; the result has ``extra_bits``
-    fraction bits more than they.
+    score = -round(-dot / 2**dot_shift) * k_scale * query mantissa * 2**(query exponent) * mantissa * 2**exponent,
+    with a mantissa of 15 bits.  Values are multiplied by ``weight_bits`` (at most 15) bits of probability times value
+    scale.  Value scales are in units of 2**v_unit; the result has ``extra_bits`` more fraction bits than the values.
     """
 
     mantissa: int
@@ -32,39 +31,37 @@ class SoftmaxScale:
 
 
 def attend(
-    how: SoftmaxScale, q: QHeads, k: StoredHeads, v: StoredHeads, mask: np.ndarray
+    scale: SoftmaxScale, q: QHeads, k: StoredHeads, v: StoredHeads, mask: np.ndarray
 ) -> np.ndarray:
-    """One head: T queries against S cached positions under mask [T, S] -> int64 [T, D].
+    """Compute attention of T queries of one head over S cached positions under mask [T, S]: int64 [T, D].
 
-    q is [T, D] with mantissa and exponent [T], k and v are [S, D] with scale [S].
-
-    Relative to the largest score, exp2 is a table of 256 entries with relative error of at most
-    EXP2_TABLE_MAX_REL_ERROR.  The result is 127/128 of the value, in the values' fixed point but for
-    ``extra_bits``.
+    q is [T, D] with mantissa and exponent [T]; k and v are [S, D] with scale [S].  Probabilities relative to the
+    largest come from a table of 256 entries with a relative error of at most EXP2_TABLE_MAX_REL_ERROR.  The result is
+    127/128 of the value, with ``extra_bits`` more fraction bits than the values.
     """
-    product = q.mantissa * how.mantissa
+    product = q.mantissa * scale.mantissa
     extra = bit_length(product) - 16
     c = product >> extra | 1  # 16 bits, more than 2**15
-    shift = np.clip(-(extra + q.exponent + how.exponent + 9), *SCORE_SHIFTS)[:, None]
+    shift = np.clip(-(extra + q.exponent + scale.exponent + 9), *SCORE_SHIFTS)[:, None]
     dot = np.rint(q.q.astype(np.float64) @ k.q.T.astype(np.float64)).astype(I64)
-    # how much less than zero a score is, so that what is added to it is the same for all
-    score = round_shift(-dot, how.dot_shift) * k.scale
+    # negative scores, so that the smallest is the most probable one
+    score = round_shift(-dot, scale.dot_shift) * k.scale
     least = np.where(mask, score, 1 << 31).min(axis=1)[:, None]
-    # at most 16 bits, so that the product with c has 9 fraction bits and 5 before
+    # at most 16 bits, so that the product with c has 9 fraction bits and 5 integer bits
     delta = np.minimum(np.where(mask, score - least, 0) >> (shift - 18), (1 << 16) - 1)
     p = np.where(mask, exp2_table((delta * c[:, None]) >> 18), 0)
     total = p.sum(axis=1)
     largest = np.where(mask, v.scale, 0).max(axis=1)
-    drop = 16 + bit_length(largest) - how.weight_bits
+    drop = 16 + bit_length(largest) - scale.weight_bits
     weight = round_shift(p * v.scale, drop[:, None])
     acc = np.rint(weight.astype(np.float64) @ v.q.astype(np.float64)).astype(I64)
     z_shift = bit_length(total) - 16
     reciprocal = (np.int64(1) << 31) // (total >> z_shift)
-    return _mean(acc, reciprocal << 14, 20 + z_shift - drop - how.v_unit - how.extra_bits)
+    return _mean(acc, reciprocal << 14, 20 + z_shift - drop - scale.v_unit - scale.extra_bits)
 
 
 def _mean(acc: np.ndarray, factor: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """As :func:`requantize`, acc [T, D]; what is shifted left saturates before."""
+    """Like :func:`requantize` with acc [T, D], but a left shift saturates before it shifts."""
     high = (acc * factor[:, None]) >> 32
     left, right = (np.clip(n, 0, 31)[:, None] for n in (-shift, shift))
     limit = INT32_MAX >> left

@@ -1,4 +1,4 @@
-"""The product of a gated MLP's halves."""
+"""Gating of an MLP."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from shrinkc.numerics.fixed import INT32_MAX, round_shift, saturate32, sigmoid_q
 
 
 def silu_mul(y: np.ndarray, gate_shift: int, shift: int, up_shift: int) -> np.ndarray:
-    """silu(gate) * up of [T, 2 * width]: gate first, then up -> int64 [T, width].
+    """Return silu(gate) * up, int64 [T, width], from [gate, up] [T, 2 * width].
 
-    Neither gate * sigmoid times 2**shift nor up times 2**up_shift needs saturation: ``lower`` chose
-    the shifts from hard bounds, which are checked here: ArithmeticError where one does not hold.
+    gate * sigmoid * 2**shift and up * 2**up_shift do not saturate, because ``lower`` chose the shifts from upper
+    bounds.  Raises ArithmeticError if a value exceeds its bound.
     """
     width = y.shape[1] // 2
     gate, up = y[:, :width], y[:, width:]

@@ -1,4 +1,4 @@
-"""Products with quantised matrices, and rows of an embedding table."""
+"""Products with quantised matrices, and embedding rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CACHED = 1 << 18
 
 
 class Matrix(Protocol):
-    """What a product needs of a matrix [n, k]; ``ir.linear.QLinear`` says what each part means."""
+    """The attributes of a matrix [n, k] that a product needs, see ``ir.linear.QLinear``."""
 
     q: np.ndarray
     d: np.ndarray | None
@@ -35,11 +35,11 @@ class Matrix(Protocol):
     def low_rank(self) -> Adapter | None: ...
 
     def accumulate(self, x: QVector | Q16Vector) -> np.ndarray:
-        """Exact acc int64 [T, n]."""
+        """Return the exact acc, int64 [T, n]."""
 
 
 class Adapter(Protocol):
-    """y += b @ quantise(a @ x)."""
+    """Low-rank adapter: y += b @ quantise(a @ x)."""
 
     @property
     def a(self) -> Matrix: ...
@@ -48,7 +48,7 @@ class Adapter(Protocol):
 
 
 def effective(q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, group: int) -> np.ndarray:
-    """q * d - b as int64 [n, k] from q [n, k] and tables [n, groups], or None for ones and zeros."""
+    """Return q * d - b as int64 [n, k], from q [n, k], and d and b [n, groups]; None stands for d = 1 or b = 0."""
     k = q.shape[1]
     w: np.ndarray = q.astype(I64)
     if d is not None:
@@ -58,34 +58,35 @@ def effective(q: np.ndarray, d: np.ndarray | None, b: np.ndarray | None, group: 
     return w
 
 
-def accumulate_q16(x: Q16Vector, table: np.ndarray) -> np.ndarray:
-    """Exact acc int64 [T, n] = sum_k q * x through BLAS; ``table`` float64 [k, n]."""
-    return np.rint(x.q.astype(np.float64) @ table).astype(I64)
+def accumulate_q16(x: Q16Vector, weights: np.ndarray) -> np.ndarray:
+    """Return the exact acc = sum_k q * x, int64 [T, n], computed by BLAS; ``weights`` is q as float64 [k, n]."""
+    return np.rint(x.q.astype(np.float64) @ weights).astype(I64)
 
 
 def product_type(d: np.ndarray | None, group: int) -> type[np.float32] | type[np.float64]:
-    """The narrowest float in which ``accumulate`` is exact: every partial sum is an integer, below
-    2**31 in float64, and of one group below 2**24 in float32."""
+    """Return the narrowest float type in which ``accumulate`` is exact.
+
+    Sums are integers: float32 is exact for a group's sum below 2**24, float64 for all sums below 2**31."""
     return np.float32 if d is not None and group * 128 * QMAX < 1 << 24 else np.float64
 
 
 def accumulate(
     x: QVector,
-    table: np.ndarray,
+    weights: np.ndarray,
     d: np.ndarray | None,
     b: np.ndarray | None,
     group: int,
     drop: int,
 ) -> np.ndarray:
-    """Exact acc int64 [T, n] of activations, through BLAS.
+    """Return the exact acc of activations, int64 [T, n], computed by BLAS.
 
-    ``acc = sum_g c[g] * round_shift(d[o, g] * sum_k q * x - b[o, g] * sum_k x, drop)``; ``table`` is
-    the matrix's q, transposed [k, n], in ``product_type``.
+    ``acc = sum_g c[g] * round_shift(d[o, g] * sum_k q * x - b[o, g] * sum_k x, drop)``; ``weights`` is q transposed,
+    [k, n], in ``product_type``.
     """
     if d is None:
-        return np.rint(x.scaled(group) @ table).astype(I64)
-    k, n = table.shape
-    q = x.q.astype(table.dtype)
+        return np.rint(x.scaled(group) @ weights).astype(I64)
+    k, n = weights.shape
+    q = x.q.astype(weights.dtype)
     tokens = len(q)
     starts = np.arange(0, k, group)
     sums = np.add.reduceat(x.q, starts, axis=1).astype(np.int32)
@@ -99,7 +100,7 @@ def accumulate(
         acc = out[:, rows]
         for g, at in enumerate(starts):
             part = slice(at, at + group)
-            t = (q[:, part] @ table[part, rows]).astype(np.int32)
+            t = (q[:, part] @ weights[part, rows]).astype(np.int32)
             t *= d[rows, g]
             if b is not None:
                 t -= np.multiply.outer(sums[:, g], b[rows, g].astype(np.int32))
@@ -115,12 +116,12 @@ R_MAX = 65534  # largest multiplier: times a mantissa of 2**15, and rounded, it 
 
 
 def rescale(w: Matrix, acc: np.ndarray, x: QVector | Q16Vector) -> np.ndarray:
-    """acc [T, n] of ``x`` in the fixed point of the matrix's result.
+    """Convert acc [T, n] of ``x`` to the fixed-point format of the matrix's result.
 
-    A row's multiplier times the token's mantissa is rounded to its upper 15 bits, by at most 2**-14 of
-    what the largest row has: a core multiplies halves of words in one cycle, whole ones in five.  The product's
-    high word is rounded half up: where one row's multiplier is hundreds of times the others', as massive
-    activations have it, half a unit less in each of these would be a bias that sums up in the residual.
+    The row multiplier times the token's mantissa is rounded to its upper 15 bits (error at most 2**-14 of the largest
+    row's), because a core multiplies half words in one cycle and words in five.  The product's high word is rounded
+    half up: with massive activations one row's multiplier is hundreds of times the others', and rounding the others
+    down would add a bias of half a unit each to the residual stream.
     """
     factor = w.r.astype(I64)[None, :] * x.mantissa[:, None]
     factor = round_shift(factor, FACTOR_DROP) << FACTOR_DROP
@@ -129,7 +130,7 @@ def rescale(w: Matrix, acc: np.ndarray, x: QVector | Q16Vector) -> np.ndarray:
 
 
 def linear(w: Matrix, x: QVector | Q16Vector) -> np.ndarray:
-    """The integer matrix product with its adapter, int64 [T, n] in int32 range."""
+    """Return the integer matrix product, with the adapter's, as int64 [T, n] in int32 range."""
     y = rescale(w, w.accumulate(x), x)
     if w.low_rank is not None:
         a, b = w.low_rank.a, w.low_rank.b
@@ -140,7 +141,7 @@ def linear(w: Matrix, x: QVector | Q16Vector) -> np.ndarray:
 
 
 def embed(w: Matrix, ids: np.ndarray, factor: int, shift: int) -> np.ndarray:
-    """Rows ``ids`` of a table in the residual's fixed point, int64 [T, k]:
+    """Return embedding rows ``ids`` in the residual stream's fixed-point format, int64 [T, k]:
     requantize((q * d - b) * r[row], factor, shift)."""
     d = None if w.d is None else w.d[ids]
     b = None if w.b is None else w.b[ids]

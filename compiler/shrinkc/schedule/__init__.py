@@ -1,1 +1,1 @@
-"""Shapes of all matrices, and the engine of each: what the planner places and the generator emits."""
+"""Shapes of all matrices, and the choice of an engine for each."""

@@ -1,4 +1,4 @@
-"""The engine of every matrix of a model, chosen from sizes alone."""
+"""Choice of an engine for every matrix of a model, from sizes alone."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from shrinkc.targets import L2, Target
 
 @dataclass(frozen=True)
 class Multiplied:
-    """What a pass multiplies with: an embedding that is a matrix of its own is not among it, and stays with the cores.
+    """Matrices that a pass multiplies with: all but an untied embedding, which stays with the cores.
 
-    ``owners``: matrix -> the earlier equal one.
+    ``owners``: matrix -> an earlier equal one.
     """
 
     specs: tuple[MatrixSpec, ...]
@@ -40,7 +40,7 @@ def multiplied(
     formats: Formats | None,
     repeats: Sequence[int],
 ) -> Multiplied:
-    """The matrices of a model; arguments as of ``shapes_of_config``."""
+    """Return the matrices that a model multiplies with; arguments as in ``shapes_of_config``."""
     layers, head, _ = matrix_specs(config, options, ranks, formats)
     specs = (*(spec for specs in layers for spec in specs), head)
     return Multiplied(specs, dict(equal_matrices(layers, repeats)))
@@ -49,11 +49,10 @@ def multiplied(
 def choose_engines(
     of: Multiplied, target: Target, barred: Mapping[str, str] | None = None
 ) -> Choices:
-    """Which of the target's engines runs which matrix.
+    """Choose one of the target's engines for every matrix.
 
-    ``barred``: engines that shall run none, with the reason.
-    Engines with a second layout are not among them: see ``choose_second_layouts``.
-    What L2 has left for weights is known once there is a plan, so nothing is counted on there.
+    ``barred``: engine -> the reason why it must not be used.  ``choose_second_layouts`` chooses engines with a second
+    layout.  L2 is not used, because its free bytes are known only after planning.
     """
     engines = [e for e in map(engine_named, target.engines) if not e.second_layout]
     if len(engines) == 1:
@@ -69,8 +68,9 @@ def choose_second_layouts(
     free: Mapping[str, int],
     widest: int | None = None,
 ) -> Choices:
-    """The same with second layouts of matrices, as far as a plan leaves ``free`` bytes for them, and no vector
-    takes more words than ``widest``."""
+    """Return ``choices`` with second layouts of matrices that fit into ``free`` bytes per memory of a plan.
+
+    ``widest``: the most words that a vector may have."""
     engines = [engine_named(name) for name in target.engines]
     if not any(engine.second_layout for engine in engines):
         return choices
@@ -81,7 +81,7 @@ def choose_second_layouts(
 
 
 def without_second_layouts(choices: Choices, refused: Choices) -> Choices:
-    """The same, where those of ``refused`` would take what something else has."""
+    """Return ``choices`` and note as a reason that the second layouts of ``refused`` leave too little memory."""
 
     def of(choice: Choice, had: Choice) -> Choice:
         if had.engine == choice.engine:
@@ -93,7 +93,7 @@ def without_second_layouts(choices: Choices, refused: Choices) -> Choices:
 
 
 def _asked_once(engine: Engine) -> Engine:
-    """The same, which works out cycles once for matrices of one slot that are alike in all layers."""
+    """Return the engine with cached cycles, so that equal matrices of all layers are estimated once."""
     known = cache(engine.cycles)
 
     def cycles(spec: MatrixSpec, tokens: int) -> int:

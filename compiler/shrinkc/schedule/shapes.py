@@ -1,4 +1,4 @@
-"""Storage shapes of every matrix: derived from sizes alone, so that a plan needs no weights."""
+"""Storage shapes of every matrix, from sizes alone, so that planning needs no weights."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from shrinkc.storage import ADAPTER_BITS, MatrixShape, Offsets, format_of
 DEFAULT_CONTEXT = 256
 
 Ranks = Sequence[dict[str, int]] | dict[str, int]
-"""Slot -> rank of its low-rank adapter, per layer or for all."""
+"""Slot -> rank of its low-rank adapter, per layer or for all layers."""
 
 
 def default_context(config: LlamaConfig) -> int:
-    """Positions that a program is compiled for where nothing else is said."""
+    """Return the context for which a model is compiled by default."""
     return min(config.max_position, DEFAULT_CONTEXT)
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Everything the planner needs to know of a model."""
+    """Sizes of a model, from which the planner works."""
 
     vocab: int
     hidden: int
@@ -50,37 +50,37 @@ class ModelShape:
     num_layers: int
     context: int
     piece_bytes: int
-    # per layer, in stream order; "<slot>.a" precedes its slot where there is an adapter
+    # per layer, in the order of a pass; "<slot>.a" of an adapter precedes its slot
     layers: tuple[tuple[MatrixShape, ...], ...]
     head: MatrixShape
-    embedding: MatrixShape | None  # None: tied, the head's storage serves
+    embedding: MatrixShape | None  # None: tied to the LM head
     perms: int = 0  # entries of all permutations of inputs (act-order)
-    # (matrix, the earlier one whose bytes are the same and are stored for both), by name
+    # (matrix, an earlier one with equal bytes, stored once), by name
     shared: tuple[tuple[str, str], ...] = ()
-    biases: int = 0  # entries of all biases, zeros between them included
-    head_norms: bool = False  # heads of q and k have gains
+    biases: int = 0  # entries of all biases, zeros included
+    head_norms: bool = False  # heads of q and k are normalised
     steps: tuple[Step, ...] = ()  # of a pass
 
     @property
     def matrices(self) -> list[MatrixShape]:
-        """Every matrix, in stream order, the embedding last: it is read a row at a time."""
+        """All matrices in the order of a pass; an untied embedding last."""
         out = [m for layer in self.layers for m in layer] + [self.head]
         return out + ([self.embedding] if self.embedding else [])
 
     @cached_property
     def kinds(self) -> list[MatrixShape]:
-        """One of all matrices that differ in no more than their names."""
+        """One matrix of each different shape."""
         return list({m.kind: m for m in self.matrices}.values())
 
     @cached_property
     def readers(self) -> list[MatrixShape]:
-        """The same of those that are multiplied with: all but an embedding of its own."""
+        """One matrix of each different shape, without an untied embedding, which is not multiplied with."""
         every = [m for layer in self.layers for m in layer] + [self.head]
         return list({m.kind: m for m in every}.values())
 
     @cached_property
     def slots(self) -> dict[str, SlotSizes]:
-        """What the matrices of each slot ask for, over all layers."""
+        """Maximum sizes of the matrices of each slot, over all layers."""
         found: dict[str, list[MatrixShape]] = {"head": [self.head]}
         for m in (m for layer in self.layers for m in layer):
             found.setdefault(m.name.split(".", 1)[-1], []).append(m)
@@ -88,13 +88,13 @@ class ModelShape:
 
     @property
     def stored(self) -> list[MatrixShape]:
-        """Every matrix that has bytes of its own."""
-        again = dict(self.shared)
-        return [m for m in self.matrices if m.name not in again]
+        """All matrices except those that share the bytes of an earlier one."""
+        repeats = dict(self.shared)
+        return [m for m in self.matrices if m.name not in repeats]
 
 
 def padded_rows(slot: str, rows: int) -> int:
-    """Stored rows: gate_up interleaves 4 gate and 4 up rows, so each half is padded to 4."""
+    """Return the stored rows: gate_up interleaves 4 gate and 4 up rows, so both halves are padded to 4."""
     return 2 * (-(-(rows // 2) // 4) * 4) if slot == "gate_up" else rows
 
 
@@ -110,19 +110,19 @@ def _shape(w: QLinear, name: str) -> MatrixShape:
 
 
 def shapes_of_graph(graph: Graph, piece_bytes: int) -> ModelShape:
-    """The shapes of a lowered model."""
+    """Return the shapes of a lowered model."""
     layers: list[list[MatrixShape]] = [[] for _ in range(graph.num_layers)]
     head: MatrixShape | None = None
     embedding: MatrixShape | None = None
-    tables = [op.table for op in graph.ops if isinstance(op, Embed)]
+    embedded = next(op.table for op in graph.ops if isinstance(op, Embed))
     weights: list[QLinear] = []
     for op in graph.ops:
         if not isinstance(op, Linear):
             continue
         if op.layer < 0:
             head = _shape(op.weight, "head")
-            if tables[0] is not op.weight:
-                embedding = _shape(tables[0], "embedding")
+            if embedded is not op.weight:
+                embedding = _shape(embedded, "embedding")
             continue
         weights += [op.weight.low_rank.a, op.weight] if op.weight.low_rank else [op.weight]
         if op.weight.low_rank:
@@ -145,7 +145,7 @@ def shapes_of_graph(graph: Graph, piece_bytes: int) -> ModelShape:
 
 
 def _equal(weights: Sequence[QLinear]) -> tuple[tuple[str, str], ...]:
-    """Every matrix whose stored bytes are those of an earlier one, with the first such."""
+    """Return (matrix, the first one with equal stored bytes) for all repeated matrices."""
     first: dict[tuple[object, ...], str] = {}
     out = []
     for w in weights:
@@ -156,7 +156,7 @@ def _equal(weights: Sequence[QLinear]) -> tuple[tuple[str, str], ...]:
 
 
 def _content(w: QLinear) -> tuple[object, ...]:
-    """Equal for matrices, adapters included, that are packed to the same bytes."""
+    """Return a key that is equal for matrices with equal stored bytes, adapters included."""
     digest = hashlib.sha256()
     for part in [w, w.low_rank.b] if w.low_rank else [w]:
         for array in (part.q, part.d, part.b, part.r):
@@ -170,7 +170,7 @@ def matrix_specs(
     ranks: Ranks,
     formats: Formats | None,
 ) -> tuple[list[list[MatrixSpec]], MatrixSpec, MatrixSpec | None]:
-    """(per layer those of its slots, of the head, of an embedding of its own) from sizes alone."""
+    """Return (specs of each layer's slots, of the LM head, of an untied embedding or None)."""
     c = config
     slots, head_format, embedding_format = matrix_formats(c, options, formats)
 
@@ -198,21 +198,21 @@ def matrix_specs(
 def equal_matrices(
     layers: Sequence[Sequence[MatrixSpec]], repeats: Sequence[int]
 ) -> tuple[tuple[str, str], ...]:
-    """(matrix, the earlier one with the same weights) by name, as far as the layers tell."""
+    """Return (matrix, an earlier one with equal weights) by name, from equal layers."""
     return tuple(
         (again.name, first.name)
         for i, owner in enumerate(repeats)
-        # an adapter is no part of the layer's weights: whether it repeats too is not known yet
+        # whether adapters are equal too is not known yet
         if owner != i and not any(m.rank for m in (*layers[i], *layers[owner]))
         for again, first in zip(layers[i], layers[owner], strict=True)
     )
 
 
 def permutation_entries(config: LlamaConfig, permuted: Collection[str]) -> int:
-    """Entries of all permutations that act-order asks for, one per input.
+    """Return the entries of all permutations that act-order needs, one per input.
 
-    ``permuted``: the modules whose columns are stored in another order than their inputs.  Modules of one
-    slot have one order; that of down is the order of gate's and up's rows, which costs nothing.
+    ``permuted``: modules whose columns are stored in another order than their inputs.  The modules of a slot share one
+    permutation; down needs none, because the rows of gate and up are reordered.
     """
     firsts = {SLOT_MODULES[slot][0]: k for slot, (_, k) in slot_shapes(config).items()}
     entries = {**firsts, "down_proj": 0, HEAD: config.hidden_size}
@@ -230,11 +230,11 @@ def shapes_of_config(
     choices: Choices = ON_CORES,
     perms: int = 0,
 ) -> ModelShape:
-    """The shapes a model will have, before any weight is touched.
+    """Return the shapes that a lowered model will have, without reading weights.
 
-    ``formats``: how a quantised checkpoint stores its modules; ``options`` are for what is float.
-    ``repeats``: per layer the first one with the same weights, empty if all differ.  ``choices``: the
-    engines of the matrices.  ``perms``: see ``permutation_entries``.
+    ``options`` apply to float modules, ``formats`` to modules that a checkpoint stores quantised.  ``repeats``: per
+    layer the first one with equal weights; empty if all differ.  ``choices``: engines of the matrices.  ``perms``: see
+    ``permutation_entries``.
     """
     c = config
     specs, head_spec, embedding_spec = matrix_specs(c, options, ranks, formats)

@@ -1,4 +1,4 @@
-"""Runs built programs: natively, under qemu-riscv32, on GVSoC."""
+"""Execution of built programs: on the host, in QEMU and on GVSoC."""
 
 from shrinkc.simulate.runner import RunOutput, host_logits, run_program
 

@@ -1,4 +1,4 @@
-"""Just enough of ELF32 to replace the content of one section."""
+"""Replacement of the content of one section of an ELF32 file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOBITS = 8
 
 
 def section_place(image: bytes, name: str, path: Path) -> tuple[int, int]:
-    """(file offset, size) of section ``name`` in the little-endian ELF32 ``image`` of ``path``."""
+    """Return (file offset, size) of a section of the little-endian ELF32 file ``path`` with content ``image``."""
     if image[:6] != b"\x7fELF\x01\x01":
         raise BadArtifact(f"{path} is not a 32-bit little-endian ELF file.", "build it again.")
     try:
@@ -32,7 +32,7 @@ def section_place(image: bytes, name: str, path: Path) -> tuple[int, int]:
 
 
 def replace_section(source: Path, name: str, content: bytes, to: Path) -> None:
-    """Writes a copy of ``source`` whose section holds ``content`` and zeros after it."""
+    """Write a copy of ``source`` to ``to`` with ``content`` in a section, padded with zeros."""
     image = bytearray(source.read_bytes())
     offset, size = section_place(bytes(image), name, source)
     if len(content) > size:

@@ -1,4 +1,4 @@
-"""Runs one child process: streams its lines, ends it on time-out and on Ctrl-C."""
+"""Execution of a child process: streams its lines, and ends it at a time-out and on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import IO
 
 _CHUNK = 65536
-_POLL_SECONDS = 3600.0  # the operating system takes no wait of any length
+_POLL_SECONDS = 3600.0  # the operating system limits the length of a wait
 
 
 @dataclass(frozen=True)
 class Finished:
-    """``code`` is negative for a signal, as subprocess gives it, and None after a time-out."""
+    """Result of a process; ``code`` is negative for a signal, as in subprocess, and None after a time-out."""
 
     code: int | None
     lines: list[str]
@@ -30,7 +30,7 @@ class Finished:
 
 @dataclass
 class _Lines:
-    """Cuts a byte stream at newlines only: a token's text may hold any other control character."""
+    """Lines of a byte stream, split at newlines only: a token's text may contain other control characters."""
 
     on_line: Callable[[str], None] | None
     lines: list[str] = field(default_factory=list)
@@ -63,10 +63,10 @@ def run_streaming(
     on_line: Callable[[str], None] | None,
     terminal: bool,
 ) -> Finished:
-    """Runs ``command`` in a process group of its own until it ends or ``timeout_s`` is over (inf: never).
+    """Run ``command`` in its own process group until it ends or ``timeout_s`` seconds have passed (inf: no limit).
 
-    ``terminal`` gives it a pseudo-terminal as stdout, for a program that holds lines back when it
-    writes to a pipe.  Whatever ends this function, no process of the group is left.
+    ``terminal`` gives it a pseudo-terminal as stdout, for a program that buffers lines when it writes to a pipe.  All
+    processes of the group are ended in any case, also after an exception.
     """
     if terminal:
         reader, writer = os.openpty()
@@ -111,14 +111,14 @@ def run_streaming(
 
 
 def _make_transparent(terminal: int) -> None:
-    """No translation of newlines in what is written to the terminal."""
+    """Switch off the translation of newlines in the output."""
     settings = termios.tcgetattr(terminal)
     settings[1] &= ~termios.OPOST
     termios.tcsetattr(terminal, termios.TCSANOW, settings)
 
 
 def _pump(streams: Mapping[int, _Lines], deadline: float) -> None:
-    """Reads all streams to their ends; TimeoutError at the deadline."""
+    """Read all streams to their ends.  Raises TimeoutError at the deadline."""
     with selectors.DefaultSelector() as selector:
         for stream in streams:
             selector.register(stream, selectors.EVENT_READ)
@@ -142,7 +142,7 @@ def _read(stream: int) -> bytes:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kills the child and its children: gvsoc is a script that starts the simulator."""
+    """Kill the child and its children: gvsoc is a script that starts the simulator."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""What a program built with PROFILE=1 says of its operations: read, added up, shown."""
+"""Profiles: cycles per operation, from the output of a program built with PROFILE=1."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ _FIELDS = 12
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one op or the sum of several: in cycles, but for ``instructions``.
+    """Counts of one op, or of several added; in cycles, except for ``instructions``.
 
-    Of the mean core: ``elapsed`` from the end of the op before it to its own, when all cores have
-    come to it, and what of it a core was ``active``, stood for the use of a value just loaded
-    (``load_stalls``) or for the instruction cache (``icache``).  ``transfers``: waits for DMA and
-    flash, of the core that waits longest, because the others wait for it.  ``busiest``: active cycles
-    of the core that is active longest.
+    Mean over the cores: ``elapsed`` from the end of the previous op to the end of this one on all cores, ``active``
+    cycles, and stalls for the use of a value just loaded (``load_stalls``) and for the instruction cache (``icache``).
+    ``transfers``: waits for DMA and flash of the core that waits longest, because the others wait for it.
+    ``busiest``: active cycles of the busiest core.
     """
 
     elapsed: float = 0.0
@@ -35,7 +34,7 @@ class Counts:
 
     @property
     def barrier(self) -> float:
-        """Waits that are not for transfers: for the other cores."""
+        """Cycles of waiting for other cores."""
         return max(0.0, self.elapsed - self.active - self.transfers)
 
     @property
@@ -57,7 +56,7 @@ class Counts:
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Counts:
-        """Raises KeyError, TypeError or ValueError for what is none."""
+        """Read counts from JSON.  Raises KeyError, TypeError or ValueError for other data."""
         names = ("cycles", "active", "instructions", "load_stalls", "icache", "transfers")
         values = [as_number(found[name]) for name in names]
         values.append(as_number(found["load_imbalance"]) * max(values[1], 1))
@@ -70,11 +69,11 @@ def _values(counts: Counts) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Phase:
-    """The prefill, or the mean decode step.
+    """Counts of the prefill or of the mean decode step.
 
-    ``steps``: how many there were.  ``cycles``: of one, by the run's own clock.  ``counts``: by layer
-    (None: in none) and the op's name in the graph, in order of execution.  ``predicted``: by op, what
-    a cost model says of them; empty: there is none.
+    ``steps``: number of steps.  ``cycles``: of one step, by the run's clock.  ``counts``: by layer (None: outside the
+    layers) and name of the op in the graph, in order of execution.  ``predicted``: op -> estimated cycles; empty
+    without a cost table.
     """
 
     steps: int
@@ -84,7 +83,7 @@ class Phase:
 
     @property
     def ops(self) -> dict[str, Counts]:
-        """By op, summed over the layers, in order of execution."""
+        """Counts by op, summed over the layers, in order of execution."""
         out: dict[str, Counts] = {}
         for (_, op), counts in self.counts.items():
             out[op] = out.get(op, Counts()) + counts
@@ -92,11 +91,11 @@ class Phase:
 
     @property
     def total(self) -> Counts:
-        """Of all ops."""
+        """Sum of all ops."""
         return sum(self.counts.values(), Counts())
 
     def lines(self, title: str) -> list[str]:
-        """The table for people: a row per op, the layers' summed, and one for all."""
+        """Return a table as text: a row per op, summed over the layers, and a row for all ops."""
         total = self.total
         ops = {**self.ops, "all": total}
         width = max(map(len, ops))
@@ -107,14 +106,14 @@ class Phase:
         for op, counts in ops.items():
             cells = _cells(counts, total)
             if self.predicted:
-                cells[1:1] = _off(expected.get(op), counts.elapsed)
+                cells[1:1] = _deviation(expected.get(op), counts.elapsed)
             rows.append(f"{op:{width}}" + _aligned(cells, columns))
         counted = f"{total.elapsed:.0f} of {self.cycles:.0f} cycles are in operations"
         return [f"profile of {title}: {counted}", head, *rows]
 
     def to_json(self) -> dict[str, object]:
-        """``ops``: summed over the layers; ``layers``: each op of each layer; ``predicted``: null where
-        there is no cost model."""
+        """Return JSON: ``ops`` summed over the layers, ``layers`` with each op of each layer; ``predicted`` is null
+        without a cost table."""
         expected = {op: round(cycles, 1) for op, cycles in self.predicted.items()}
         return {
             "steps": self.steps,
@@ -134,7 +133,7 @@ class Phase:
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Phase:
-        """Raises KeyError, TypeError or ValueError for what is none."""
+        """Read a phase from JSON.  Raises KeyError, TypeError or ValueError for other data."""
         counts: dict[tuple[int | None, str], Counts] = {
             (int(as_number(row["layer"])), as_text(row["op"])): Counts.of_json(row)
             for row in found["layers"]
@@ -153,8 +152,8 @@ _COLUMNS = (
 _PREDICTED = (("predicted", 11), ("off", 9))
 
 
-def _off(expected: float | None, measured: float) -> list[str]:
-    """What was predicted, and by how much more than was measured."""
+def _deviation(expected: float | None, measured: float) -> list[str]:
+    """Return the cells with the prediction and its deviation from the measurement."""
     if expected is None:
         return ["-", "-"]
     return [f"{expected:.0f}", f"{100 * (expected / max(measured, 1) - 1):+.1f} %"]
@@ -174,25 +173,27 @@ def _aligned(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
 
 @dataclass(frozen=True)
 class Profile:
-    """Cycles by operation; ``decode`` is None where there was no decode step."""
+    """Cycles by operation; ``decode`` is None for a run without decode steps."""
 
     prefill: Phase
     decode: Phase | None
 
     def lines(self) -> list[str]:
-        """Tables for people."""
+        """Return the tables as text."""
         out = self.prefill.lines("the prefill")
         if self.decode is not None:
             out += self.decode.lines(f"a decode step, mean of {self.decode.steps}")
         return out
 
     def to_json(self) -> dict[str, object]:
-        """The same for programs."""
+        """Return the profile as JSON."""
         decode = None if self.decode is None else self.decode.to_json()
         return {"prefill": self.prefill.to_json(), "decode": decode}
 
-    def beside(self, prefill: Mapping[str, float], decode: Mapping[str, float]) -> Profile:
-        """With what a cost model predicts for every op."""
+    def with_predictions(
+        self, prefill: Mapping[str, float], decode: Mapping[str, float]
+    ) -> Profile:
+        """Return the profile with the estimated cycles of every op."""
         last = None if self.decode is None else replace(self.decode, predicted=decode)
         return Profile(replace(self.prefill, predicted=prefill), last)
 
@@ -200,9 +201,9 @@ class Profile:
 def read_profile(
     lines: Iterable[str], prefill_time: int | None, decode_times: list[int]
 ) -> Profile | None:
-    """The profile in a run's output (sc_profile.c), or None where there is none.
+    """Read the profile from a run's output (sc_profile.c); None if there is none.
 
-    The times are those of the same run (Record).  RunFailed for a line that is no profile's.
+    The times are those of the same run (Record).  Raises RunFailed for a damaged line.
     """
     counts: dict[str, dict[tuple[int | None, str], Counts]] = {Time.PREFILL: {}, Time.DECODE: {}}
     for line in lines:

@@ -1,4 +1,4 @@
-"""Compares a run's integers with the interpreter's and says where they first differ."""
+"""Bit-for-bit comparison of a run with the interpreter."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from shrinkc.numerics.vectors import Q16Vector, QHeads, QVector
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is asked to do; ``words`` is its form on the wire."""
+    """Request for a run; ``words`` encodes it for the program."""
 
     prompt: tuple[int, ...]
     new_tokens: int
     sampling: Sampling = Sampling()
     ignore_eos: bool = False
-    prompt_lookup: int = 0  # most tokens to draft for a pass
+    prompt_lookup: int = 0  # most drafted tokens per pass
 
     def words(self, context: int, trace: int, dump: tuple[int, int] = (0, 0)) -> list[int]:
-        """The input; ``trace`` is flags of Trace, ``dump`` position and layer for Trace.DUMP."""
+        """Return the program's input; ``trace``: flags of Trace, ``dump``: position and layer for Trace.DUMP."""
         s = self.sampling
         values = {
             InputWord.NEW: self.new_tokens,
@@ -46,8 +46,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pass:
-    """A decode pass of a run with prompt lookup: ``tokens`` fed, the drafted ones behind the first, of which the
-    first ``kept`` count: so many tokens it gave."""
+    """A decode pass with prompt lookup: one token and its drafts (``tokens`` together) give ``kept`` new tokens."""
 
     tokens: int
     kept: int
@@ -55,9 +54,9 @@ class Pass:
 
 @dataclass
 class Record:
-    """The comparable content of a run, from a device or from the interpreter.
+    """Results of a run, on a device or in the interpreter.
 
-    ``decode_times``: of the passes behind the prefill; without prompt lookup each gives a token.
+    ``decode_times``: one per decode pass; without prompt lookup each pass gives one token.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -73,7 +72,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Difference:
-    """The first place where a run departs from the interpreter."""
+    """First difference between a run and the interpreter."""
 
     step: int
     layer: int | None
@@ -85,9 +84,9 @@ class Difference:
 
 @dataclass
 class Verdict:
-    """``compared`` values (a hash counts as the values it covers), ``mismatched`` among them.
+    """Number of ``compared`` values (a hash counts as all the values it covers) and of ``mismatched`` ones.
 
-    ``every``: so many tokens have one whose logits and choice were compared; 1: of all.
+    ``every`` n: logits and sampling were compared for every n-th token.
     """
 
     compared: int
@@ -106,9 +105,9 @@ def _signed(word: str) -> int:
 
 
 def parse(lines: list[str]) -> Record:
-    """Protocol lines to a Record; RunFailed when the device refused its input.
+    """Parse the program's output.  Raises RunFailed if the program refused its input.
 
-    What was computed from tokens that were drafted wrong is not in it.
+    Results of wrongly drafted tokens are left out.
     """
     r = Record()
     logits: dict[int, list[np.ndarray]] = {}
@@ -127,7 +126,7 @@ def parse(lines: list[str]) -> Record:
                 words = np.frombuffer(bytes.fromhex("".join(f[3:])), ">i4")
                 logits.setdefault(int(f[1]), []).append(words)
             case Line.DUMP:
-                if f[2] == "0":  # once more where the token was another one before
+                if f[2] == "0":  # dumped again after a wrong draft
                     dumps[f[1]] = []
                 dumps.setdefault(f[1], []).extend(map(_signed, f[3:]))
             case Line.PASS:
@@ -150,7 +149,7 @@ def parse(lines: list[str]) -> Record:
 
 
 def reference(graph: Graph, request: Request) -> Record:
-    """What the interpreter does with the same request."""
+    """Return the interpreter's results for a request."""
     follower = _Follower(graph, request)
     r = follower.record
     feed = list(request.prompt)
@@ -164,11 +163,11 @@ def reference(graph: Graph, request: Request) -> Record:
 def followed(
     graph: Graph, request: Request, tokens: Sequence[int], every: int = 1
 ) -> Record | None:
-    """What :func:`reference` gives, in few passes, if the interpreter chooses ``tokens``; else None.
+    """Return the same as :func:`reference`, in fewer passes, if the interpreter chooses ``tokens``; else None.
 
-    It is fed the tokens of the run that is checked.  Where it chooses the same one after each, they are
-    its own as well.  With ``every`` above 1 it is asked that after every so many tokens and after the last one
-    alone: the other tokens of the record are the run's, and it has no logits of theirs.
+    The interpreter processes the tokens of the run many at a time and compares its choices with them.  With
+    ``every`` n > 1 it chooses only every n-th token and the last one; the others are taken from the run, without
+    logits.
     """
     follower = _Follower(graph, request)
     r = follower.record
@@ -177,7 +176,7 @@ def followed(
     at = 0
     feed = list(request.prompt)
     while at < len(tokens) and not follower.ended:
-        # the next one that is chosen is the last of those that this pass gives
+        # the last token of this pass is the next one that the interpreter chooses
         count = 1 if at == 0 else min(len(tokens) - at, _TOGETHER if every == 1 else every)
         if not all(0 <= token < graph.vocab for token in tokens[at : at + count]):
             return None
@@ -189,7 +188,7 @@ def followed(
             return None
         for token in given:
             if follower.ended:
-                return None  # the run went on where it had to end
+                return None  # the run should have ended here
             r.tokens.append(token)
         at += count
     if at < len(tokens) or not follower.ended:
@@ -202,7 +201,7 @@ _TOGETHER = 64  # positions whose logits are kept in memory at once
 
 
 class _Follower:
-    """The interpreter on a request, and the record of what it computes."""
+    """Interpreter run of a request, with a record of its results."""
 
     def __init__(self, graph: Graph, request: Request) -> None:
         self.record = Record()
@@ -213,13 +212,13 @@ class _Follower:
 
     @property
     def ended(self) -> bool:
-        """Whether the tokens of the record are all."""
+        """Whether the record has all tokens of the run."""
         tokens, request = self.record.tokens, self._request
         at_end = bool(tokens) and tokens[-1] in self._graph.eos_ids and not request.ignore_eos
         return at_end or len(tokens) >= request.new_tokens
 
     def feed(self, ids: list[int], *, all_logits: bool = False) -> list[int]:
-        """The tokens that follow all of ``ids``, or the last of them; they are no part of the record yet."""
+        """Process ``ids``; return the next token after the last of them, or after each (``all_logits``)."""
         self._start = self._interpreter.position
         logits = self._interpreter.forward(ids, all_logits=all_logits, observe=self._observe)
         first = self._interpreter.position - len(logits)
@@ -233,16 +232,16 @@ class _Follower:
 
 
 def compare(got: Record, want: Record, graph: Graph, pieces: list[bytes] | None = None) -> Verdict:
-    """Tokens, logits and every layer's hash; with ``pieces``, the tokenizer's decode table, also
-    the bytes that the device's own table gave.  Of tokens without logits in ``want`` nothing but the layers is
-    compared.  Of a prompt's tokens but the last the last layer gives no output, or of all of them: it only
-    fills its cache, which the logits of later tokens are made from.  Order of the report: step, layers, logits,
-    token, text."""
+    """Compare tokens, logits and the hash of every layer's output; with ``pieces`` (the decode table) also the text.
+
+    Tokens without logits in ``want`` are compared by their layers only.  A program may skip the last layer's output for
+    all prompt tokens but the last; these hashes are then not compared.  The first difference is searched in the order
+    step, layers, logits, token, text."""
     compared = mismatched = 0
     first: tuple[tuple[int, int], Difference] | None = None
 
     def check(place: int, values: int, wrong: int, found: Difference) -> None:
-        """``found`` is the first of ``wrong`` out of that many ``values``, where any is; ``place``: in its step."""
+        """Count ``wrong`` of ``values`` values; ``found`` is their first difference, at ``place`` within its step."""
         nonlocal compared, mismatched, first
         compared, mismatched = compared + values, mismatched + wrong
         if wrong and (first is None or (found.step, place) < first[0]):
@@ -289,7 +288,7 @@ def compare(got: Record, want: Record, graph: Graph, pieces: list[bytes] | None 
 def op_values(
     graph: Graph, request: Request, want: Record, step: int, layer: int
 ) -> dict[str, np.ndarray]:
-    """The interpreter's outputs of one layer at one step, under the device's dump names."""
+    """Return the interpreter's outputs of one layer at one step, by dump name."""
     ids = list(request.prompt) + want.tokens
     interp = Interpreter(graph)
     out: dict[str, np.ndarray] = {}
@@ -305,7 +304,7 @@ def op_values(
 
 
 def last_values(name: str, kind: str, value: object) -> dict[str, np.ndarray]:
-    """An op's output for the last token, one array of integers per dump name."""
+    """Return an op's output for the last token as dump name -> integers."""
     if isinstance(value, (QVector, Q16Vector)):
         scale = np.array([value.mantissa[-1], value.exponent[-1]])
         groups = [value.c[-1]] if isinstance(value, QVector) else []
@@ -318,7 +317,7 @@ def last_values(name: str, kind: str, value: object) -> dict[str, np.ndarray]:
 def locate(
     got: dict[str, np.ndarray], want: dict[str, np.ndarray], graph: Graph, step: int, layer: int
 ) -> Difference | None:
-    """The first op and index of a dumped layer that differ, in order of execution."""
+    """Return the first difference of a dumped layer, in order of execution."""
     for op in graph.body(layer):
         kind = graph.types[op.out].kind
         for name in _vector_names(op.name, kind):
@@ -339,13 +338,12 @@ def locate(
 
 
 def _vector_names(name: str, kind: str) -> tuple[str, ...]:
-    """What is dumped of a value: of a vector "x.q" its values, mantissa and exponent, and of an int8 one
-    its groups' scales."""
+    """Return the dump names of a value: of a vector x.q, x.q (values), x.s (mantissa, exponent), x.c (group scales)."""
     return (name, name[:-1] + "s", name[:-1] + "c")[: {"q8": 3, "q16": 2}.get(kind, 1)]
 
 
 def _unpadded(q: np.ndarray, graph: Graph, value: str, k: int) -> np.ndarray:
-    """Device int8 vectors pad every group to whole words; undo that."""
+    """Remove the padding of each group from an int8 vector of the device."""
     t = graph.types[value]
     pad = next(op.weight.pad for op in graph.ops if isinstance(op, Linear) and value in op.inputs)
     padded = -(-t.group // pad) * pad

@@ -1,4 +1,4 @@
-"""Runs the program of a compiled directory on one of three machines, with the same input words."""
+"""Execution of the program of a compiled directory on the host, in QEMU or on GVSoC."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from shrinkc.targets import DEFAULT, OUTSIDE, Target
 Words = Sequence[int] | npt.NDArray[np.integer]
 
 PLATFORM_CODES = {e.value: e.meaning for e in (Exit.PLATFORM, Exit.STACK, Exit.TRAP)}
-"""Exit codes that the platforms give, see runtime_c/platform."""
+"""Exit codes of failures that the platforms report (runtime_c/platform)."""
 
 _SHOWN_LINES = 8
 _SMALLEST_FLASH = 1 << 20
@@ -37,7 +37,7 @@ _EXIT_LINE = re.compile(r"exitcode: (\d+)")
 
 @dataclass(frozen=True)
 class RunOutput:
-    """One run: the lines of stdout, those of stderr, the program's exit code and the wall time."""
+    """Result of a run: lines of stdout and stderr, exit code and wall-clock time."""
 
     lines: list[str]
     errors: list[str]
@@ -55,11 +55,11 @@ def run_program(
     on_line: Callable[[str], None] | None = None,
     target: Target = DEFAULT,
 ) -> RunOutput:
-    """Runs the built program of ``out``, compiled for ``target``, on ``on`` with the input ``words``
+    """Run the built program of ``out`` (compiled for ``target``) on machine ``on`` with input ``words``
     (abi.input_block).
 
-    Each line of output goes to ``on_line`` when it appears.  The exit code is the program's own;
-    a crash, a hang or a code of :data:`PLATFORM_CODES` raises RunFailed.
+    ``on_line`` gets each line of output as it appears.  Raises UsageError for a machine that the target does not run
+    on, BadArtifact without a program, and RunFailed for a crash, a time-out or a code of :data:`PLATFORM_CODES`.
     """
     if on not in target.runs_on:
         raise UsageError(
@@ -86,13 +86,12 @@ def run_program(
 def host_logits(
     out: Path, sequences: Sequence[Words], env: Mapping[str, str]
 ) -> Iterator[npt.NDArray[np.int32]]:
-    """The logits of every position of every sequence, by the built host program of ``out``.
+    """Compute the logits of every position of every sequence with the built host program of ``out``.
 
-    ``sequences`` hold 1 … context ids each, every one fed from position 0 with an empty cache.
-    Yields an int32 [T, vocab] per sequence, in order, as soon as it is there; divided by 2**frac of
-    the graph's logits they are those of the model.  They are the interpreter's, bit for bit.
-    Raises BadArtifact when there is no program, UsageError for a length that is not possible and
-    RunFailed when the program ends before it has given all.
+    Each sequence has 1 to context ids and starts with an empty KV cache.  Yields int32 [T, vocab] per sequence, bit for
+    bit those of the interpreter; divided by 2**frac of the graph's logits they are the model's.
+    Raises BadArtifact without a program, UsageError for a sequence of another length, and RunFailed if the program
+    ends early.
     """
     manifest = read_manifest(out)
     program = _program(out, "host")
@@ -106,8 +105,8 @@ def host_logits(
         words = Path(scratch) / "input.bin"
         with words.open("wb") as file:
             for ids in sequences:
-                how = {InputWord.TOP_P: 1 << 16, InputWord.TRACE: Trace.LOGITS}
-                block = input_block(manifest.context, [int(i) for i in ids], how)
+                options = {InputWord.TOP_P: 1 << 16, InputWord.TRACE: Trace.LOGITS}
+                block = input_block(manifest.context, [int(i) for i in ids], options)
                 file.write(np.array(block, "<u4").tobytes())
         with (
             words.open("rb") as stdin,
@@ -122,9 +121,9 @@ def host_logits(
                     content = process.stdout.read(4 * length * manifest.vocab_size)
                     if len(content) < 4 * length * manifest.vocab_size:
                         errors.seek(0)
-                        said = _why_no_more(content, errors.read(), _ended(process))
+                        reason = _reason_of_end(content, errors.read(), _ended(process))
                         raise RunFailed(
-                            f"the program on host ended before it gave all logits: {said}"
+                            f"the program on host ended before it gave all logits: {reason}"
                         )
                     yield np.frombuffer(content, "<i4").reshape(length, manifest.vocab_size)
             finally:
@@ -132,7 +131,7 @@ def host_logits(
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
-    """The exit code of a program that has closed its output, which is not waited for forever."""
+    """Return the exit code of a program that has closed its output; kill it if it does not end in 10 s."""
     try:
         return process.wait(timeout=10)
     except subprocess.TimeoutExpired:
@@ -140,8 +139,8 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-def _why_no_more(content: bytes, errors: bytes, code: int) -> str:
-    """What a program that ended early says: its refusal behind the logits, or its errors, or how it ended."""
+def _reason_of_end(content: bytes, errors: bytes, code: int) -> str:
+    """Return why a program ended early: its refusal after the logits, its stderr, or its signal or exit code."""
     _, tag, refusal = content.rpartition(f"{Line.REFUSED} ".encode())
     if tag and refusal.isascii() and refusal.endswith(b"\n"):
         return refusal.decode().strip()
@@ -168,7 +167,7 @@ def _on_gvsoc(
     env: Mapping[str, str],
     on_line: Callable[[str], None] | None,
 ) -> Finished:
-    """With the program's exit code, which the launcher reports in a line and not by its status."""
+    """Run the program on GVSoC; the launcher reports the program's exit code in a line, not by its status."""
     launcher = require_tool("gvsoc", env, target.name)
     binary = scratch / "model.elf"
     replace_section(program, INPUT_SECTION, content, binary)
@@ -193,7 +192,7 @@ def _on_gvsoc(
     if done.code is None or done.code <= 0:
         return done
     own_codes = [m for line in done.errors if (m := _EXIT_LINE.search(line))]
-    if not own_codes:  # for instance an access to an address where nothing is
+    if not own_codes:  # for example an access to an unmapped address
         raise RunFailed(
             f"gvsoc stopped the program with status {done.code}{_last_words(done)}",
             "'make host SAN=1' builds a program that finds bad accesses on the host.",
@@ -203,12 +202,12 @@ def _on_gvsoc(
 
 
 def _is_echo(line: str) -> bool:
-    """Whether it is the command line that the launcher prints before it starts the simulator."""
+    """Return whether a line is the command that the launcher prints before it starts the simulator."""
     return line.startswith("gapy --platform=gvsoc ")
 
 
 def _flash_options(out: Path, scratch: Path) -> list[str]:
-    """The image as a private copy: the simulator extends it to the size of the chip."""
+    """Return the options for a copy of the flash image, which the simulator extends to the size of the chip."""
     image = out / FLASH_IMAGE
     if not image.is_file() or image.stat().st_size == 0:
         return []
@@ -228,7 +227,7 @@ def _ram_options(target: Target) -> list[str]:
 
 
 def _judged(done: Finished, on: str, timeout_s: float) -> RunOutput:
-    """RunFailed with what the run said last, unless the program came to an end of its own."""
+    """Raise RunFailed with the last lines of output if the program did not end by itself."""
     if done.code is None:
         raise RunFailed(
             f"the program on {on} did not end within {timeout_s:g} s{_last_words(done)}",

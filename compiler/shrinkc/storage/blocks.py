@@ -1,5 +1,4 @@
-"""Rows of a matrix in the order in which they are stored, and as the cores read them: blocks of 8 rows with everything
-that belongs to them; sc_model.h says the same in C."""
+"""Matrices as the cores read them: blocks of 8 rows with their multipliers, scales and offsets (C: sc_model.h)."""
 
 from __future__ import annotations
 
@@ -15,11 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredRows:
-    """The integers of a matrix in the order in which its rows are stored, padded to whole blocks.
+    """Integers of a matrix, with rows in stored order and padded to whole blocks.
 
-    q int8 [rows, k], d uint8 and b int16 or zeros int8, signed ones of 4 bits, [rows, groups] or None,
-    r uint16 [rows]; groups of ``group`` inputs, each padded to a multiple of ``pad``.  ``adapter``: its b
-    matrix.
+    q int8 [rows, k]; d uint8, b int16 and zeros int8 (4-bit zero points) [rows, groups] or None; r uint16 [rows].
+    Groups have ``group`` inputs, padded to a multiple of ``pad``.  ``adapter``: matrix b of the adapter.
     """
 
     format: StorageFormat
@@ -34,7 +32,7 @@ class StoredRows:
 
 
 def pack_blocks(w: StoredRows) -> np.ndarray:
-    """uint8 [blocks, block_bytes] of a matrix (and the b of its adapter)."""
+    """Return a matrix, and b of its adapter, as uint8 [blocks, block_bytes]."""
     import numpy as np
 
     blocks = len(w.q) // ROW_BLOCK

@@ -1,10 +1,10 @@
-"""What a storage format is: how the integers of a matrix lie in memory, for kernels to walk.
+"""Storage formats: the order of a matrix's integers in memory.
 
 A matrix is stored in blocks of ROW_BLOCK rows, a block in groups along its inputs, a group in
 units of ``inputs`` inputs.  A unit holds, row after row, the same word of every row, then their next
 word: a kernel reads one word per row at a time.  Its C twin is ``sc_dot_w<bits>.h``.
 
-numpy is imported where something is packed: the command line asks for the widths alone.
+Only packing imports numpy, so that commands which need only the widths start quickly.
 """
 
 from __future__ import annotations
@@ -24,16 +24,13 @@ WORD = 4  # bytes, and int8 inputs of one SIMD instruction
 
 @dataclass(frozen=True)
 class StorageFormat:
-    """Signed integers of ``bits`` bits, ``inputs`` of a row stored together.
+    """Signed integers of ``bits`` bits; ``inputs`` inputs of a row form a unit.
 
-    ``fold``: the kernel has the weights at the top of their bytes, so that its sums are 2**fold
-    times too large until they are rounded; a group's must stay below 2**30 all the same.
-    ``symmetric``: range for weights that are rounded without an offset.
+    ``fold``: the kernel has the weights in the upper bits of bytes, so its sums are 2**fold times too large until they
+    are rounded; the sum of a group must stay below 2**30.  ``symmetric``: range of symmetric weights.
     ``pack_units``: int8 [rows, units, inputs] -> uint8 [rows, units, bytes], whole words per row.
-    ``clip``: parts of a group's range to try as its scale when weights are rounded, because clipping
-    buys resolution, the more the fewer levels there are; none: the whole range is always best.
-    ``grouped_embeddings``: so few levels that an embedding or head needs the groups that the layers
-    have; else one scale per output channel is enough.
+    ``clip``: fractions of a group's range that MSE clipping tries; empty: no clipping.
+    ``grouped_embeddings``: embedding and LM head use the group size of the layers; else they are per-channel.
     """
 
     bits: int
@@ -46,14 +43,14 @@ class StorageFormat:
 
     def __post_init__(self) -> None:
         assert 1 <= self.bits <= 8
-        # a unit fills whole words, and is no longer than it must be for that
+        # a unit is the smallest number of inputs that fills whole words
         assert self.inputs == 8 * WORD // math.gcd(8 * WORD, self.bits)
         assert self.low <= self.symmetric[0] and self.symmetric[1] <= self.high
         assert (-self.low << self.fold) <= 128  # a folded weight is an int8
 
     @property
     def low(self) -> int:
-        """Least integer that can be stored."""
+        """Smallest integer that can be stored."""
         return -(1 << (self.bits - 1))
 
     @property
@@ -62,11 +59,11 @@ class StorageFormat:
         return (1 << (self.bits - 1)) - 1
 
     def weight_bytes(self, words: int) -> int:
-        """Bytes of a block's weights for activations of ``words`` words, padding included."""
+        """Return the bytes of a block's weights for activations of ``words`` words, padding included."""
         return words * WORD * ROW_BLOCK * self.bits // 8
 
     def pack(self, q: np.ndarray, pad: int) -> np.ndarray:
-        """A group int8 [rows, n] as uint8 [blocks, bytes], inputs padded to a multiple of ``pad``."""
+        """Pack a group int8 [rows, n] into uint8 [blocks, bytes], inputs padded to a multiple of ``pad``."""
         import numpy as np
 
         rows, n = q.shape
@@ -78,9 +75,9 @@ class StorageFormat:
 
 
 def lanes(units: np.ndarray, bits: int) -> np.ndarray:
-    """int8 [rows, units, inputs] -> uint8 [rows, units, inputs / 4, 4]: ``[..., s, j]`` are the low
-    ``bits`` bits of input 4 * s + j, which goes into byte j, like the input that byte j of
-    activation word s holds."""
+    """Split int8 [rows, units, inputs] into uint8 [rows, units, inputs / 4, 4].
+
+    ``[..., s, j]`` are the low ``bits`` bits of input 4 * s + j, which belongs to byte j of activation word s."""
     rows, count, inputs = units.shape
     split = units.reshape(rows, count, inputs // WORD, WORD).view("uint8")
     out: np.ndarray = split & ((1 << bits) - 1)

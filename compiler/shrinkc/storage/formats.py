@@ -1,4 +1,4 @@
-"""The formats there are."""
+"""List of all storage formats."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from shrinkc.storage.w8 import W8
 
 FORMATS = {f.bits: f for f in (W8, W4, W3, W2)}
 WIDTHS = tuple(sorted(FORMATS, reverse=True))  # bits per weight, widest first
-WIDEST = WIDTHS[0]  # of weights for which nothing else is asked
+WIDEST = WIDTHS[0]  # the default
 
 
 def format_of(bits: int) -> StorageFormat:
-    """The format of weights of ``bits`` bits; KeyError for a width that no format has."""
+    """Return the format of weights of ``bits`` bits.  Raises KeyError if there is none."""
     return FORMATS[bits]

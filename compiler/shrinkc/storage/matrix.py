@@ -1,7 +1,7 @@
-"""How matrices lie in memory, and the bytes of one from its sizes alone.
+"""Memory layout of matrices, and their bytes, computed from sizes alone.
 
-A matrix is stored in blocks of rows, one after the other.  A trailer after the last block belongs to the whole
-matrix: row multipliers, for an engine that reads weights without them.
+A matrix is stored in consecutive blocks of rows.  A trailer after the last block can hold data of the whole matrix,
+such as row multipliers for an engine whose blocks have only weights.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from shrinkc.storage.offsets import Offsets
 if TYPE_CHECKING:
     import numpy as np
 
-ALIGN = 16  # bytes: every matrix begins at a multiple of this in its memory
-GROUP = 64  # inputs of a group where the weights ask for nothing smaller
+ALIGN = 16  # bytes: every matrix starts at a multiple of this
+GROUP = 64  # inputs per stored group if the weights have no groups of their own
 GROUP_MAX = 96
-FLAT_BITS = 4  # of weights that make sums of 16 bits in groups of FLAT_WORDS
-ADAPTER_BITS = 8  # of an adapter's two matrices, which have one scale per output channel
+FLAT_BITS = 4  # weights of 4 bits in groups of up to FLAT_WORDS have 16-bit sums
+ADAPTER_BITS = 8  # the two matrices of an adapter are 8 bit per-channel
 
 
 def stored_group(k: int, group_size: int | None) -> int:
-    """Inputs of a stored group, which shares an activation scale: ``group_size``, or a divisor where that is large.
+    """Return the inputs per stored group, which share an activation scale.
 
-    None: a matrix with offsets and no groups.
+    It is ``group_size`` (None for a per-channel matrix with offsets), or a divisor if that is large.
     """
     if group_size is None:
         return min(GROUP, k)
@@ -48,10 +48,10 @@ def stored_group(k: int, group_size: int | None) -> int:
 
 @dataclass(frozen=True)
 class Store:
-    """One way to lay out a matrix.
+    """Memory layout of a matrix in blocks of ``rows`` rows.
 
-    ``block_bytes`` and ``trailer_bytes`` say of a shape what a block takes, multiples of 4, and what
-    the trailer takes.  ``pack``: all of it as uint8 [bytes].  ``align``: of the first byte.
+    ``block_bytes`` (a multiple of 4) and ``trailer_bytes`` return the bytes of a shape's blocks and trailer.  ``pack``
+    returns the stored matrix as uint8 [bytes].  ``align``: alignment of the first byte.
     """
 
     name: str
@@ -76,14 +76,14 @@ def _pack(w: StoredRows) -> np.ndarray:
 
 
 BLOCKS = Store(name="blocks", rows=ROW_BLOCK, block_bytes=block_bytes, pack=_pack)
-"""The store of the cores."""
+"""Memory layout of the matrices that the cores multiply."""
 
 
 @dataclass(frozen=True)
 class MatrixShape:
-    """One stored matrix.  ``rank`` > 0: the b matrix of an adapter [rows, rank] is stored in its blocks.
+    """Sizes of one stored matrix, which ``engine`` multiplies and ``store`` lays out.
 
-    ``engine`` runs it, by name, and reads it as ``store`` lays it out.
+    ``rank`` > 0: its blocks also hold matrix b of an adapter, [rows, rank].
     """
 
     name: str
@@ -94,14 +94,14 @@ class MatrixShape:
     grouped: bool
     offsets: Offsets
     rank: int = 0
-    pad: int = 0  # 0: as the bits ask for; QLinear.pad
+    pad: int = 0  # QLinear.pad; 0: the unit of the storage format
     engine: str = "cores"
     store: Store = BLOCKS
-    grouped_input: bool = False  # first half of an adapter: reads what a grouped matrix reads
+    grouped_input: bool = False  # matrix a of an adapter: reads the input of a grouped matrix
 
     @cached_property
     def kind(self) -> MatrixShape:
-        """The same without its name: equal where two matrices differ in no more."""
+        """The shape without its name, for comparing matrices."""
         return replace(self, name="")
 
     @property
@@ -126,7 +126,7 @@ class MatrixShape:
         return self.k - (self.groups - 1) * self.group
 
     def group_words(self, elements: int) -> int:
-        """int32 words (4 inputs) of a group of that many inputs, padding included."""
+        """Return the int32 words (4 inputs) of a group of ``elements`` inputs, padding included."""
         pad = self.pad or self.format.inputs
         return -(-elements // pad) * pad // WORD
 
@@ -136,12 +136,12 @@ class MatrixShape:
 
     @property
     def x_words(self) -> int:
-        """int32 words of the vector that it reads: of a 16-bit one two planes of bytes."""
+        """int32 words of the input vector; a 16-bit vector has two planes of bytes."""
         return self.words * (2 if self.wide else 1)
 
     @property
     def x_groups(self) -> int:
-        """Group scales of the vector that it reads."""
+        """Group scales of the input vector."""
         return 0 if self.wide else self.groups
 
     @property
@@ -158,15 +158,15 @@ class MatrixShape:
 
     @property
     def sums(self) -> int:
-        """Bytes of a token's sums of a block where the cores multiply several tokens at once: with 16-bit
-        vectors of low and high bytes, and 0 where their 8-bit weights serve these two already."""
+        """Bytes per token for a block's sums when the cores multiply several tokens: for 16-bit vectors of low and high
+        bytes; 0 if 8-bit weights need no buffer."""
         if self.wide:
             return 0 if self.bits == 8 else 8 * ROW_BLOCK
         return 4 * ROW_BLOCK
 
     @property
     def widened(self) -> int:
-        """Bytes of the weights of a block that are made 8 bit at a time for that: a group's, or a piece's."""
+        """Bytes of the weights of a block that are widened to 8 bits at a time: one group, or WIDE_WORDS words."""
         if self.bits == 8:
             return 0
         words = (
@@ -176,14 +176,14 @@ class MatrixShape:
 
     @cached_property
     def product_words(self) -> int:
-        """Words of a group, where another engine can multiply it with several tokens; 0 where it cannot."""
+        """Words per group if another engine can multiply the groups with several tokens, else 0."""
         words = self.group_words(min(self.group, self.k))
         whole = words % PRODUCT_WORDS == 0 and self.group_words(self.last) % PRODUCT_WORDS == 0
         return words if self.grouped and not self.wide and whole else 0
 
     @property
     def flat(self) -> bool:
-        """Whether all sums of its groups, of q times x, are 16 bits long."""
+        """Whether the sums of q * x of all groups fit 16 bits."""
         return self.bits == FLAT_BITS and 0 < self.product_words <= FLAT_WORDS
 
     @cached_property

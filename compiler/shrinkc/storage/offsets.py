@@ -8,10 +8,9 @@ from shrinkc.abi import ROW_BLOCK
 
 
 class Offsets(IntEnum):
-    """What is subtracted from the weights of a row's group: nothing, the scale times a zero point, or any int16.
+    """Kind of offset that is subtracted from the weights of a group: none, scale * zero point, or any int16.
 
-    Zero points are signed integers of ZERO_BITS bits: those of a checkpoint whose weights have as many or fewer.
-    They take a quarter of what others take, and mean the same.
+    Zero points are signed integers of ZERO_BITS bits, a quarter of the size of an int16 offset.
     """
 
     NONE = 0
@@ -20,7 +19,7 @@ class Offsets(IntEnum):
 
     @property
     def bytes(self) -> int:
-        """Of a group of a block."""
+        """Bytes per group of a block of rows."""
         return (0, ROW_BLOCK * ZERO_BITS // 8, 2 * ROW_BLOCK)[self]
 
 
