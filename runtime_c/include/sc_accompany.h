@@ -93,6 +93,7 @@ SC_HOT static void accompany(void) {
             accompany_step(s, l);
             sc_op_done(op, l, SC_CORES);
         }
+        sc_layer_done(l);
     }
     sc_last_hash(SC_CORES);
     if (sc_now.want == SC_NO_LOGITS) return;

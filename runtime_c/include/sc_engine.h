@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Interface of the inference runtime: forward pass, weight stream, KV cache, sampling, drafts, observation,
- * output. */
+ * Interface of the inference runtime: forward pass, weight stream, KV cache, sampling, drafts, observation. */
 #ifndef SC_ENGINE_H
 #define SC_ENGINE_H
 
+#include "llm.h"
 #include "sc_abi.h"
 #include "sc_attention.h"
 #include "sc_engines.h"
@@ -35,11 +35,21 @@ typedef struct {
     uint32_t trace;    /* enum sc_trace flags */
     uint32_t observed; /* bits 1 << enum sc_op: ops after which sc_observe() is called */
     uint32_t dump_position, dump_layer;
-    uint32_t untimed; /* time spent on observation, subtracted from the step's time */
+    uint32_t untimed; /* time spent on observation, subtracted from the pass's time */
     sc_window window; /* content of sc_logits; written by core 0 */
 } sc_step;
 
 extern sc_step sc_now;
+
+/* What the session's owner wants to be called for. Not in L1: only the controller reads it. */
+typedef struct {
+    llm_layer_hook *layer; /* after each layer; or NULL */
+    void *layer_user;
+    int stop;              /* the layer hook asked to stop after this pass */
+    llm_probe_hook *probe; /* with observed values; or NULL */
+    void *probe_user;
+} sc_hooks_of_session;
+extern sc_hooks_of_session sc_hooks;
 #if SC_LOGITS_IN_L1
 #define sc_logits SC_BUFFER(int32_t *, SC_AT_LOGITS)
 #else
@@ -165,11 +175,12 @@ typedef struct {
 sc_piece sc_piece_of(uint32_t token);
 uint8_t sc_piece_byte(uint32_t at);
 
+/* Whether the weights in memory are this model's: a hash of some of their words. By the controller. */
+int sc_weights_match(void);
+
 /* ---- sampling (by the controller) ---- */
-typedef struct {
-    uint32_t inv_temp_q16, top_p_q16, seed;
-} sc_sampling;
-uint32_t sc_sample(const sc_sampling *how, uint32_t position);
+/* The token after `position`. */
+uint32_t sc_sample(const llm_sampling *how, uint32_t position);
 
 /* A core's largest logit of a token; of equal ones the lowest index. */
 typedef struct {
@@ -188,7 +199,7 @@ uint32_t sc_draft(uint32_t *tokens, uint32_t count, uint32_t most);
 
 /* ---- observation: after each op of a pass, in the order of enum sc_op ---- */
 uint32_t sc_observed(uint32_t trace, uint32_t tokens); /* ops that these sc_trace flags observe */
-/* By all cores: prints or hashes a layer's output, the logits, or an op's output, as the input asks. layer:
+/* By all cores: reports or hashes a layer's output, the logits, or an op's output, as llm_watch() asked. layer:
  * SC_LAYERS for ops outside the layers. */
 void sc_observe(enum sc_op op, uint32_t layer, int core);
 /* In passes of one token that are only verified, the controller hashes the previous layer's output while the
@@ -202,7 +213,10 @@ void sc_hash_layer(uint32_t layer); /* one token */
 static inline void sc_last_hash(int core) {
     if (__builtin_expect(sc_hashes_beside(), 0)) sc_observe(SC_LAYER_LAST, SC_LAYERS - 1, core);
 }
-void sc_put_hashes(void); /* by the controller after a pass: prints the hashes, if asked for */
+/* By the controller after a pass, if asked for: */
+void sc_report_hashes(void);
+void sc_report_all_logits(void);
+void sc_report(const llm_probe *probe); /* to the session's probe hook */
 #ifdef SC_PROFILE
 #define SC_CONTROLLER SC_CORES   /* core number */
 void sc_profile_start(int core); /* time from here on counts for the next op */
@@ -211,25 +225,21 @@ void sc_profile_start(int core); /* time from here on counts for the next op */
 void sc_profile_op(enum sc_op op, uint32_t layer, int core);
 /* Time since the last call was observation; `untimed` of it is already subtracted. */
 void sc_profile_resume(uint32_t untimed, int core);
-void sc_profile_print(void); /* by the controller */
+void sc_profile_report(void); /* by the controller */
 #else
 #define sc_profile_start(core) ((void)0)
 #define sc_profile_op(op, layer, core) ((void)0)
 #define sc_profile_resume(untimed, core) ((void)(untimed))
-#define sc_profile_print() ((void)0)
+#define sc_profile_report() ((void)0)
 #endif
+/* By the controller: calls the layer hook (llm_on_layer()). */
+static inline void sc_layer_done(uint32_t layer) {
+    if (__builtin_expect(sc_hooks.layer != 0, 0) && sc_hooks.layer(sc_hooks.layer_user, layer))
+        sc_hooks.stop = 1;
+}
 SC_INLINE void sc_op_done(enum sc_op op, uint32_t layer, int core) {
     sc_profile_op(op, layer, core);
     if (__builtin_expect(sc_now.observed >> op & 1, 0)) sc_observe(op, layer, core);
 }
-
-/* ---- text output, line-buffered ---- */
-void sc_putc(char c);
-void sc_flush(void);
-void sc_puts(const char *text);
-void sc_put_hex(uint32_t v, int digits);
-void sc_put_uint(uint32_t v);
-/* Lines of "tag first v v ..." in hexadecimal; `first`: number of the first value */
-void sc_put_words(const char *tag, uint32_t first, const int32_t *v, uint32_t n);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the runtime needs from a target. Implemented in platform/host, platform/rv32 and platform/pulp (whose
- * chips have a folder each).
+ * What the runtime needs from a target: workers, transfers, time. Implemented by port.c in platform/host,
+ * platform/rv32 and platform/pulp (whose chips have a folder each).
  *
- * One controller calls sc_main(). Workers only run inside sc_run_workers() and sc_run_team(). sc_target.h of
+ * One controller calls the library. Workers only run inside sc_run_workers() and sc_run_team(). sc_target.h of
  * a platform defines:
  *
  *   SC_CORES      number of workers (8 on PULP chips, else 1 by default)
@@ -37,11 +37,6 @@
 #define SC_CLONES
 #endif
 
-/* ---- program ---- */
-int sc_main(void); /* the program; returns the exit code */
-void sc_exit(int code) __attribute__((noreturn));
-uint32_t *sc_input_words(void); /* the run's input (sc_abi.h); new tokens are appended to the prompt */
-
 /* ---- workers ---- */
 typedef void (*sc_worker_fn)(void *arg, int core); /* core = 0 .. SC_CORES - 1; in a team .. SC_TEAM - 1 */
 void sc_run_workers(sc_worker_fn fn, void *arg);   /* all workers run fn; returns when all are done */
@@ -74,8 +69,7 @@ extern const uint8_t sc_blob_wmem[]; /* weight memory */
 #endif
 extern const uint8_t sc_blob_l2[]; /* L2 */
 
-/* ---- console and time ---- */
-void sc_write(const char *text, uint32_t bytes);
+/* ---- time ---- */
 /* Increasing counter, modulo 2^32: cluster cycles on PULP chips, else 0. */
 uint32_t sc_time(void);
 

@@ -155,6 +155,7 @@ SC_PHASE static void layers(int core) {
             s->run(s, l, core);
             sc_op_done(op, l, core);
         }
+        if (SC_TEAM == SC_CORES && core == 0) sc_layer_done(l);
     }
 }
 
@@ -224,6 +225,8 @@ SC_PHASE static void head(int core) {
 void sc_start(void *unused, int core) {
     (void)unused;
     if (core == 0) {
+        for (uint32_t l = 0; l < SC_LAYERS; l++)
+            for (uint32_t kv = 0; kv < SC_KV_HEADS; kv++) value_scales[l][kv] = 0;
         for (uint32_t t = 0; t < SC_CHUNK; t++) {
 #if SC_XSUMS
             int32_t *sum = xsum[t];

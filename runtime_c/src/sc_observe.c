@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Prints what the host verifies bit for bit: hashes of layers, logits, outputs of ops. One core prints, all
- * wait. The time is added to sc_now.untimed, which is subtracted from the step's time. */
+ * Reports values of a pass: hashes of layers, logits, outputs of ops. One core reports, all wait. The time is added to sc_now.untimed, which is subtracted from the step's time. */
 #include "sc_platform.h"
 
 #include "sc_buffers.h"
@@ -26,78 +25,67 @@ SC_INLINE uint32_t hash(const int32_t *v, uint32_t n) {
     return h;
 }
 
-/* Hashes of a pass, printed after it: printing between layers would evict code from the instruction cache. */
+/* Hashes of a pass, reported after it: the report would evict code of the layers from the instruction cache. */
 static SC_L2 uint32_t hashes[SC_LAYERS][SC_CHUNK];
 
 SC_WARM void sc_hash_layer(uint32_t layer) { hashes[layer][0] = hash(x[0], SC_HIDDEN); }
 
-void sc_put_hashes(void) {
+void sc_report(const llm_probe *probe) {
+    if (sc_hooks.probe) sc_hooks.probe(sc_hooks.probe_user, probe);
+}
+
+void sc_report_hashes(void) {
     if (!(sc_now.trace & (SC_TRACE_PROOF | SC_TRACE_DUMP))) return;
-    for (uint32_t layer = 0; layer < SC_LAYERS; layer++) {
-        for (uint32_t t = sc_first_wanted(layer); t < sc_now.tokens; t++) {
-            sc_puts(SC_LINE_HASH " ");
-            sc_put_uint(sc_now.position + t);
-            sc_puts(" ");
-            sc_put_uint(layer);
-            sc_puts(" ");
-            sc_put_hex(hashes[layer][t], 8);
-            sc_puts("\n");
-        }
-    }
+    for (uint32_t layer = 0; layer < SC_LAYERS; layer++)
+        for (uint32_t t = sc_first_wanted(layer); t < sc_now.tokens; t++)
+            sc_report(&(llm_probe){.kind = LLM_HASH,
+                                   .layer = layer,
+                                   .position = sc_now.position + t,
+                                   .count = 1,
+                                   .values = &hashes[layer][t]});
 }
 
-static void put_row(uint32_t position, const int32_t *logits) {
-    char tag[16] = SC_LINE_LOGITS " ", digits[11];
-    uint32_t v = position;
-    int i = 10, at = sizeof SC_LINE_LOGITS;
-    digits[i] = 0;
-    do digits[--i] = (char)('0' + v % 10);
-    while (v /= 10);
-    while (digits[i]) tag[at++] = digits[i++];
-    tag[at] = 0;
-    sc_put_words(tag, sc_now.window.row, logits, sc_now.window.rows);
+void sc_report_all_logits(void) {
+#if SC_ALL_LOGITS
+    if (!(sc_now.trace & SC_TRACE_LOGITS)) return;
+    for (uint32_t t = 0; t < sc_now.tokens; t++)
+        sc_report(&(llm_probe){.kind = LLM_ALL_LOGITS,
+                               .layer = SC_LAYERS,
+                               .position = sc_now.position + t,
+                               .count = SC_VOCAB,
+                               .values = sc_all_logits[t]});
+#endif
 }
 
-static void dump_words(const char *op, const int32_t *v, uint32_t n) {
-    char tag[32] = SC_LINE_DUMP " ";
-    int at = sizeof SC_LINE_DUMP;
-    while (*op) tag[at++] = *op++;
-    tag[at] = 0;
-    sc_put_words(tag, 0, v, n);
+static void report_op(enum llm_probe_kind kind, const char *op, uint32_t layer, const void *values,
+                      const int8_t *high, uint32_t n) {
+    sc_report(&(llm_probe){.kind = kind,
+                           .op = op,
+                           .layer = layer,
+                           .position = sc_now.dump_position,
+                           .count = n,
+                           .values = values,
+                           .high = high});
 }
 
-/* n int8 values, or 16-bit values if `high` has their upper bytes */
-static void dump_bytes(const char *op, const int8_t *v, const int8_t *high, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++) {
-        if (i % 24 == 0) {
-            sc_puts(i ? "\n" SC_LINE_DUMP " " : SC_LINE_DUMP " ");
-            sc_puts(op);
-            sc_puts(" ");
-            sc_put_uint(i);
-        }
-        sc_puts(" ");
-        sc_put_hex((uint32_t)(v[i] + (high ? 256 * high[i] : 0)), 8);
-    }
-    sc_puts("\n");
-}
-
-/* op ends in ".q" (values). Also prints ".s": mantissa and exponent, and for int8 vectors ".c": group
+/* op ends in ".q" (values). Also reports ".s": mantissa and exponent, and for int8 vectors ".c": group
  * scales. */
-static void dump_qvec(const char *op, const sc_qvec *v, const sc_matrix *reader, uint32_t tokens) {
+static void report_qvec(const char *op, uint32_t layer, const sc_qvec *v, const sc_matrix *reader,
+                        uint32_t tokens) {
     const int32_t scale[2] = {(int32_t)v->mantissa, v->exponent};
     char name[16];
     int n = 0;
     while (op[n]) name[n] = op[n], n++;
     name[n] = 0;
     name[n - 1] = 's';
-    dump_words(name, scale, 2);
+    report_op(LLM_INT32, name, layer, scale, 0, 2);
     if (reader->format & SC_FMT_Q16) {
-        dump_bytes(op, v->q, v->q + sc_q16_pitch(reader, tokens), reader->in.k);
+        report_op(LLM_INT16, op, layer, v->q, v->q + sc_q16_pitch(reader, tokens), reader->in.k);
         return;
     }
     name[n - 1] = 'c';
-    dump_words(name, v->c, reader->in.groups);
-    dump_bytes(op, v->q, 0, reader->in.words * 4u);
+    report_op(LLM_INT32, name, layer, v->c, 0, reader->in.groups);
+    report_op(LLM_INT8, op, layer, v->q, 0, reader->in.words * 4u);
 }
 
 static __attribute__((noinline)) void dump(enum sc_op op, uint32_t layer) {
@@ -107,18 +95,24 @@ static __attribute__((noinline)) void dump(enum sc_op op, uint32_t layer) {
     const sc_layer_step *s = &sc_layer_steps[op - SC_LAYER_FIRST];
     const char *name = sc_op_names[op];
     if (s->form == SC_VECTOR)
-        dump_qvec(name, SC_BUFFER(const sc_qvec *, s->dst) + t, l->m[s->slot],
-                  sc_now.tokens - sc_first_of(s, layer));
+        report_qvec(name, layer, SC_BUFFER(const sc_qvec *, s->dst) + t, l->m[s->slot],
+                    sc_now.tokens - sc_first_of(s, layer));
     else if (s->form == SC_BYTES)
-        dump_bytes(name, SC_BUFFER(const int8_t *, s->dst) + t * s->count, 0, s->count);
+        report_op(LLM_INT8, name, layer, SC_BUFFER(const int8_t *, s->dst) + t * s->count, 0, s->count);
     else
-        dump_words(name, SC_BUFFER(const int32_t *, s->dst) + t * s->dst_stride, s->count);
+        report_op(LLM_INT32, name, layer, SC_BUFFER(const int32_t *, s->dst) + t * s->dst_stride, 0,
+                  s->count);
 }
 
-static __attribute__((noinline)) void put_logits(void) {
+static __attribute__((noinline)) void report_logits(void) {
     const sc_window *w = &sc_now.window;
     for (uint32_t i = 0; i < w->tokens; i++)
-        put_row(sc_now.position + sc_now.tokens - w->tokens + i, sc_logits + i * w->stride);
+        sc_report(&(llm_probe){.kind = LLM_LOGITS,
+                               .layer = SC_LAYERS,
+                               .position = sc_now.position + sc_now.tokens - w->tokens + i,
+                               .first = w->row,
+                               .count = w->rows,
+                               .values = sc_logits + i * w->stride});
 }
 
 uint32_t sc_observed(uint32_t trace, uint32_t tokens) {
@@ -132,7 +126,7 @@ static SC_L2 uint32_t took; /* time of the last observation; in L2, so that no L
 /* Everything but the hash of a layer's output. */
 static __attribute__((noinline)) void observe(enum sc_op op, uint32_t layer) {
     if (sc_now.trace & SC_TRACE_DUMP && layer == sc_now.dump_layer) dump(op, layer);
-    if (op == SC_OP_LOGITS) put_logits();
+    if (op == SC_OP_LOGITS) report_logits();
 }
 
 /* Observation of a layer's op by the controller, if it is in the team: the workers' instruction cache has no

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Profile, only in programs built with SC_PROFILE: counters of each core per op.
  *
- *   SC_LINE_PROFILE P|D layer op cores elapsed active instructions load_stalls icache transfers worst
+ *   elapsed active instructions load_stalls icache transfers worst
  *
- * P: prompt, D: a decode step; layer: "-" outside the layers. Values are cycles, except instructions, and
- * sums over the cores; the last two are the maximum. active: neither asleep nor waiting for a transfer;
+ * Values are cycles, except instructions, and sums over the cores; the last two are the maximum. active: neither asleep nor waiting for a transfer;
  * transfers: waiting for one; worst: active. A barrier after each op assigns waiting to its op; the cost of
  * barrier and counting is excluded. Samples are kept until the end of the pass if possible, because transfers
  * would finish during the slow output. */
@@ -37,7 +36,7 @@ void sc_profile_resume(uint32_t untimed, int core) {
 
 static void __attribute__((noinline)) make_room(int core) {
     sc_barrier();
-    if (core == 0) sc_profile_print();
+    if (core == 0) sc_profile_report();
     sc_barrier();
 }
 
@@ -65,37 +64,28 @@ SC_HOT void sc_profile_op(enum sc_op op, uint32_t layer, int core) {
     if (slot == 0) sc_now.untimed += begin - end;
 }
 
-static void put_number(uint32_t v) {
-    sc_puts(" ");
-    sc_put_uint(v);
-}
-
-static void put_sample(uint32_t n) {
-    uint32_t sum[SC_COUNTERS] = {0}, transfers = 0, worst = 0;
+/* Values of LLM_COUNTERS: cores, then the values above. */
+static void report_sample(uint32_t n) {
+    uint32_t values[2 + SC_COUNTERS] = {what[n].cores}, transfers = 0, worst = 0;
     for (uint32_t core = 0; core < what[n].cores; core++) {
         const uint32_t *c = counted[n][core].of;
-        for (int i = 0; i < SC_COUNTERS; i++) sum[i] += c[i];
+        for (int i = SC_ELAPSED; i < SC_TRANSFERS; i++) values[1 + i] += c[i];
         if (c[SC_TRANSFERS] > transfers) transfers = c[SC_TRANSFERS];
         if (c[SC_ACTIVE] > worst) worst = c[SC_ACTIVE];
     }
-    sc_puts(SC_LINE_PROFILE " ");
-    sc_puts(sc_now.position < sc_input_words()[SC_IN_PROMPT] ? SC_PREFILL " " : SC_DECODE " ");
-    if (what[n].layer < SC_LAYERS)
-        sc_put_uint(what[n].layer);
-    else
-        sc_puts("-");
-    sc_puts(" ");
-    sc_puts(sc_op_names[what[n].op]);
-    put_number(what[n].cores);
-    for (int i = SC_ELAPSED; i < SC_TRANSFERS; i++) put_number(sum[i]);
-    put_number(transfers);
-    put_number(worst);
-    sc_puts("\n");
+    values[1 + SC_TRANSFERS] = transfers;
+    values[1 + SC_COUNTERS] = worst;
+    sc_report(&(llm_probe){.kind = LLM_COUNTERS,
+                           .op = sc_op_names[what[n].op],
+                           .layer = what[n].layer,
+                           .position = sc_now.position,
+                           .count = 2 + SC_COUNTERS,
+                           .values = values});
 }
 
-void sc_profile_print(void) {
-    if (sc_now.trace != SC_TRACE_TEXT)
-        for (uint32_t n = 0; n < used[0]; n++) put_sample(n);
+void sc_profile_report(void) {
+    if (sc_now.trace & SC_TRACE_TIME)
+        for (uint32_t n = 0; n < used[0]; n++) report_sample(n);
     for (int core = 0; core < SC_CORES; core++) used[core] = 0;
 }
 

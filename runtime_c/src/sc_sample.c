@@ -105,15 +105,15 @@ static void keep_nucleus(uint32_t top_p_q16) {
 }
 
 /* Samples a token; the largest logit is known. */
-static __attribute__((noinline)) uint32_t draw_token(const sc_sampling *how, uint32_t position) {
+static __attribute__((noinline)) uint32_t draw_token(const llm_sampling *how, uint32_t position) {
     s.max = top_of(0)->value;
-    uint64_t factor = (uint64_t)how->inv_temp_q16 * 47274u; /* log2(e) in Q15 */
+    uint64_t factor = (uint64_t)how->inverse_temperature * 47274u; /* log2(e) in Q15 */
     int shift = sc_bits64(factor) - 31;
     s.factor = (uint32_t)(shift > 0 ? factor >> shift : factor << -shift);
     s.shift = SC_LOGIT_SHIFT - 1 - shift;
     s.threshold = 0;
     sc_run_workers(exponentiate, 0);
-    if (how->top_p_q16 < 65536) keep_nucleus(how->top_p_q16);
+    if (how->top_p > 0 && how->top_p < 65536) keep_nucleus(how->top_p);
 
     uint64_t mass = total_mass();
     uint32_t draw = sc_mix32(how->seed + position * 0x9E3779B9u);
@@ -131,7 +131,7 @@ static __attribute__((noinline)) uint32_t draw_token(const sc_sampling *how, uin
     return SC_VOCAB - 1;
 }
 
-SC_WARM uint32_t sc_sample(const sc_sampling *how, uint32_t position) {
+SC_WARM uint32_t sc_sample(const llm_sampling *how, uint32_t position) {
     sc_run_workers(find_top, 0);
-    return how->inv_temp_q16 == 0 ? sc_choice(0) : draw_token(how, position);
+    return how->inverse_temperature == 0 ? sc_choice(0) : draw_token(how, position);
 }

@@ -132,7 +132,7 @@ def test_lookup_needs_room(cli: Cli, program: Path) -> None:
 
 def test_a_program_from_before_there_was_lookup(cli: Cli, program: Path, needs: Needs) -> None:
     needs("cc", "make")
-    main = program / "src/runtime/sc_main.c"
+    main = program / "src/program/program.c"
     text = main.read_text()
     assert text.count("lookup = in[SC_IN_LOOKUP]") == 1
     main.write_text(text.replace("lookup = in[SC_IN_LOOKUP]", "lookup = 0"))

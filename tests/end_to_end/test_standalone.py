@@ -104,24 +104,24 @@ def test_text_with_lookup_is_the_same(program: Path) -> None:
 
 
 TWICE = """
-int __real_sc_main(void);
-int __wrap_sc_main(void) {
-    int code = __real_sc_main();
-    return code ? code : __real_sc_main();
+int __real_sc_program(void);
+int __wrap_sc_program(void) {
+    int code = __real_sc_program();
+    return code ? code : __real_sc_program();
 }
 """
 
 
 @pytest.mark.slow
 def test_a_second_text_begins_like_the_first(tmp_path: Path) -> None:
-    """Firmware may call sc_main() again; the space that leads a text is dropped each time."""
+    """Firmware may begin another session; the space that leads a text is dropped each time."""
     need("host")
     write_tiny_llama(tmp_path / "tiny", vocab=380, layers=1, tokenizer="sentencepiece")
     out = tmp_path / "out"
     command = ["compile", str(tmp_path / "tiny"), "-o", str(out), "--target", "host"]
     assert run_cli([*command, "--context", str(CONTEXT)]) == 0
     (out / "src/twice.c").write_text(TWICE)
-    build_program(out, "host", env=ENV, options={"CC": "cc -Wl,--wrap=sc_main"})
+    build_program(out, "host", env=ENV, options={"CC": "cc -Wl,--wrap=sc_program"})
     done = call(out, "--tokens", "5", "the")
     first, second, end = done.stdout.split(b"\n")
     assert (done.returncode, end) == (0, b"")

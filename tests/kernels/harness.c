@@ -152,9 +152,9 @@ static void numbers(void) {
 #include "harness_heads.h"
 
 static void sample(void) {
-    sc_sampling how;
-    how.inv_temp_q16 = word();
-    how.top_p_q16 = word();
+    llm_sampling how = {0};
+    how.inverse_temperature = word();
+    how.top_p = word();
     how.seed = word();
     uint32_t position = word();
     int32_t *logits = copy(SC_VOCAB);

@@ -24,9 +24,9 @@ from shrinkc.numerics.vectors import Q16Vector, QVector
 from shrinkc.quantize import QuantOptions
 from shrinkc.storage import WIDTHS, MatrixShape
 
-# what needs a whole model or a console; everything else of runtime_c/src is linked
+# what needs a whole model; everything else of runtime_c/src is linked
 ENGINE = (
-    "sc_main.c", "sc_forward.c", "sc_stored.c", "sc_stream.c", "sc_text.c", "sc_observe.c",
+    "sc_session.c", "sc_forward.c", "sc_stored.c", "sc_stream.c", "sc_observe.c",
 )  # fmt: skip
 NUMBERS, VECTOR, MATRIX, EMBED, HEADS, SAMPLE, WIDE_VECTORS, ENGINE_ROWS = range(1, 9)
 NUMBER_FUNCTIONS = (

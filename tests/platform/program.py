@@ -61,8 +61,11 @@ def make_directory(
     (out / "src/platform/blobs.S").rename(out / "src/blobs.S")
     shutil.copytree(ROOT / "toolchain", out / "src" / "toolchain")
     (out / "src/runtime").mkdir()
-    for header in ("sc_platform.h", "sc_abi.h"):
+    for header in ("sc_platform.h", "sc_abi.h", "llm.h"):
         shutil.copyfile(ROOT / "runtime_c/include" / header, out / "src/runtime" / header)
+    (out / "src/program").mkdir()
+    for header in ("program.h", "sc_console.h"):
+        shutil.copyfile(ROOT / "runtime_c/program" / header, out / "src/program" / header)
     big = (200 if target.l1 >= 256 * KIB else 40) * KIB
     defines = f"#define SC_TEST_BIG {big}\n"
     defines += "".join(f"#define SC_TEST_{k.upper()} {v}\n" for k, v in sizes.items())
@@ -89,6 +92,8 @@ def makefile(target: Target) -> str:
         context=CONTEXT,
         input_words=INPUT_WORDS,
         ram_bytes=100_000,
+        name="selftest",
+        text_bytes=1,
         command="shrinkc compile selftest",
         target=target,
         targets=TARGETS | {target.name: target},

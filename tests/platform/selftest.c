@@ -3,6 +3,7 @@
  * Prints one line per check, the same on every target ("time" and "cycles" lines aside), and ends
  * with the number of failed checks.  The blobs hold pattern(kind, i) at byte i, see make_blobs() in
  * conftest.py; the input words are printed back. */
+#include "program.h"
 #include "sc_abi.h"
 #include "sc_platform.h"
 
@@ -506,7 +507,7 @@ static void fail_on_purpose(uint32_t how) {
     }
 }
 
-int sc_main(void) {
+int sc_program(void) {
     check_initial_memory();
     check_blobs();
     check_workers();

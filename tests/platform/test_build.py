@@ -45,7 +45,7 @@ def test_second_build_compiles_nothing_and_options_recompile(tmp_path: Path) -> 
     out = make_directory(tmp_path / "out")
     build_program(out, "host", env=ENV)
     first = objects(out)
-    own = ["platform.c", "sc_arguments.c", "sc_encode.c", "tokenizer.S"]
+    own = ["port.c", "program.c", "sc_arguments.c", "sc_encode.c", "tokenizer.S"]
     assert sorted(first) == ["blobs.S.o", "model.c.o", *(f"platform/host/{x}.o" for x in own)]
     build_program(out, "host", env=ENV)
     assert objects(out) == first
@@ -75,7 +75,7 @@ def test_stray_variables_do_not_change_the_program(built: Built, tmp_path: Path)
 
 def test_compiler_error_is_shown(tmp_path: Path) -> None:
     need("host")
-    out = make_directory(tmp_path / "out", source="int sc_main(void) { return nonsense; }\n")
+    out = make_directory(tmp_path / "out", source="int sc_program(void) { return nonsense; }\n")
     with pytest.raises(BuildFailed, match="nonsense"):
         build_program(out, "host", env=ENV)
 
@@ -83,9 +83,10 @@ def test_compiler_error_is_shown(tmp_path: Path) -> None:
 def test_program_that_overflows_l1_is_refused_by_the_linker(tmp_path: Path) -> None:
     need("siracusa")
     source = """
+#include "program.h"
 #include "sc_platform.h"
 static SC_L1 uint8_t much[262144 - 9 * 1040 - 16 + SC_EXTRA];
-int sc_main(void) {
+int sc_program(void) {
     return much[sc_time() & 1023];
 }
 """
@@ -118,9 +119,10 @@ def test_weights_that_overflow_what_code_leaves_are_refused_by_the_linker(
 def test_initialised_data_in_a_zeroed_section_is_refused(tmp_path: Path) -> None:
     need("siracusa")
     source = """
+#include "program.h"
 #include "sc_platform.h"
 SC_L1 uint32_t lost = 7;
-int sc_main(void) {
+int sc_program(void) {
     return (int)lost;
 }
 """
@@ -135,13 +137,14 @@ def test_small_things_of_l1_are_in_the_global_pointer_s_reach(tmp_path: Path, ch
     arena begins, however large that and others are."""
     need(chip)
     source = """
+#include "program.h"
 #include "sc_platform.h"
 SC_L1_DATA const uint32_t layers[4] = {1, 2, 3, 4};
 extern uint8_t arena[40000];
 SC_L1_LARGE uint32_t images[2000];
 SC_L1_ARENA(arena, 40000);
 SC_L1 uint32_t variable[20];
-int sc_main(void) {
+int sc_program(void) {
     return arena[sc_time() & 7] + (int)images[1] + (int)variable[2] + (int)layers[sc_time() & 3];
 }
 """
@@ -156,7 +159,7 @@ int sc_main(void) {
     assert -2048 <= far["layers"] < far["variable"] < far["arena"] < 2048
     assert far["arena"] + 40000 <= far["images"]
     code = subprocess.run(
-        ["riscv64-unknown-elf-objdump", "-d", "--disassemble=sc_main", program],
+        ["riscv64-unknown-elf-objdump", "-d", "--disassemble=sc_program", program],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert "gp," in code and "<arena>" in code

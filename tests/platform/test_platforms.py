@@ -180,8 +180,9 @@ def test_bad_input_is_refused(built: Built, on: str, content: list[int], reason:
 def test_empty_blobs_link_and_run(tmp_path: Path, on: str) -> None:
     need(SIRACUSA.programs[on])
     source = """
+#include "program.h"
 #include "sc_platform.h"
-int sc_main(void) {
+int sc_program(void) {
     sc_write("up\\n", 3);
     return sc_blob_wmem[0] + sc_blob_l2[0];
 }
@@ -197,8 +198,9 @@ def test_full_weight_memory_loads(tmp_path: Path) -> None:
     need("siracusa")
     size = SIRACUSA.room("wmem")  # hot code and a word for the hardware are taken off
     source = f"""
+#include "program.h"
 #include "sc_platform.h"
-int sc_main(void) {{
+int sc_program(void) {{
     return sc_blob_wmem[{size - 1}] == {pattern(1, size)[-1]} ? 0 : 9;
 }}
 """

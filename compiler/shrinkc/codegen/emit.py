@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ import jinja2
 import numpy as np
 
 from shrinkc.abi import (
+    HASH_MULTIPLIER,
     X_BLOCK,
     head_scratch_bytes,
     head_state_bytes,
@@ -45,6 +48,8 @@ from shrinkc.storage import WORD, MatrixShape
 from shrinkc.targets import OUTSIDE, TARGETS, Target
 
 T = TypeVar("T", bound=Op)
+
+SAMPLED_WORDS = 64  # of each memory with weights, at least, when a session checks them
 
 
 @dataclass(frozen=True)
@@ -216,10 +221,14 @@ def emit(
     out: Path,
     command: str,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    name: str = "model",
+    license_name: str = "",
 ) -> None:
     """Write everything the C compiler needs below ``out`` (which exists).
 
-    The same inputs give the same bytes; ``command`` heads every generated file.
+    The same inputs give the same bytes; ``command`` heads every generated file.  ``name``: of the model;
+    ``license_name``: of its weights, empty if its files state none.
     """
     shapes = {m.name: m for m in shape.matrices}
     embed = _of_type(graph, Embed)[0]
@@ -294,6 +303,13 @@ def emit(
     held = buffer_bytes(sizes)
     values = {
         "command": command,
+        "name": c_identifier(name),
+        "title": json.dumps(name),
+        "license": json.dumps(license_name or "not stated"),
+        "text_bytes": max(len(text) for text in tokenizer.decode_table()),
+        "stored_weights": [
+            (level.name, *_sampled_hash(out / "blobs" / f"{level.name}.bin")) for level in target.stored
+        ],
         "g": graph,
         "ops": graph.device_ops(),
         "cached_op": sizes.steps[sizes.attention_step].name,
@@ -372,6 +388,21 @@ def emit(
     _copy_runtime(out / "src", [TARGETS[name] for name in target.programs.values()])
 
 
+def c_identifier(name: str) -> str:
+    """``name`` as the beginning of C names: other characters become underscores."""
+    ident = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return ident if ident[:1].isalpha() else f"model_{ident}".rstrip("_")
+
+
+def _sampled_hash(blob: Path) -> tuple[int, int]:
+    """Words of a blob, and the hash of up to 127 of them, evenly spread: what sc_weights_match() computes."""
+    words = np.fromfile(blob, "<u4", blob.stat().st_size // 4)
+    value = 0
+    for word in words[:: max(1, len(words) // SAMPLED_WORDS)]:
+        value = (value * HASH_MULTIPLIER + int(word)) & 0xFFFFFFFF
+    return len(words), value
+
+
 def _rows_of_numbers(values: list[int], per_line: int = 20) -> str:
     lines = [
         "    " + ", ".join(str(v) for v in values[i : i + per_line]) + ","
@@ -433,11 +464,11 @@ def _piece(packed: np.ndarray, p: Placement, *, on_chip: bool) -> np.ndarray:
 def _copy_runtime(src: Path, programs: list[Target]) -> None:
     """Copies the C sources of ``programs`` next to the generated ones, so that the directory builds on its own."""
     runtime = resource("runtime_c")
-    (src / "runtime").mkdir()
-    for folder in ("include", "src"):
+    for folder, to in (("include", "runtime"), ("src", "runtime"), ("program", "program")):
+        (src / to).mkdir(exist_ok=True)
         for file in sorted((runtime / folder).iterdir()):
             if file.suffix in (".c", ".h"):
-                shutil.copyfile(file, src / "runtime" / file.name)
+                shutil.copyfile(file, src / to / file.name)
     shutil.copyfile(runtime / "platform" / "blobs.S", src / "blobs.S")
     bare = [t for t in programs if t.program.isa is not None]
     folders = {folder for t in programs for folder in t.program.folders}

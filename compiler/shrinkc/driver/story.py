@@ -16,7 +16,7 @@ at the end; not called for a run without tokens."""
 
 
 class Story:
-    """Parser of a run's output lines (see sc_main.c); passes the text of tokens to ``on_text``.
+    """Parser of a run's output lines (see program.c); passes the text of tokens to ``on_text``.
 
     ``on_first`` is called before the first text.  Without ``on_text`` tokens are only counted for ``update``.
     Characters split over tokens are passed on when they are complete.

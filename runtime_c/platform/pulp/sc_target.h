@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * PULP chips: workers are cores 0 .. SC_CORES - 1; the controller is core SC_CORES and runs sc_main().
+ * PULP chips: workers are cores 0 .. SC_CORES - 1; the controller is core SC_CORES and calls the
+ * library.
  *
  * Barriers and DMA are inline, because they are few instructions in the middle of kernels. Any core may use
  * the DMA, and waits for its own transfers. The DMA has 16 counters for all cores: a 17th transfer waits

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Text output, line-buffered. One core at a time. */
-#include "sc_platform.h"
-
-#include "sc_engine.h"
+#include "program.h"
 
 #define LINE 256
 static char line[LINE];
@@ -35,14 +33,29 @@ void sc_put_uint(uint32_t v) {
     sc_puts(t + i);
 }
 
+static void begin_line(const char *tag, uint32_t first) {
+    sc_puts(tag);
+    sc_puts(" ");
+    sc_put_uint(first);
+}
+
 void sc_put_words(const char *tag, uint32_t first, const int32_t *v, uint32_t n) {
     for (uint32_t i = 0; i < n;) {
-        sc_puts(tag);
-        sc_puts(" ");
-        sc_put_uint(first + i);
+        begin_line(tag, first + i);
         for (uint32_t end = n - i < 24 ? n : i + 24; i < end; i++) {
             sc_puts(" ");
             sc_put_hex((uint32_t)v[i], 8);
+        }
+        sc_puts("\n");
+    }
+}
+
+void sc_put_bytes(const char *tag, const int8_t *v, const int8_t *high, uint32_t n) {
+    for (uint32_t i = 0; i < n;) {
+        begin_line(tag, i);
+        for (uint32_t end = n - i < 24 ? n : i + 24; i < end; i++) {
+            sc_puts(" ");
+            sc_put_hex((uint32_t)(v[i] + (high ? 256 * high[i] : 0)), 8);
         }
         sc_puts("\n");
     }

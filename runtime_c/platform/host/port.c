@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Platform of a native run: files, threads as workers, checks of transfers. sc_target.h has its compile-time
- * options. */
+ * Port to a host: threads as workers, checks of transfers. sc_target.h has its compile-time options. */
 #define _POSIX_C_SOURCE 200809L /* pthread_barrier_t */
 
 #include <pthread.h>
@@ -8,46 +7,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "sc_platform.h"
 
 #include "sc_abi.h"
-#include "sc_arguments.h"
 
 extern const uint8_t sc_blob_flash[];
 extern const uint8_t sc_blob_flash_end[];
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "blobs and input are little-endian");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "blobs are little-endian");
 
 static void __attribute__((noreturn)) refuse(const char *why) {
     fflush(stdout);
     fprintf(stderr, "platform: %s\n", why);
     exit(SC_EXIT_PLATFORM);
 }
-
-/* ---- input ---- */
-
-static uint32_t input[SC_INPUT_WORDS];
-
-/* Missing words are 0. sc_main() checks the values. Returns 0 at the end of stdin. */
-static int read_input(void) {
-    memset(input, 0, sizeof input);
-    size_t bytes = fread(input, 1, sizeof input, stdin);
-    if (ferror(stdin)) {
-        refuse("cannot read the input words from stdin");
-    }
-    static const char magic[] = "SCI"; /* SC_INPUT_MAGIC without the version */
-    if (bytes > 0 && memcmp(input, magic, bytes < 3 ? bytes : 3) != 0) {
-        refuse("stdin is for the input that --words makes; a prompt goes on the command line, see --help");
-    }
-    if (bytes % sizeof input[0] != 0) {
-        refuse("the input on stdin is not a whole number of 32-bit words");
-    }
-    return bytes > 0;
-}
-
-uint32_t *sc_input_words(void) { return input; }
 
 /* ---- workers ---- */
 
@@ -69,6 +43,11 @@ static void *work(void *core) {
 }
 
 static void start_workers(void) {
+    static int started;
+    if (started) {
+        return;
+    }
+    started = 1;
     pthread_barrier_init(&start_line, NULL, SC_CORES + 1);
     pthread_barrier_init(&finish_line, NULL, SC_CORES + 1);
     pthread_barrier_init(&worker_line, NULL, SC_CORES);
@@ -83,6 +62,7 @@ static void start_workers(void) {
 }
 
 static void start(sc_worker_fn fn, void *arg) {
+    start_workers(); /* at the first job */
     job.fn = fn;
     job.arg = arg;
     pthread_barrier_wait(&start_line);
@@ -104,8 +84,6 @@ void sc_barrier(void) { pthread_barrier_wait(&worker_line); }
 void sc_meet(void) { pthread_barrier_wait(&team_line); }
 
 #else
-
-static void start_workers(void) {}
 
 void sc_run_workers(sc_worker_fn fn, void *arg) { fn(arg, 0); }
 
@@ -251,51 +229,6 @@ void sc_ram_wait(void) {
 
 #endif
 
-/* ---- console, time, start ---- */
-
-void sc_write(const char *text, uint32_t bytes) {
-    fwrite(text, 1, bytes, stdout);
-    if (memchr(text, '\n', bytes) != NULL) {
-        fflush(stdout); /* so that a reader gets every line at once */
-    }
-}
+/* ---- time ---- */
 
 uint32_t sc_time(void) { return 0; }
-
-void sc_exit(int code) {
-    /* a failed write at a line end leaves no data, only the error flag */
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        refuse("cannot write to stdout");
-    }
-    exit(code);
-}
-
-/* Input words on stdin: how shrinkc runs the program. */
-static int answer_words(void) {
-    if (!read_input()) {
-        refuse("no input words on stdin");
-    }
-    if (input[SC_IN_TRACE] != SC_TRACE_LOGITS && fgetc(stdin) != EOF) {
-        refuse("more input words on stdin than the program was built for");
-    }
-    start_workers();
-    int code;
-    do {
-        code = sc_main();
-    } while (code == 0 && input[SC_IN_TRACE] == SC_TRACE_LOGITS && read_input());
-    return code;
-}
-
-/* A prompt on the command line. */
-static int answer_arguments(int argc, char **argv) {
-    if (sc_arguments(argc, argv, input) == SC_WORDS) {
-        fwrite(input, 1, sizeof input, stdout);
-        return 0;
-    }
-    start_workers();
-    return sc_main();
-}
-
-int main(int argc, char **argv) {
-    sc_exit(argc > 1 || isatty(STDIN_FILENO) ? answer_arguments(argc, argv) : answer_words());
-}

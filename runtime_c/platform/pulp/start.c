@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Platform of PULP chips: start-up, workers, DMA, flash, HyperRAM, console, end of the run. The controller
- * runs it; workers wait for dispatched functions. */
+ * Start-up, console and end of programs for PULP chips. main() runs on the cluster's controller; workers wait
+ * for dispatched functions. */
 #include "sc_platform.h"
 
 #include "sc_abi.h"
+#include "sc_console.h"
 
 #define PAINT 0x57AC57ACu /* crt0.S fills the stacks with this word */
 #define ALL_WORKERS ((1u << SC_CORES) - 1)
 #define ALL_CORES ((1u << CLUSTER_CORES) - 1)
-
-/* Replaced in the ELF file before a run; initialised so that the file has bytes for it. */
-uint32_t sc_input_section[SC_INPUT_WORDS] __attribute__((section(".sc_input"), used)) = {0};
 
 /* From crt0.S and link.ld. The address of SC_CL_STACK is a size in bytes. */
 extern char sc_cluster_start[];
@@ -21,19 +19,6 @@ extern uint32_t __sc_l1_start[], __sc_l2_start[], __sc_l2_end[];
 extern uint32_t __sc_wmem_start[], __sc_wmem_end[];
 #endif
 extern char SC_CL_STACK[];
-
-uint32_t *sc_input_words(void) { return sc_input_section; }
-
-/* ---- DMA ---- */
-
-sc_dma sc_dma_start_long(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {
-    const sc_dma counter = REG(DMA_COMMAND);
-    for (uint32_t n; bytes; bytes -= n, l1 += n, ext += n) {
-        n = bytes < DMA_MAX_BYTES ? bytes : DMA_MAX_BYTES;
-        sc_dma_command(l1, ext, n, direction);
-    }
-    return counter;
-}
 
 /* ---- console ---- */
 
@@ -125,13 +110,9 @@ void __attribute__((noreturn, used)) sc_trap_report(uint32_t cause, uint32_t pc)
     leave(SC_EXIT_TRAP);
 }
 
-/* ---- profile ---- */
+/* ---- start-up ---- */
 
-#ifdef SC_PROFILE
-struct sc_waits sc_waits[CLUSTER_CORES];
-#endif
-
-/* ---- flash ---- */
+int main(void);
 
 /* Once: flash is only read. */
 static void flash_init(void) {
@@ -142,69 +123,8 @@ static void flash_init(void) {
     REG(HYPER_COMMAND) = 5;
     REG(HYPER_2D) = 0;
     REG(HYPER_L2_2D) = 0;
-#if SC_RAM_BYTES > 0
     REG(RAM_2D) = 0;
     REG(RAM_L2_2D) = 0;
-#endif
-}
-
-void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
-    __asm__ volatile("" ::: "memory");
-    REG(HYPER_FLASH_ADDRESS) = flash_offset;
-    REG(HYPER_L2_ADDRESS) = (uintptr_t)l2;
-    REG(HYPER_BYTES) = bytes;
-    REG(HYPER_GO) = HYPER_GO_TRANSFER;
-}
-
-void sc_flash_wait(uint32_t left) {
-    SC_WAIT_BEGIN
-    while (left > 0 ? HYPER_QUEUED(REG(HYPER_STATUS)) > left : (REG(HYPER_STATUS) & 1) != 0) {
-    }
-    __asm__ volatile("" ::: "memory");
-    SC_WAIT_END
-}
-
-#if SC_RAM_BYTES > 0
-
-/* Both channels share the chip select. It stays on flash except at the start of a HyperRAM transfer. */
-void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes, enum sc_direction direction) {
-    __asm__ volatile("" ::: "memory");
-    REG(HYPER_CHIP_SELECT) = 0;
-    REG(RAM_ADDRESS) = ram_offset;
-    REG(RAM_COMMAND) = direction == SC_FROM_RAM ? 5 : 1;
-    REG(RAM_L2_ADDRESS(direction)) = (uintptr_t)l2;
-    REG(RAM_BYTES(direction)) = bytes;
-    REG(RAM_GO(direction)) = HYPER_GO_TRANSFER;
-    REG(HYPER_CHIP_SELECT) = 1;
-}
-
-void sc_ram_wait(void) {
-    SC_WAIT_BEGIN
-    while ((REG(RAM_STATUS) & 1) != 0) {
-    }
-    __asm__ volatile("" ::: "memory");
-    SC_WAIT_END
-}
-
-#endif
-
-/* ---- workers ---- */
-
-static void start(sc_worker_fn fn, void *arg) {
-    __asm__ volatile("" ::: "memory");
-    REG(EU_DISPATCH) = (uintptr_t)fn;
-    REG(EU_DISPATCH) = (uintptr_t)arg;
-}
-
-SC_HOT void sc_run_workers(sc_worker_fn fn, void *arg) {
-    start(fn, arg);
-    sc_meet();
-}
-
-SC_HOT void sc_run_team(sc_worker_fn fn, void *arg) {
-    start(fn, arg);
-    fn(arg, CONTROLLER);
-    sc_meet();
 }
 
 SC_HOT static void __attribute__((noreturn)) work(int core) {
@@ -215,8 +135,6 @@ SC_HOT static void __attribute__((noreturn)) work(int core) {
         sc_meet();
     }
 }
-
-/* ---- start-up ---- */
 
 /* Zeroes L1 above the initialised data. Workers take 64-byte pieces in turn, so that they use different
  * banks. */
@@ -232,10 +150,13 @@ static void zero_l1(void *arg, int core) {
 
 /* Zeroes L2 and weight memory by DMA from L1: 8 bytes per cycle, where a core needs 15 cycles per word. */
 static void zero_with_dma(uint32_t *from, uint32_t *to) {
-    uint32_t zeros = L1_END - (uintptr_t)__sc_l1_start; /* link.ld guarantees at least 64 bytes */
-    for (uint32_t *at = from; at < to; at += zeros / sizeof(uint32_t)) {
-        uint32_t left = (uintptr_t)to - (uintptr_t)at;
-        sc_dma_wait(sc_dma_out(at, __sc_l1_start, left < zeros ? left : zeros));
+    const uint32_t zeros = L1_END - (uintptr_t)__sc_l1_start; /* link.ld guarantees at least 64 bytes */
+    const uint32_t most = zeros < DMA_MAX_BYTES ? zeros : DMA_MAX_BYTES;
+    for (uintptr_t at = (uintptr_t)from, end = (uintptr_t)to, n; at < end; at += n) {
+        n = end - at < most ? end - at : most;
+        const sc_dma counter = REG(DMA_COMMAND);
+        sc_dma_command((uintptr_t)__sc_l1_start, at, n, 0);
+        sc_dma_wait(counter);
     }
 }
 
@@ -256,12 +177,14 @@ void __attribute__((noreturn, used)) sc_cluster_main(uint32_t core) {
         work((int)core);
     }
     controller_init();
-    sc_run_workers(zero_l1, NULL);
+    REG(EU_DISPATCH) = (uintptr_t)zero_l1;
+    REG(EU_DISPATCH) = 0; /* its argument */
+    sc_meet();
     zero_with_dma(__sc_l2_start, __sc_l2_end);
 #ifdef SC_HAS_WMEM
     zero_with_dma(__sc_wmem_start, __sc_wmem_end);
 #endif
-    sc_exit(sc_main());
+    sc_exit(main());
 }
 
 void __attribute__((used)) sc_fc_main(void) {

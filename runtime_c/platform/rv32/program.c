@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Platform for qemu-riscv32: Linux system calls only, one worker. */
+ * Start, input and console of programs for qemu-riscv32: Linux system calls only. */
+#include "program.h"
+
 #include "sc_abi.h"
-#include "sc_mem.h"
-#include "sc_platform.h"
 
 enum { SYS_READ = 63, SYS_WRITE = 64, SYS_EXIT = 93 };
 enum { STDIN = 0, STDOUT = 1, STDERR = 2 };
-
-extern const uint8_t sc_blob_flash[];
-extern const uint8_t sc_blob_flash_end[];
 
 static int32_t syscall3(int32_t number, int32_t a, uint32_t b, uint32_t c) {
     register int32_t a7 __asm__("a7") = number;
@@ -81,7 +78,7 @@ void sc_exit(int code) {
 
 static uint32_t input[SC_INPUT_WORDS + 1]; /* one more word, to detect input that is too long */
 
-/* Missing words are 0. sc_main() checks the values. */
+/* Missing words are 0. sc_program() checks the values. */
 static void read_input(void) {
     uint32_t bytes = 0;
     int32_t got;
@@ -105,63 +102,11 @@ static void read_input(void) {
 
 uint32_t *sc_input_words(void) { return input; }
 
-/* ---- the one worker ---- */
+/* ---- start ---- */
 
-void sc_run_workers(sc_worker_fn fn, void *arg) { fn(arg, 0); }
-
-void sc_run_team(sc_worker_fn fn, void *arg) { fn(arg, 0); }
-
-void sc_barrier(void) {}
-
-void sc_meet(void) {}
-
-/* ---- transfers: complete when started ---- */
-
-sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes) {
-    memcpy(l1, ext, bytes);
-    return 0;
-}
-
-sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes) {
-    memcpy(ext, l1, bytes);
-    return 0;
-}
-
-void sc_dma_wait(sc_dma handle) { (void)handle; }
-
-void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
-    uint32_t size = (uint32_t)(sc_blob_flash_end - sc_blob_flash);
-    if (flash_offset > size || bytes > size - flash_offset) {
-        refuse("a flash transfer beyond the end of the flash image");
-    }
-    memcpy(l2, sc_blob_flash + flash_offset, bytes);
-}
-
-void sc_flash_wait(uint32_t left) { (void)left; }
-
-#if SC_RAM_BYTES > 0
-static uint8_t ram[SC_RAM_BYTES];
-
-void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes, enum sc_direction direction) {
-    if (ram_offset > sizeof ram || bytes > sizeof ram - ram_offset) {
-        refuse("a HyperRAM transfer beyond what the program was planned for");
-    }
-    if (direction == SC_FROM_RAM) {
-        memcpy(l2, ram + ram_offset, bytes);
-    } else {
-        memcpy(ram + ram_offset, l2, bytes);
-    }
-}
-
-void sc_ram_wait(void) {}
-#endif
-
-/* ---- time and start ---- */
-
-/* qemu's user mode returns host time for rdinstret, which differs in every run. */
-uint32_t sc_time(void) { return 0; }
+int main(void);
 
 void __attribute__((noreturn, used)) sc_rv32_start(void) {
     read_input();
-    sc_exit(sc_main());
+    sc_exit(main());
 }

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Port to one RV32 core: one worker; transfers are copies. */
+#include "sc_mem.h"
+#include "sc_platform.h"
+
+extern const uint8_t sc_blob_flash[];
+
+/* ---- the one worker ---- */
+
+void sc_run_workers(sc_worker_fn fn, void *arg) { fn(arg, 0); }
+
+void sc_run_team(sc_worker_fn fn, void *arg) { fn(arg, 0); }
+
+void sc_barrier(void) {}
+
+void sc_meet(void) {}
+
+/* ---- transfers: complete when started ---- */
+
+sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes) {
+    memcpy(l1, ext, bytes);
+    return 0;
+}
+
+sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes) {
+    memcpy(ext, l1, bytes);
+    return 0;
+}
+
+void sc_dma_wait(sc_dma handle) { (void)handle; }
+
+void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
+    memcpy(l2, sc_blob_flash + flash_offset, bytes);
+}
+
+void sc_flash_wait(uint32_t left) { (void)left; }
+
+#if SC_RAM_BYTES > 0
+static uint8_t ram[SC_RAM_BYTES];
+
+void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes, enum sc_direction direction) {
+    if (direction == SC_FROM_RAM) {
+        memcpy(l2, ram + ram_offset, bytes);
+    } else {
+        memcpy(ram + ram_offset, l2, bytes);
+    }
+}
+
+void sc_ram_wait(void) {}
+#endif
+
+/* ---- time ---- */
+
+/* qemu's user mode returns host time for rdinstret, which differs in every run. */
+uint32_t sc_time(void) { return 0; }

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Answers the input words with plain text, or with the lines of sc_abi.h if the run is verified or timed. */
+#include "program.h"
+
+#include "sc_abi.h"
+
+#define CONTEXT (SC_INPUT_WORDS - SC_IN_TOKENS)
+
+static llm session;
+static char text[SC_TEXT_BYTES]; /* of one token */
+static uint32_t prompt;          /* tokens of the prompt */
+
+static int refuse(const char *message) {
+    sc_puts(SC_LINE_REFUSED " ");
+    sc_puts(message);
+    sc_puts("\n"); /* a line end flushes */
+    return SC_EXIT_REFUSED;
+}
+
+static int refuse_result(int result) {
+    sc_puts(SC_LINE_REFUSED " llm result -");
+    sc_put_uint((uint32_t)-result);
+    sc_puts("\n");
+    return SC_EXIT_REFUSED;
+}
+
+/* ---- what a run prints ---- */
+
+static void put_text(uint32_t token) {
+    const size_t n = llm_text(&session, token, text, sizeof text);
+    for (size_t i = 0; i < n; i++) sc_putc(text[i]);
+    sc_flush();
+}
+
+static void put_number(uint32_t v) {
+    sc_puts(" ");
+    sc_put_uint(v);
+}
+
+static void put_token(uint32_t position, uint32_t token) {
+    session.text_begun = 1; /* with a space at the beginning, if the token has one */
+    const size_t n = llm_text(&session, token, text, sizeof text);
+    sc_puts(SC_LINE_TOKEN);
+    put_number(position);
+    put_number(token);
+    sc_puts(" ");
+    for (size_t i = 0; i < n; i++) sc_put_hex((uint8_t)text[i], 2);
+    sc_puts("\n");
+}
+
+/* The last pass; lookup: whether tokens may have been drafted. */
+static void put_pass(int lookup) {
+    const llm_pass *p = &session.pass;
+    const int prefill = p->position + p->tokens <= prompt;
+    sc_puts(SC_LINE_TIME " ");
+    sc_puts(prefill ? SC_PREFILL : SC_DECODE);
+    put_number(p->time);
+    sc_puts("\n");
+    if (prefill || !lookup) return;
+    sc_puts(SC_LINE_PASS);
+    put_number(p->position);
+    put_number(p->tokens);
+    put_number(p->chosen);
+    sc_puts("\n");
+}
+
+/* Text of a tag, a name or number, in a buffer that the next call overwrites. */
+static const char *tagged(const char *tag, const char *name, uint32_t number) {
+    static char line[40];
+    char digits[11];
+    int at = 0, i = 10;
+    digits[i] = 0;
+    do digits[--i] = (char)('0' + number % 10);
+    while (number /= 10);
+    while (*tag) line[at++] = *tag++;
+    line[at++] = ' ';
+    for (const char *rest = name ? name : digits + i; *rest && at < 39; rest++) line[at++] = *rest;
+    line[at] = 0;
+    return line;
+}
+
+static void put_counters(const llm_probe *p) {
+    const uint32_t *values = p->values;
+    sc_puts(SC_LINE_PROFILE " ");
+    sc_puts(p->position < prompt ? SC_PREFILL : SC_DECODE);
+    if (p->layer < SC_MODEL.layers)
+        put_number(p->layer);
+    else
+        sc_puts(" -");
+    sc_puts(" ");
+    sc_puts(p->op);
+    for (uint32_t i = 0; i < p->count; i++) put_number(values[i]);
+    sc_puts("\n");
+}
+
+static void put_hash(const llm_probe *p) {
+    sc_puts(SC_LINE_HASH);
+    put_number(p->position);
+    put_number(p->layer);
+    sc_puts(" ");
+    sc_put_hex(*(const uint32_t *)p->values, 8);
+    sc_puts("\n");
+}
+
+static void put_probe(void *unused, const llm_probe *p) {
+    (void)unused;
+    switch (p->kind) {
+    case LLM_HASH:
+        put_hash(p);
+        break;
+    case LLM_LOGITS:
+        sc_put_words(tagged(SC_LINE_LOGITS, 0, p->position), p->first, p->values, p->count);
+        break;
+    case LLM_ALL_LOGITS:
+        sc_write(p->values, 4 * p->count);
+        break;
+    case LLM_INT32:
+        sc_put_words(tagged(SC_LINE_DUMP, p->op, 0), p->first, p->values, p->count);
+        break;
+    case LLM_INT8:
+    case LLM_INT16:
+        sc_put_bytes(tagged(SC_LINE_DUMP, p->op, 0), p->values, p->high, p->count);
+        break;
+    case LLM_COUNTERS:
+        put_counters(p);
+        break;
+    }
+}
+
+/* ---- one input ---- */
+
+static const char *fault_of(const uint32_t *in) {
+    const uint32_t most = in[SC_IN_NEW], trace = in[SC_IN_TRACE];
+    if (in[SC_IN_MAGIC] != SC_INPUT_MAGIC) return "input of another version";
+    if (in[SC_IN_PROMPT] < 1 || in[SC_IN_PROMPT] > CONTEXT || most > CONTEXT - in[SC_IN_PROMPT])
+        return "prompt and new tokens exceed the context";
+    if (in[SC_IN_TOP_P] < 1 || in[SC_IN_TOP_P] > 65536) return "top_p outside 1..65536";
+    for (uint32_t i = 0; i < in[SC_IN_PROMPT]; i++)
+        if (in[SC_IN_TOKENS + i] >= SC_MODEL.vocabulary) return "prompt token outside the vocabulary";
+    if (in[SC_IN_LOOKUP] > SC_LOOKUP_MAX) return "more tokens to draft than a draft may have";
+    if (in[SC_IN_LOOKUP] && in[SC_IN_INV_TEMP]) return "lookup is for greedy sampling";
+    if (trace & SC_TRACE_LOGITS && (trace != SC_TRACE_LOGITS || most > 0))
+        return "raw logits are for prompts alone, on a host";
+    return 0;
+}
+
+int sc_program(void) {
+    uint32_t *in = sc_input_words();
+    const char *fault = fault_of(in);
+    if (fault) return refuse(fault);
+    const uint32_t most = in[SC_IN_NEW], trace = in[SC_IN_TRACE], lookup = in[SC_IN_LOOKUP];
+    llm_sampling how = {.inverse_temperature = in[SC_IN_INV_TEMP],
+                        .top_p = in[SC_IN_TOP_P],
+                        .seed = in[SC_IN_SEED],
+                        .ignore_end = (int)in[SC_IN_IGNORE_EOS]};
+    prompt = in[SC_IN_PROMPT];
+    int result = llm_init(&session, &SC_MODEL, in + SC_IN_TOKENS, CONTEXT);
+    if (result == LLM_OK && trace != SC_TRACE_TEXT)
+        result = llm_watch(&session, trace & SC_TRACE_LOGITS ? trace : trace | LLM_WATCH_PROFILE,
+                           in[SC_IN_DUMP_POS], in[SC_IN_DUMP_LAYER], put_probe, 0);
+    if (result == LLM_ERROR_WATCH) return refuse("raw logits are for prompts alone, on a host");
+    if (result < 0) return refuse_result(result);
+
+    for (uint32_t i = 0; trace == SC_TRACE_TEXT && i < prompt; i++) put_text(session.tokens[i]);
+    result = llm_feed(&session, session.tokens, prompt);
+    if (trace & SC_TRACE_LOGITS) return 0;
+    uint32_t made = 0;
+    while (result >= 0 && made < most) {
+        const int queued = session.returned < session.count;
+        if (!queued) how.lookup = made && lookup > most - made - 1 ? most - made - 1 : lookup;
+        result = llm_next(&session, &how);
+        if (result == LLM_ERROR_SAMPLING)
+            return refuse("no room for lookup: a pass of this program cannot verify a draft");
+        if (result < 0 && result != LLM_END) break;
+        const uint32_t token = session.tokens[session.returned - 1];
+        if (trace == SC_TRACE_TEXT) {
+            if (result != LLM_END) put_text(token);
+        } else {
+            if (!queued) put_pass(lookup > 0);
+            put_token(prompt + made - 1, token);
+        }
+        made++;
+    }
+    if (result < 0 && result != LLM_END) return refuse_result(result);
+    if (trace != SC_TRACE_TEXT) {
+        sc_puts(SC_LINE_END);
+        put_number(made);
+    }
+    sc_puts("\n");
+    sc_flush();
+    return 0;
+}
