@@ -4,6 +4,10 @@
 #ifndef MODEL_H
 #define MODEL_H
 
+#define SC_MODEL_NAME "rv32"
+#define SC_MODEL_LICENSE "not stated" /* of the weights */
+/* {memory, words, hash of some of the words} */
+#define SC_STORED_WEIGHTS {SC_IN_WMEM, 3152, 3539874714u}, {SC_IN_L2, 224, 206155253u}
 #define SC_VOCAB 107
 #define SC_HIDDEN 24
 #define SC_FFN 24
