@@ -135,6 +135,7 @@ SC_HOT static int next(llm *s, const llm_sampling *how) {
     if (s != current) return LLM_ERROR_SESSION;
     if (!is_sampling(how)) return LLM_ERROR_SAMPLING;
     if (s->count == 0) return LLM_ERROR_EMPTY;
+    if (how->inverse_temperature) drop(s, s->returned); /* queued tokens are the most probable ones */
     if (s->returned == s->count) { /* nothing is queued */
         if (s->count == SC_CONTEXT) return LLM_FULL;
         const int fed = s->cached == s->count;
