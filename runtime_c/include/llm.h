@@ -63,11 +63,8 @@ typedef struct {
     uint32_t count;
     uint32_t returned; /* tokens fed, or returned by llm_next(); the rest of count is queued */
     uint32_t cached;   /* tokens whose keys and values are in the cache */
-    uint32_t drafted;  /* tokens of the last pass that were a draft */
     int text_begun;
     llm_pass pass;
-    llm_layer_hook *layer_hook;
-    void *layer_user;
 } llm;
 
 /* What llm_watch() reports. */
@@ -104,6 +101,7 @@ struct llm_model {
     int (*next)(llm *, const llm_sampling *);
     size_t (*text)(llm *, uint32_t, char *, size_t);
     int (*rewind)(llm *, uint32_t);
+    int (*on_layer)(llm *, llm_layer_hook *, void *);
     int (*watch)(llm *, uint32_t, uint32_t, uint32_t, llm_probe_hook *, void *);
 };
 
@@ -140,9 +138,8 @@ static inline int llm_rewind(llm *s, uint32_t position) {
 
 /* hook(user, layer) is called after each layer of a pass, by the calling core: to yield or to feed a
  * watchdog. If it returns other than 0, llm_feed() or llm_next() ends after this pass with LLM_STOPPED. */
-static inline void llm_on_layer(llm *s, llm_layer_hook *hook, void *user) {
-    s->layer_hook = hook;
-    s->layer_user = user;
+static inline int llm_on_layer(llm *s, llm_layer_hook *hook, void *user) {
+    return s->model ? s->model->on_layer(s, hook, user) : LLM_ERROR_SESSION;
 }
 
 /* For verification: reports values of passes to hook(user, probe), on the core that has them. what: enum

@@ -45,6 +45,7 @@ extern sc_step sc_now;
 typedef struct {
     llm_layer_hook *layer; /* after each layer; or NULL */
     void *layer_user;
+    uint32_t observed;     /* bit SC_LAYER_HOOK, if there is a layer hook; added to sc_now.observed */
     int stop;              /* the layer hook asked to stop after this pass */
     llm_probe_hook *probe; /* with observed values; or NULL */
     void *probe_user;
@@ -232,10 +233,11 @@ void sc_profile_report(void); /* by the controller */
 #define sc_profile_resume(untimed, core) ((void)(untimed))
 #define sc_profile_report() ((void)0)
 #endif
-/* By the controller: calls the layer hook (llm_on_layer()). */
+/* By the controller after each layer: calls the layer hook (llm_on_layer()). */
+#define SC_LAYER_HOOK 31 /* bit of sc_now.observed */
+void sc_call_layer_hook(uint32_t layer);
 static inline void sc_layer_done(uint32_t layer) {
-    if (__builtin_expect(sc_hooks.layer != 0, 0) && sc_hooks.layer(sc_hooks.layer_user, layer))
-        sc_hooks.stop = 1;
+    if (__builtin_expect(sc_now.observed >> SC_LAYER_HOOK, 0)) sc_call_layer_hook(layer);
 }
 SC_INLINE void sc_op_done(enum sc_op op, uint32_t layer, int core) {
     sc_profile_op(op, layer, core);

@@ -30,15 +30,10 @@ static uint32_t first_wanted(uint32_t tokens) {
     return sc_now.trace & SC_TRACE_DUMP && sc_now.dump_layer + 1 == SC_LAYERS && seen < first ? seen : first;
 }
 
-/* Processes the session's tokens that are not cached yet, chunk by chunk. want: result of the last chunk.
- * Returns whether the hook asked to stop before the
- * last chunk. */
-SC_HOT static int process(llm *s, enum sc_want want) {
-    uint32_t position = s->cached, n = s->count + s->drafted - position;
-    const uint32_t *ids = s->tokens + position;
-    sc_hooks.layer = s->layer_hook, sc_hooks.layer_user = s->layer_user;
-    sc_hooks.stop = 0;
-    while (n && !sc_hooks.stop) {
+/* Processes n tokens from `position` on, chunk by chunk. want: result of the last chunk. Returns how many were not
+ * processed, because the layer hook asked to stop. */
+SC_HOT static uint32_t process(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_want want) {
+    while (n) {
         uint32_t chunk = n < SC_CHUNK ? n : SC_CHUNK;
         for (uint32_t i = 0; i < chunk; i++) sc_now.ids[i] = ids[i];
         /* some tokens of a draft may have been rejected */
@@ -49,7 +44,7 @@ SC_HOT static int process(llm *s, enum sc_want want) {
         sc_now.tokens = chunk;
         sc_now.want = chunk == n || (sc_now.trace & SC_TRACE_LOGITS) ? want : SC_NO_LOGITS;
         sc_now.first_wanted = first_wanted(chunk);
-        sc_now.observed = sc_observed(sc_now.trace, chunk);
+        sc_now.observed = sc_observed(sc_now.trace, chunk) | sc_hooks.observed;
         sc_run_team(sc_forward, 0);
         uint32_t start = sc_time();
         sc_profile_report();
@@ -57,26 +52,24 @@ SC_HOT static int process(llm *s, enum sc_want want) {
         sc_report_all_logits();
         sc_now.untimed += sc_time() - start;
         ids += chunk, n -= chunk, position += chunk;
+        if (sc_hooks.observed && sc_hooks.stop) break;
     }
-    s->cached = position - (n ? 0 : s->drafted);
-    return n > 0;
+    return n;
 }
 
-/* Chooses tokens after a pass; behind the session's tokens is the draft. Keeps the correct draft tokens and adds
- * one token, but stops at an end token unless it is ignored. */
-SC_HOT static void choose(llm *s, const llm_sampling *how) {
-    uint32_t *const next = s->tokens + s->count, n = 0, draft;
+/* Chooses tokens after a pass; next[] holds the draft for `position` on. Keeps the correct draft tokens and adds
+ * one token, but stops at an end token unless it is ignored. Returns how many. */
+SC_HOT static uint32_t choose(const llm_sampling *how, uint32_t *next, uint32_t drafted, uint32_t position) {
+    uint32_t n = 0, draft;
     do {
         draft = next[n];
-        next[n] = s->drafted ? sc_choice(n) : sc_sample(how, s->count - 1);
-    } while (n++ < s->drafted && next[n - 1] == draft && (how->ignore_end || !is_end(draft)));
-    s->count += n;
-    s->cached = s->count - 1;
+        next[n] = drafted ? sc_choice(n) : sc_sample(how, position - 1);
+    } while (n++ < drafted && next[n - 1] == draft && (how->ignore_end || !is_end(draft)));
+    return n;
 }
 
-static void begin_pass(llm *s, uint32_t position) {
-    s->pass = (llm_pass){.position = position};
-    sc_now.untimed = 0;
+void sc_call_layer_hook(uint32_t layer) {
+    if (sc_hooks.layer && sc_hooks.layer(sc_hooks.layer_user, layer)) sc_hooks.stop = 1;
 }
 
 /* Drops tokens from `count` on. The last token is processed again, because its logits are gone. */
@@ -104,24 +97,24 @@ static int feed(llm *s, const uint32_t *ids, size_t n) {
     if (s->cached > s->count) s->cached = s->count;
     for (size_t i = 0; i < n; i++) s->tokens[s->count + i] = ids[i];
     s->count += (uint32_t)n, s->returned = s->count;
-    s->drafted = 0;
-    begin_pass(s, s->cached);
-    s->pass.tokens = s->count - s->cached;
-    const uint32_t start = sc_time();
-    process(s, SC_LAST_LOGITS);
-    s->pass.time = sc_time() - start - sc_now.untimed;
+    const uint32_t cached = s->cached, fed = s->count - cached, start = sc_time();
+    sc_now.untimed = 0;
+    const uint32_t left = process(s->tokens + cached, fed, cached, SC_LAST_LOGITS);
+    s->pass = (llm_pass){cached, fed - left, 0, sc_time() - start - sc_now.untimed};
+    s->cached = s->count - left;
     return stopped();
 }
 
-/* Prompt lookup: a draft behind the session's tokens, of at most `most` tokens. */
-static void draft(llm *s, uint32_t most) {
-    const uint32_t left = SC_CONTEXT - s->count - 1;
+/* Prompt lookup: writes a draft of at most `most` tokens behind the `count` tokens, and returns its length. */
+static uint32_t draft(uint32_t *tokens, uint32_t count, uint32_t most) {
+    const uint32_t left = SC_CONTEXT - count - 1;
     sc_profile_start(SC_CONTROLLER);
-    s->drafted = sc_draft(s->tokens, s->count, left < most ? left : most);
+    const uint32_t drafted = sc_draft(tokens, count, left < most ? left : most);
     sc_profile_op(SC_OP_NEXT, SC_LAYERS, SC_CONTROLLER);
     const uint32_t start = sc_time();
     sc_profile_report();
     sc_now.untimed += sc_time() - start;
+    return drafted;
 }
 
 static int is_sampling(const llm_sampling *how) {
@@ -129,30 +122,46 @@ static int is_sampling(const llm_sampling *how) {
            !(how->lookup && (how->inverse_temperature || SC_VERIFIED < 2));
 }
 
-SC_HOT static int next(llm *s, const llm_sampling *how) {
+/* Processes what is not cached, and chooses. Few accesses to the session, which is in slow memory. Returns whether it
+ * was stopped before it could choose. */
+SC_HOT static int pass(llm *s, const llm_sampling *how) {
+    uint32_t *const tokens = s->tokens, count = s->count, cached = s->cached;
+    uint32_t untimed = sc_now.untimed, drafted = 0, n = 0;
+    const uint32_t start = sc_time();
+    if (cached < count) {
+        sc_now.untimed = untimed = 0;
+        if (how->lookup && count - cached == 1) drafted = draft(tokens, count, how->lookup);
+        n = count + drafted - cached;
+        const uint32_t left = process(tokens + cached, n, cached, drafted ? SC_CHOICES : SC_LAST_LOGITS);
+        if (left) {
+            s->cached = count - left; /* a draft is in the last chunk */
+            return 1;
+        }
+    }
+    sc_profile_start(SC_CONTROLLER);
+    const uint32_t chosen = choose(how, tokens + count, drafted, count);
+    sc_profile_op(SC_OP_NEXT, SC_LAYERS, SC_CONTROLLER);
+    const uint32_t time = sc_time() - start - (sc_now.untimed - untimed);
+    if (n > 0)
+        s->pass = (llm_pass){cached, n, chosen, time};
+    else
+        s->pass.time += time, s->pass.chosen = chosen;
+    s->count = count + chosen;
+    s->cached = count + chosen - 1;
+    sc_profile_report();
+    return 0;
+}
+
+static int next(llm *s, const llm_sampling *how) {
     static const llm_sampling greedy = {0};
     if (!how) how = &greedy;
     if (s != current) return LLM_ERROR_SESSION;
     if (!is_sampling(how)) return LLM_ERROR_SAMPLING;
     if (s->count == 0) return LLM_ERROR_EMPTY;
     if (how->inverse_temperature) drop(s, s->returned); /* queued tokens are the most probable ones */
-    if (s->returned == s->count) { /* nothing is queued */
+    if (s->returned == s->count) {                      /* nothing is queued */
         if (s->count == SC_CONTEXT) return LLM_FULL;
-        const int fed = s->cached == s->count;
-        if (!fed) begin_pass(s, s->cached);
-        const uint32_t start = sc_time(), untimed = sc_now.untimed;
-        if (!fed) {
-            s->drafted = 0;
-            if (how->lookup && s->count - s->cached == 1) draft(s, how->lookup);
-            s->pass.tokens = s->count + s->drafted - s->cached;
-            if (process(s, s->drafted ? SC_CHOICES : SC_LAST_LOGITS)) return stopped();
-        }
-        sc_profile_start(SC_CONTROLLER);
-        choose(s, how);
-        sc_profile_op(SC_OP_NEXT, SC_LAYERS, SC_CONTROLLER);
-        s->pass.chosen = s->count - s->returned;
-        s->pass.time += sc_time() - start - (sc_now.untimed - untimed);
-        sc_profile_report();
+        if (pass(s, how)) return stopped();
         if (stopped()) return LLM_STOPPED; /* the token is queued */
     }
     const uint32_t token = s->tokens[s->returned++];
@@ -189,13 +198,19 @@ static int watch(llm *s, uint32_t what, uint32_t position, uint32_t layer, llm_p
     return LLM_OK;
 }
 
+static int on_layer(llm *s, llm_layer_hook *hook, void *user) {
+    if (s != current) return LLM_ERROR_SESSION;
+    sc_hooks.layer = hook, sc_hooks.layer_user = user;
+    sc_hooks.observed = hook ? 1u << SC_LAYER_HOOK : 0;
+    return LLM_OK;
+}
+
 static int init(llm *s) {
     current = s;
-    sc_hooks.layer = 0;
+    sc_hooks = (sc_hooks_of_session){0};
     sc_now.position = sc_now.tokens = 0;
     sc_now.want = SC_NO_LOGITS;
     sc_now.trace = 0;
-    sc_hooks.probe = 0;
 #ifdef SC_AT_EXP2
     sc_run_workers(sc_fill_exp2, 0);
 #endif
@@ -216,5 +231,6 @@ const llm_model SC_MODEL = {
     .next = next,
     .text = text,
     .rewind = rewind_to,
+    .on_layer = on_layer,
     .watch = watch,
 };
