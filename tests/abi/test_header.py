@@ -71,7 +71,11 @@ def compiles(src: Path, on: str) -> bool:
     includes = [f"-I{src / folder}" for folder in (".", "runtime", "program", f"platform/{on}")]
     files = [src / "runtime" / f"sc_{name}.c" for name in ("forward", "tables", "session")]
     files.append(src / "program/program.c")
-    given = [f"-DSC_INPUT_WORDS={input_words(CONTEXT)}", "-DSC_MODEL=test_model", "-DSC_TEXT_BYTES=8"]
+    given = [
+        f"-DSC_INPUT_WORDS={input_words(CONTEXT)}",
+        "-DSC_MODEL=test_model",
+        "-DSC_TEXT_BYTES=8",
+    ]
     command = [compiler, "-std=c11", "-fsyntax-only", "-w", *given, *flags, *includes]
     done = subprocess.run(
         [*map(str, command), *map(str, files)], capture_output=True, text=True, check=False

@@ -46,7 +46,11 @@ class Client:
 
     def __init__(self, program: Path) -> None:
         self.process = subprocess.Popen(
-            [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def ask(self, *words: object) -> str:
@@ -98,7 +102,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Program:
     shutil.rmtree(program.out / "src/program")
     for file in ("program.c", "sc_arguments.c", "sc_encode.c", "tokenizer.S"):
         (program.out / "src/platform/host" / file).unlink(missing_ok=True)
-    shutil.copyfile(Path(__file__).with_name("session_client.c"), program.out / "src/platform/host/main.c")
+    shutil.copyfile(
+        Path(__file__).with_name("session_client.c"), program.out / "src/platform/host/main.c"
+    )
     build_program(program.out, "host", env=ENV, options={"SAN": "1", "LAZY": "1"})
     return program
 
@@ -162,7 +168,9 @@ def random_call(rng: Random, client: Client, oracle: Oracle, tokens: list[int]) 
     elif kind == "empty":
         assert client.feed() == Result.OK
     else:
-        asked = rng.choice([("next", 65536, 65537, 0, 0, 0), ("next", 0, 0, 0, 9, 0), ("next", 1, 0, 0, 1, 0)])
+        asked = rng.choice(
+            [("next", 65536, 65537, 0, 0, 0), ("next", 0, 0, 0, 9, 0), ("next", 1, 0, 0, 1, 0)]
+        )
         assert client.call(*asked) == Result.ERROR_SAMPLING
 
 

@@ -308,7 +308,8 @@ def emit(
         "license": json.dumps(license_name or "not stated"),
         "text_bytes": max(len(text) for text in tokenizer.decode_table()),
         "stored_weights": [
-            (level.name, *_sampled_hash(out / "blobs" / f"{level.name}.bin")) for level in target.stored
+            (level.name, *_sampled_hash(out / "blobs" / f"{level.name}.bin"))
+            for level in target.stored
         ],
         "g": graph,
         "ops": graph.device_ops(),
