@@ -61,14 +61,14 @@ SC_INLINE void sc_v_load(sc_v_words *rows, const uint8_t *w) { __builtin_memcpy(
 #if SC_XPULP
 
 /* clang-format off */
-#define SC_PAIR_EVEN(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t0]") SC_SDOT("%[b" #r "]", "%[x1]", "%[t0]")
-#define SC_PAIR_ODD(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t1]") SC_SDOT("%[b" #r "]", "%[x1]", "%[t1]")
+#define SC_PAIR_EVEN(r) PV_SDOTSP_B("%[a" #r "]", "%[x0]", "%[t0]") PV_SDOTSP_B("%[b" #r "]", "%[x1]", "%[t0]")
+#define SC_PAIR_ODD(r) PV_SDOTSP_B("%[a" #r "]", "%[x0]", "%[t1]") PV_SDOTSP_B("%[b" #r "]", "%[x1]", "%[t1]")
 /* One word of each vector, already loaded: 24 instructions */
 #define SC_PAIR_ROWS                                                                                             \
-    SC_LW_POST("%[t0]", "%[w]") SC_LW_POST("%[t1]", "%[w]")                                                      \
-    SC_PAIR_EVEN(0) SC_LW_POST("%[t0]", "%[w]") SC_PAIR_ODD(1) SC_LW_POST("%[t1]", "%[w]")                       \
-    SC_PAIR_EVEN(2) SC_LW_POST("%[t0]", "%[w]") SC_PAIR_ODD(3) SC_LW_POST("%[t1]", "%[w]")                       \
-    SC_PAIR_EVEN(4) SC_LW_POST("%[t0]", "%[w]") SC_PAIR_ODD(5) SC_LW_POST("%[t1]", "%[w]")                       \
+    P_LW_POST("%[t0]", "%[w]", "4") P_LW_POST("%[t1]", "%[w]", "4")                                              \
+    SC_PAIR_EVEN(0) P_LW_POST("%[t0]", "%[w]", "4") SC_PAIR_ODD(1) P_LW_POST("%[t1]", "%[w]", "4")               \
+    SC_PAIR_EVEN(2) P_LW_POST("%[t0]", "%[w]", "4") SC_PAIR_ODD(3) P_LW_POST("%[t1]", "%[w]", "4")               \
+    SC_PAIR_EVEN(4) P_LW_POST("%[t0]", "%[w]", "4") SC_PAIR_ODD(5) P_LW_POST("%[t1]", "%[w]", "4")               \
     SC_PAIR_EVEN(6) SC_PAIR_ODD(7)
 #define SC_PAIR_ZERO(r) "li %[a" #r "], 0\nli %[b" #r "], 0\n"
 #define SC_PAIR_OUT(r) [a##r] "=&r"(a->s##r), [b##r] "=&r"(b->s##r),
@@ -79,7 +79,7 @@ SC_INLINE const uint8_t *sc_dot_pair(sc_rows *a, sc_rows *b, const uint8_t *w, c
     int32_t x0, x1, t0, t1;
     __asm__ volatile(SC_EACH_ROW(SC_PAIR_ZERO)
                      SC_LOOP_BEGIN("%[n]", 26)
-                     SC_LW_POST("%[x0]", "%[x]") SC_LW_POST("%[x1]", "%[y]")
+                     P_LW_POST("%[x0]", "%[x]", "4") P_LW_POST("%[x1]", "%[y]", "4")
                      SC_PAIR_ROWS
                      SC_LOOP_END(26)
                      : SC_EACH_ROW(SC_PAIR_OUT) [w] "+&r"(w), [x] "+&r"(x), [y] "+&r"(y), [x0] "=&r"(x0),
@@ -162,7 +162,7 @@ static inline int32_t sc_zero_point(int32_t word, int r) {
 /* sc_zero_point() in one instruction, for a constant r. */
 #if SC_XPULP
 #define SC_ZERO_POINT(z, word, r)                                                                            \
-    __asm__(".insn r 0x33, 0, 0x63, %0, %1, x%2" : "=r"(z) : "r"(word), "i"(4 * (r))) /* p.extract */
+    __asm__(P_EXTRACT("%0", "%1", "3", SC_ALONE("%2")) : "=r"(z) : "r"(word), "i"(4 * (r)))
 #else
 #define SC_ZERO_POINT(z, word, r) (z) = sc_zero_point(word, r)
 #endif

@@ -8,20 +8,20 @@ enum { SC_W2_INPUTS = 16, SC_W2_FOLD = 6 };
 
 /* clang-format off */
 #define SC_W2_PART(acc, cur, left, x)                                                           \
-    "slli %[lo], " cur ", " #left "\nand %[lo], %[lo], %[m]\n" SC_SDOT(acc, x, "%[lo]")
+    "slli %[lo], " cur ", " #left "\nand %[lo], %[lo], %[m]\n" PV_SDOTSP_B(acc, x, "%[lo]")
 #define SC_W2_ROW(acc, cur)                                                                     \
-    SC_SLL_BYTES("%[lo]", cur, "x3") /* by 6 */ SC_SDOT(acc, "%[x0]", "%[lo]")                     \
+    PV_SLL_SCI_B("%[lo]", cur, "6") PV_SDOTSP_B(acc, "%[x0]", "%[lo]")                             \
     SC_W2_PART(acc, cur, 4, "%[x1]") SC_W2_PART(acc, cur, 2, "%[x2]") \
-    "and " cur ", " cur ", %[m]\n" SC_SDOT(acc, "%[x3]", cur)
-#define SC_W2_EVEN(r) SC_LW_POST("%[t1]", "%[w]") SC_W2_ROW("%[a" #r "]", "%[t0]")
-#define SC_W2_ODD(r) SC_LW_POST("%[t0]", "%[w]") SC_W2_ROW("%[a" #r "]", "%[t1]")
+    "and " cur ", " cur ", %[m]\n" PV_SDOTSP_B(acc, "%[x3]", cur)
+#define SC_W2_EVEN(r) P_LW_POST("%[t1]", "%[w]", "4") SC_W2_ROW("%[a" #r "]", "%[t0]")
+#define SC_W2_ODD(r) P_LW_POST("%[t0]", "%[w]", "4") SC_W2_ROW("%[a" #r "]", "%[t1]")
 
 /* 92 instructions per 128 products */
 SC_INLINE void sc_dot_w2(sc_rows *a, const uint8_t **w, const int8_t **x, uint32_t words) {
     int32_t x0, x1, x2, x3, t0, t1, lo;
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 92)
-                     SC_LW_POST("%[t0]", "%[w]") SC_LW_POST("%[x0]", "%[x]") SC_LW_POST("%[x1]", "%[x]")
-                     SC_LW_POST("%[x2]", "%[x]") SC_LW_POST("%[x3]", "%[x]")
+                     P_LW_POST("%[t0]", "%[w]", "4") P_LW_POST("%[x0]", "%[x]", "4") P_LW_POST("%[x1]", "%[x]", "4")
+                     P_LW_POST("%[x2]", "%[x]", "4") P_LW_POST("%[x3]", "%[x]", "4")
                      SC_W2_EVEN(0) SC_W2_ODD(1) SC_W2_EVEN(2) SC_W2_ODD(3) SC_W2_EVEN(4) SC_W2_ODD(5)
                      SC_W2_EVEN(6) SC_W2_ROW("%[a7]", "%[t1]")
                      SC_LOOP_END(92)

@@ -10,11 +10,11 @@ enum { SC_W3_INPUTS = 32, SC_W3_FOLD = 5 };
 #if SC_XPULP
 
 /* clang-format off */
-#define SC_W3_TOP(w, x) "and %[t], " w ", %[me]\n" SC_SDOT("%[acc]", x, "%[t]")
-#define SC_W3_LOW(w, x) "slli %[t], " w ", 3\nand %[t], %[t], %[me]\n" SC_SDOT("%[acc]", x, "%[t]")
+#define SC_W3_TOP(w, x) "and %[t], " w ", %[me]\n" PV_SDOTSP_B("%[acc]", x, "%[t]")
+#define SC_W3_LOW(w, x) "slli %[t], " w ", 3\nand %[t], %[t], %[me]\n" PV_SDOTSP_B("%[acc]", x, "%[t]")
 #define SC_W3_REST(w, left, x)                                                                  \
-    SC_SLL_BYTES("%[t]", w, "x3") /* by 6 */ "slli %[u], %[w2], " #left "\nand %[u], %[u], %[m2]\n" \
-    "or %[t], %[t], %[u]\n" SC_SDOT("%[acc]", x, "%[t]")
+    PV_SLL_SCI_B("%[t]", w, "6") "slli %[u], %[w2], " #left "\nand %[u], %[u], %[m2]\n"  \
+    "or %[t], %[t], %[u]\n" PV_SDOTSP_B("%[acc]", x, "%[t]")
 
 /* One row at a time: 36 instructions per 32 products. Eight rows at a time need too many registers, so the
  * activations are loaded again for every row. Not SC_HOT: that makes a token 0.3 % slower (examples/stories
@@ -26,15 +26,15 @@ static __attribute__((noinline)) void sc_w3_rows(int32_t *sums, const uint8_t *w
         const int8_t *from = x;
         int32_t acc = 0, w0, w1, w2, x0, x1, t, u;
         __asm__ volatile(SC_LOOP_BEGIN("%[n]", 36)
-                         SC_LW_STEP("%[w0]", "%[w]", 32) SC_LW_STEP("%[w1]", "%[w]", 32)
-                         SC_LW_STEP("%[w2]", "%[w]", 32)
-                         SC_LW_POST("%[x0]", "%[x]") SC_LW_POST("%[x1]", "%[x]")
-                         SC_W3_TOP("%[w0]", "%[x0]") SC_LW_POST("%[x0]", "%[x]")
-                         SC_W3_LOW("%[w0]", "%[x1]") SC_LW_POST("%[x1]", "%[x]")
-                         SC_W3_TOP("%[w1]", "%[x0]") SC_LW_POST("%[x0]", "%[x]")
-                         SC_W3_LOW("%[w1]", "%[x1]") SC_LW_POST("%[x1]", "%[x]")
-                         SC_W3_TOP("%[w2]", "%[x0]") SC_LW_POST("%[x0]", "%[x]")
-                         SC_W3_LOW("%[w2]", "%[x1]") SC_LW_POST("%[x1]", "%[x]")
+                         P_LW_POST("%[w0]", "%[w]", "32") P_LW_POST("%[w1]", "%[w]", "32")
+                         P_LW_POST("%[w2]", "%[w]", "32")
+                         P_LW_POST("%[x0]", "%[x]", "4") P_LW_POST("%[x1]", "%[x]", "4")
+                         SC_W3_TOP("%[w0]", "%[x0]") P_LW_POST("%[x0]", "%[x]", "4")
+                         SC_W3_LOW("%[w0]", "%[x1]") P_LW_POST("%[x1]", "%[x]", "4")
+                         SC_W3_TOP("%[w1]", "%[x0]") P_LW_POST("%[x0]", "%[x]", "4")
+                         SC_W3_LOW("%[w1]", "%[x1]") P_LW_POST("%[x1]", "%[x]", "4")
+                         SC_W3_TOP("%[w2]", "%[x0]") P_LW_POST("%[x0]", "%[x]", "4")
+                         SC_W3_LOW("%[w2]", "%[x1]") P_LW_POST("%[x1]", "%[x]", "4")
                          SC_W3_REST("%[w0]", 4, "%[x0]") SC_W3_REST("%[w1]", 5, "%[x1]")
                          SC_LOOP_END(36)
                          : [acc] "+&r"(acc), [w] "+&r"(at), [x] "+&r"(from), [w0] "=&r"(w0),

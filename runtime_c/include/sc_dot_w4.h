@@ -8,16 +8,16 @@ enum { SC_W4_INPUTS = 8, SC_W4_FOLD = 4 };
 
 /* clang-format off */
 #define SC_W4_ROW(acc, cur)                                                                     \
-    SC_SLL_BYTES("%[lo]", cur, "x2") SC_AND_BYTES(cur, cur, "x24") /* by 4, and -16 */           \
-    SC_SDOT(acc, "%[x0]", "%[lo]") SC_SDOT(acc, "%[x1]", cur)
-#define SC_W4_EVEN(r) SC_LW_POST("%[t1]", "%[w]") SC_W4_ROW("%[a" #r "]", "%[t0]")
-#define SC_W4_ODD(r) SC_LW_POST("%[t0]", "%[w]") SC_W4_ROW("%[a" #r "]", "%[t1]")
+    PV_SLL_SCI_B("%[lo]", cur, "4") PV_AND_SCI_B(cur, cur, "-16")                                \
+    PV_SDOTSP_B(acc, "%[x0]", "%[lo]") PV_SDOTSP_B(acc, "%[x1]", cur)
+#define SC_W4_EVEN(r) P_LW_POST("%[t1]", "%[w]", "4") SC_W4_ROW("%[a" #r "]", "%[t0]")
+#define SC_W4_ODD(r) P_LW_POST("%[t0]", "%[w]", "4") SC_W4_ROW("%[a" #r "]", "%[t1]")
 
 /* 42 instructions per 64 products */
 SC_INLINE void sc_dot_w4(sc_rows *a, const uint8_t **w, const int8_t **x, uint32_t words) {
     int32_t x0, x1, t0, t1, lo;
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 42)
-                     SC_LW_POST("%[t0]", "%[w]") SC_LW_POST("%[x0]", "%[x]") SC_LW_POST("%[x1]", "%[x]")
+                     P_LW_POST("%[t0]", "%[w]", "4") P_LW_POST("%[x0]", "%[x]", "4") P_LW_POST("%[x1]", "%[x]", "4")
                      SC_W4_EVEN(0) SC_W4_ODD(1) SC_W4_EVEN(2) SC_W4_ODD(3) SC_W4_EVEN(4) SC_W4_ODD(5)
                      SC_W4_EVEN(6) SC_W4_ROW("%[a7]", "%[t1]")
                      SC_LOOP_END(42)
@@ -70,14 +70,14 @@ SC_INLINE int32_t sc_get_w4(const uint8_t *w, uint32_t row, uint32_t at) {
 /* clang-format off */
 #define SC_W4_TWO_ROWS(TOP)                                                                                  \
     SC_INNER_LOOP_BEGIN("%[four]", 12)                                                                       \
-    SC_LW_POST("%[v]", "%[w]") SC_LW_POST("%[u]", "%[w]")                                                    \
+    P_LW_POST("%[v]", "%[w]", "4") P_LW_POST("%[u]", "%[w]", "4")                                            \
     "slli %[lo], %[v], 4\n" TOP("%[v]") TOP("%[lo]") "slli %[un], %[u], 4\n"                                 \
-    "sw %[v], 4(%[to])\n" ".insn r 0x2b, 6, 0, %[step], %[to], %[lo]\n"                                      \
+    "sw %[v], 4(%[to])\n" P_SW_POST_R("%[lo]", "%[to]", "%[step]")                                           \
     TOP("%[u]") TOP("%[un]")                                                                                 \
-    "sw %[u], 4(%[to])\n" ".insn r 0x2b, 6, 0, %[step], %[to], %[un]\n" SC_LOOP_END(12) "\n"
+    "sw %[u], 4(%[to])\n" P_SW_POST_R("%[un]", "%[to]", "%[step]") SC_LOOP_END(12) "\n"
 /* clang-format on */
 #define SC_W4_FOLDED(v) "and " v ", " v ", %[m]\n"
-#define SC_W4_FLAT(v) SC_SRA_BYTES(v, v, "%[m]")
+#define SC_W4_FLAT(v) PV_SRA_SC_B(v, v, "%[m]")
 #define SC_W4_OUT [w] "+&r"(w), [to] "+&r"(to), [v] "=&r"(v), [lo] "=&r"(lo), [u] "=&r"(u), [un] "=&r"(un)
 #define SC_W4_IN(mask)                                                                                       \
     [n] "r"(blocks), [four] "r"(SC_ROWS / 2), [m] "r"(mask), [step] "r"(4 * row),                            \
@@ -119,11 +119,11 @@ SC_INLINE void sc_widen_w4(int32_t *to, uint32_t row, uint32_t word, const uint8
         for (; words; words -= 2, to += 2) {
             int32_t *at = to, v, lo;
             /* clang-format off */
-            __asm__ volatile(SC_LOOP_CONST_BEGIN(8, x10)
-                             SC_LW_POST("%[v]", "%[w]")
-                             SC_SLL_BYTES("%[lo]", "%[v]", "x2") SC_AND_BYTES("%[v]", "%[v]", "x24")
+            __asm__ volatile(SC_LOOP_CONST_BEGIN(8, 5)
+                             P_LW_POST("%[v]", "%[w]", "4")
+                             PV_SLL_SCI_B("%[lo]", "%[v]", "4") PV_AND_SCI_B("%[v]", "%[v]", "-16")
                              "sw %[v], 4(%[to])\n"
-                             ".insn r 0x2b, 6, 0, %[step], %[to], %[lo]\n" SC_LOOP_END(5)
+                             P_SW_POST_R("%[lo]", "%[to]", "%[step]") SC_LOOP_END(5)
                              : [w] "+&r"(from), [to] "+&r"(at), [v] "=&r"(v), [lo] "=&r"(lo)
                              : [step] "r"(4 * row)
                              : "memory");

@@ -6,16 +6,16 @@ enum { SC_W8_INPUTS = 4, SC_W8_FOLD = 0 };
 #if SC_XPULP
 
 /* clang-format off */
-#define SC_W8_ODD(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t1]") SC_LW_POST("%[t1]", "%[w]")
-#define SC_W8_EVEN(r) SC_SDOT("%[a" #r "]", "%[x0]", "%[t0]") SC_LW_POST("%[t0]", "%[w]")
+#define SC_W8_ODD(r) PV_SDOTSP_B("%[a" #r "]", "%[x0]", "%[t1]") P_LW_POST("%[t1]", "%[w]", "4")
+#define SC_W8_EVEN(r) PV_SDOTSP_B("%[a" #r "]", "%[x0]", "%[t0]") P_LW_POST("%[t0]", "%[w]", "4")
 
 /* 17 instructions per 32 products */
 SC_INLINE void sc_dot_w8(sc_rows *a, const uint8_t **w, const int8_t **x, uint32_t words) {
     int32_t x0, t0, t1;
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 17)
-                     SC_LW_POST("%[x0]", "%[x]") SC_LW_POST("%[t0]", "%[w]") SC_LW_POST("%[t1]", "%[w]")
+                     P_LW_POST("%[x0]", "%[x]", "4") P_LW_POST("%[t0]", "%[w]", "4") P_LW_POST("%[t1]", "%[w]", "4")
                      SC_W8_EVEN(0) SC_W8_ODD(1) SC_W8_EVEN(2) SC_W8_ODD(3) SC_W8_EVEN(4) SC_W8_ODD(5)
-                     SC_SDOT("%[a6]", "%[x0]", "%[t0]") SC_SDOT("%[a7]", "%[x0]", "%[t1]")
+                     PV_SDOTSP_B("%[a6]", "%[x0]", "%[t0]") PV_SDOTSP_B("%[a7]", "%[x0]", "%[t1]")
                      SC_LOOP_END(17)
                      : SC_EACH_ROW(SC_DOT_OUT) [w] "+&r"(*w), [x] "+&r"(*x), [x0] "=&r"(x0),
                        [t0] "=&r"(t0), [t1] "=&r"(t1)

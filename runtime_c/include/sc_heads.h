@@ -20,22 +20,22 @@ SC_INLINE uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, int32
     /* clang-format off */
     __asm__ volatile(
         SC_LOOP_BEGIN("%[n]", 16)
-        SC_LW_POST("%[a]", "%[x]")
-        SC_LW_POST("%[b]", "%[x2]")
-        SC_LW_POST("%[w]", "%[rope]") /* sine and cosine */
+        P_LW_POST("%[a]", "%[x]", "4")
+        P_LW_POST("%[b]", "%[x2]", "4")
+        P_LW_POST("%[w]", "%[rope]", "4") /* sine and cosine */
         "sra %[a], %[a], %[e]\n"
         "sra %[b], %[b], %[e]\n"
         "srai %[s], %[w], 16\n"
-        ".insn r 0x5b, 0, 0x40, %[u], %[a], %[w]\n" /* product of the low halves */
-        ".insn r 0x5b, 0, 0x40, %[v], %[b], %[w]\n"
-        ".insn r 0x33, 1, 0x21, %[u], %[b], %[s]\n" /* u -= b * s */
-        ".insn r 0x33, 0, 0x21, %[v], %[a], %[s]\n" /* v += a * s */
-        ".insn s 0x2b, 2, %[u], 4(%[z])\n"
-        ".insn s 0x2b, 2, %[v], 4(%[z2])\n"
-        ".insn r 0x33, 0, 0x02, %[u], %[u], x0\n"
-        ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"
-        ".insn r 0x33, 6, 0x02, %[top], %[top], %[u]\n"
-        ".insn r 0x33, 6, 0x02, %[top], %[top], %[v]\n"
+        P_MULS("%[u]", "%[a]", "%[w]")
+        P_MULS("%[v]", "%[b]", "%[w]")
+        P_MSU("%[u]", "%[b]", "%[s]")
+        P_MAC("%[v]", "%[a]", "%[s]")
+        P_SW_POST("%[u]", "%[z]", "4")
+        P_SW_POST("%[v]", "%[z2]", "4")
+        P_ABS("%[u]", "%[u]")
+        P_ABS("%[v]", "%[v]")
+        P_MAX("%[top]", "%[top]", "%[u]")
+        P_MAX("%[top]", "%[top]", "%[v]")
         SC_LOOP_END(16)
         : [x] "+&r"(x), [x2] "+&r"(x2), [z] "+&r"(z), [z2] "+&r"(z2), [rope] "+&r"(rope), [top] "+&r"(top),
           [a] "=&r"(a), [b] "=&r"(b), [u] "=&r"(u), [v] "=&r"(v), [w] "=&r"(w), [s] "=&r"(s)
@@ -61,14 +61,14 @@ SC_INLINE void round_head(const int32_t *z, int n, int32_t reciprocal, int8_t *d
 #define ROUND_HEAD(shift, count)                                                                             \
     __asm__ volatile(                                                                                        \
         SC_LOOP_BEGIN("%[n]", 8)                                                                             \
-        SC_LW_POST("%[a]", "%[z]")                                                                           \
-        SC_LW_POST("%[b]", "%[z]")                                                                           \
+        P_LW_POST("%[a]", "%[z]", "4")                                                                       \
+        P_LW_POST("%[b]", "%[z]", "4")                                                                       \
         shift " %[a], %[a], %[s]\n"                                                                          \
         shift " %[b], %[b], %[s]\n"                                                                          \
-        ".insn r 0x5b, 4, 0x40 + %[q], %[a], %[a], %[r]\n" /* rounded product of the low halves */           \
-        ".insn r 0x5b, 4, 0x40 + %[q], %[b], %[b], %[r]\n"                                                   \
-        ".insn r 0x2b, 4, 0, %[step], %[dst], %[a]\n"                                                        \
-        ".insn r 0x2b, 4, 0, %[step], %[dst], %[b]\n"                                                        \
+        P_MULSRN("%[a]", "%[a]", "%[r]", "%[q]")                                                             \
+        P_MULSRN("%[b]", "%[b]", "%[r]", "%[q]")                                                             \
+        P_SB_POST_R("%[a]", "%[dst]", "%[step]")                                                             \
+        P_SB_POST_R("%[b]", "%[dst]", "%[step]")                                                             \
         SC_LOOP_END(8)                                                                                       \
         : [z] "+&r"(z), [dst] "+&r"(dst), [a] "=&r"(a), [b] "=&r"(b)                                         \
         : [n] "r"(SC_HEAD_DIM / 2), [s] "r"(count), [r] "r"(reciprocal), [step] "r"(stride),                 \

@@ -16,15 +16,15 @@
 #define SC_GATED(between)                                                                                    \
     "srai %[i], %[v], 10\n"                                                                                  \
     "andi %[i], %[i], -4\n"                                                                                  \
-    ".insn r 0x03, 7, 0x10, %[i], %[table], %[i]\n"                                                          \
+    P_LW_R("%[i]", "%[table]", "%[i]")                                                                       \
     "and %[v], %[v], %[mask]\n"                                                                              \
-    ".insn r 0x5b, 1, 0x50, %[i], %[i], %[v]\n" /* plus its lower half times v's, and that by 2^16 */        \
+    P_MACSN("%[i]", "%[i]", "%[v]", "16") /* plus its lower half times v's, and that by 2^16 */              \
     "sll %[u], %[u], %[us]\n"                                                                                \
     SC_TWICE("%[i]")                                                                                         \
     SC_TIMES_LOW("%[v]", "%[g]", "%[i]") SC_TIMES_HIGH("%[v]", "%[g]", "%[i]")                               \
     "sll %[v], %[v], %[shift]\n"                                                                             \
     "mulh %[g], %[v], %[u]\n" between                                                                        \
-    ".insn s 0x2b, 2, %[g], 4(%[dst])\n"
+    P_SW_POST("%[g]", "%[dst]", "4")
 /* clang-format on */
 #endif
 
@@ -32,7 +32,7 @@
 
 #if SC_XPULP
 /* sc_meet() as the first instruction, if `meets`. The loop's constants are in registers by then. */
-#define MEET ".if %[meets]\n.insn i 0x03, 6, x0, %[event](%[team])\n.endif\n"
+#define MEET ".if %[meets]\n" P_ELW("x0", "%[team]", "%[event]") ".endif\n"
 #define MEETS(meets) [team] "r"(ELW_PAGE(SC_MEET_AT)), [event] "i"(ELW_OFFSET(SC_MEET_AT)), [meets] "i"(meets)
 
 /* Left out if the engine has added high sums to low ones. */
@@ -48,22 +48,22 @@ SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *lo
     /* clang-format off */
     /* the next low sum is loaded during the gate before it */
 #define JOIN_BLOCKS(count)                                                                                   \
-    MEET SC_LW_POST("%[a]", "%[low]")                                                                           \
+    MEET P_LW_POST("%[a]", "%[low]", "4")                                                                       \
     SC_OUTER_LOOP_BEGIN("%[blocks]", count + 5)                                                              \
     SC_INNER_LOOP_BEGIN("%[four]", count)                                                                    \
-    SC_LW_POST("%[g]", "%[high]")                                                                            \
+    P_LW_POST("%[g]", "%[high]", "4")                                                                        \
     "lw %[b], 12(%[low])\n" /* of the up */                                                                  \
     "lw %[u], 12(%[high])\n"                                                                                 \
-    ".insn i 0x0b, 5, %[v], 2(%[r])\n"                                                                       \
+    P_LHU_POST("%[v]", "%[r]", "2")                                                                          \
     "lhu %[i], 6(%[r])\n"                                                                                    \
-    SC_MAC("%[a]", "%[g]", "%[c]") SC_MAC("%[b]", "%[u]", "%[c]")                                            \
+    P_MAC("%[a]", "%[g]", "%[c]") P_MAC("%[b]", "%[u]", "%[c]")                                              \
     SC_FACTOR("%[v]", "%[v]", "%[m]") SC_FACTOR("%[i]", "%[i]", "%[m]")                                      \
     SC_TWICE("%[v]") SC_TWICE("%[i]")                                                                        \
     SC_TIMES_LOW("%[g]", "%[a]", "%[v]") SC_TIMES_LOW("%[u]", "%[b]", "%[i]")                                \
     SC_TIMES_HIGH("%[g]", "%[a]", "%[v]") SC_TIMES_HIGH("%[u]", "%[b]", "%[i]")                              \
     SC_ROUND("%[g]", "%[right]") SC_ROUND("%[u]", "%[right]")
 #define GATE_BLOCKS(count)                                                                                   \
-    SC_GATED(SC_LW_POST("%[a]", "%[low]"))                                                                   \
+    SC_GATED(P_LW_POST("%[a]", "%[low]", "4"))                                                               \
     SC_LOOP_END(count) "\n"                                                                                  \
     "lw %[a], 12(%[low])\naddi %[low], %[low], 16\naddi %[r], %[r], 8\naddi %[high], %[high], 16\n"          \
     SC_OUTER_LOOP_END(count + 5)
@@ -77,11 +77,11 @@ SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *lo
         __asm__ volatile(JOIN_BLOCKS(33)
                          "mv %[v], %[g]\n"
                          SC_ROUND("%[v]", "%[gs]")
-                         ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n"
+                         P_CLIP("%[v]", "%[v]", "21")
                          GATE_BLOCKS(33) : GATED, [gs] "r"(gate_shift) : "memory");
     } else {
         __asm__ volatile(JOIN_BLOCKS(32)
-                         ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n"
+                         P_CLIPR("%[v]", "%[g]", "%[limit]")
                          "sll %[v], %[v], %[gs]\n"
                          GATE_BLOCKS(32) : GATED, [gs] "r"(-gate_shift),
                          [limit] "r"(((1 << 20) >> -gate_shift) - 1) : "memory");
@@ -102,11 +102,11 @@ SC_INLINE void silu_of_several(const uint16_t *r, uint32_t blocks, const int32_t
     uint32_t gates, ups; /* two multipliers each */
     /* clang-format off */
 #define PAIR(FACTOR, INPUT)                                                                                   \
-    SC_LW_POST("%[a]", "%[low]")                                                                             \
+    P_LW_POST("%[a]", "%[low]", "4")                                                                         \
     "lw %[b], 12(%[low])\n"                                                                                  \
-    UNLESS_SUMMED(SC_LW_POST("%[g]", "%[high]") "lw %[u], 12(%[high])\n")                                     \
+    UNLESS_SUMMED(P_LW_POST("%[g]", "%[high]", "4") "lw %[u], 12(%[high])\n")                                 \
     FACTOR("%[v]", "%[gates]", "%[m]") FACTOR("%[i]", "%[ups]", "%[m]")                                      \
-    UNLESS_SUMMED(SC_MAC("%[a]", "%[g]", "%[c]") SC_MAC("%[b]", "%[u]", "%[c]"))                              \
+    UNLESS_SUMMED(P_MAC("%[a]", "%[g]", "%[c]") P_MAC("%[b]", "%[u]", "%[c]"))                                \
     SC_TWICE("%[v]") SC_TWICE("%[i]")                                                                        \
     SC_TIMES_LOW("%[g]", "%[a]", "%[v]") SC_TIMES_LOW("%[u]", "%[b]", "%[i]")                                \
     SC_TIMES_HIGH("%[g]", "%[a]", "%[v]") SC_TIMES_HIGH("%[u]", "%[b]", "%[i]")                              \
@@ -114,7 +114,7 @@ SC_INLINE void silu_of_several(const uint16_t *r, uint32_t blocks, const int32_t
 #define PAIRS_OF_BLOCKS(INPUT, count)                                                                         \
     SC_OUTER_LOOP_BEGIN("%[blocks]", count + 4 - %[summed])                                                  \
     SC_INNER_LOOP_BEGIN("%[two]", count)                                                                     \
-    SC_LW_POST("%[gates]", "%[r]")                                                                           \
+    P_LW_POST("%[gates]", "%[r]", "4")                                                                       \
     "lw %[ups], 4(%[r])\n"                                                                                   \
     PAIR(SC_FACTOR, INPUT) PAIR(SC_FACTOR_OF_HIGH, INPUT) SC_LOOP_END(count) "\n"                              \
     "addi %[low], %[low], 16\naddi %[r], %[r], 8\n" UNLESS_SUMMED("addi %[high], %[high], 16\n")             \
@@ -128,10 +128,10 @@ SC_INLINE void silu_of_several(const uint16_t *r, uint32_t blocks, const int32_t
       [c] "r"(256), SUMMED(summed)
     if (SC_GATE_SHIFT_LEAST > 0 || (SC_GATE_SHIFT_MOST > 0 && gate_shift > 0)) {
         __asm__ volatile(PAIRS_OF_BLOCKS("mv %[v], %[g]\n" SC_ROUND("%[v]", "%[gs]")
-                                      ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n", 2 * 31 + 2 - 8 * %[summed])
+                                      P_CLIP("%[v]", "%[v]", "21"), 2 * 31 + 2 - 8 * %[summed])
                          : OPERANDS, [gs] "r"(gate_shift) : "memory");
     } else {
-        __asm__ volatile(PAIRS_OF_BLOCKS(".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n"
+        __asm__ volatile(PAIRS_OF_BLOCKS(P_CLIPR("%[v]", "%[g]", "%[limit]")
                                       "sll %[v], %[v], %[gs]\n", 2 * 30 + 2 - 8 * %[summed])
                          : OPERANDS, [gs] "r"(-gate_shift),
                          [limit] "r"(((1 << 20) >> -gate_shift) - 1) : "memory");
@@ -157,17 +157,17 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
     int32_t s, t, a, b, h, i;
     /* clang-format off */
 #define JOIN_TWO                                                                                             \
-    SC_LW_POST("%[t]", "%[r]") /* two multipliers */                                                         \
-    UNLESS_SUMMED(SC_LW_POST("%[a]", "%[high]") SC_LW_POST("%[b]", "%[high]"))                                \
-    SC_LW_POST("%[h]", "%[low]") SC_LW_POST("%[i]", "%[low]")                                                \
+    P_LW_POST("%[t]", "%[r]", "4") /* two multipliers */                                                     \
+    UNLESS_SUMMED(P_LW_POST("%[a]", "%[high]", "4") P_LW_POST("%[b]", "%[high]", "4"))                        \
+    P_LW_POST("%[h]", "%[low]", "4") P_LW_POST("%[i]", "%[low]", "4")                                        \
     SC_FACTOR("%[s]", "%[t]", "%[m]") SC_FACTOR_OF_HIGH("%[t]", "%[t]", "%[m]")                              \
-    UNLESS_SUMMED(SC_MAC("%[h]", "%[a]", "%[c]") SC_MAC("%[i]", "%[b]", "%[c]"))                              \
+    UNLESS_SUMMED(P_MAC("%[h]", "%[a]", "%[c]") P_MAC("%[i]", "%[b]", "%[c]"))                                \
     SC_TWICE("%[s]") SC_TWICE("%[t]")                                                                        \
     SC_TIMES_LOW("%[a]", "%[h]", "%[s]") SC_TIMES_LOW("%[b]", "%[i]", "%[t]")                                \
     SC_TIMES_HIGH("%[a]", "%[h]", "%[s]") SC_TIMES_HIGH("%[b]", "%[i]", "%[t]")
 #define ADD_TWO /* to the residual */                                                                        \
-    "add %[a], %[a], %[s]\nadd %[b], %[b], %[t]\n" SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")        \
-    ".insn s 0x2b, 2, %[a], 4(%[y])\n.insn s 0x2b, 2, %[b], 4(%[y])\n"
+    "add %[a], %[a], %[s]\nadd %[b], %[b], %[t]\n" P_CLIP("%[a]", "%[a]", "31") P_CLIP("%[b]", "%[b]", "31")  \
+    P_SW_POST("%[a]", "%[y]", "4") P_SW_POST("%[b]", "%[y]", "4")
 #define JOINED                                                                                               \
     [r] "+&r"(r), [y] "+&r"(y), [low] "+&r"(low), [high] "+&r"(high), [s] "=&r"(s), [t] "=&r"(t),            \
     [a] "=&r"(a), [b] "=&r"(b), [h] "=&r"(h), [i] "=&r"(i)                                                   \
@@ -182,21 +182,21 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
     else if (n > 1 && add) { /* limit, so that the shift cannot overflow; then clip to 30 bits */
         const int32_t left = -right, limit = 1 << (30 - left);
         __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 29 - 4 * %[summed]) JOIN_TWO
-                         ".insn r 0x33, 5, 0x0A, %[a], %[a], %[limit]\n"
-                         ".insn r 0x33, 5, 0x0A, %[b], %[b], %[limit]\n"
+                         P_CLIPR("%[a]", "%[a]", "%[limit]")
+                         P_CLIPR("%[b]", "%[b]", "%[limit]")
                          "lw %[s], 0(%[y])\n"
                          "lw %[t], 4(%[y])\n"
                          "sll %[a], %[a], %[left]\n"
                          "sll %[b], %[b], %[left]\n"
-                         SC_CLIP30("%[a]", "%[a]") SC_CLIP30("%[b]", "%[b]")
+                         P_CLIP("%[a]", "%[a]", "31") P_CLIP("%[b]", "%[b]", "31")
                          ADD_TWO SC_LOOP_END(29 - 4 * %[summed])
                          : JOINED, [left] "r"(left), [limit] "r"(limit) : "memory");
     }
     else if (n > 1)
         __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 19 - 4 * %[summed]) JOIN_TWO
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
-                         ".insn s 0x2b, 2, %[a], 4(%[y])\n"
-                         ".insn s 0x2b, 2, %[b], 4(%[y])\n" SC_LOOP_END(19 - 4 * %[summed]) : JOINED : "memory");
+                         P_SW_POST("%[a]", "%[y]", "4")
+                         P_SW_POST("%[b]", "%[y]", "4") SC_LOOP_END(19 - 4 * %[summed]) : JOINED : "memory");
     else if (meets)
         sc_meet();
     /* clang-format on */

@@ -87,8 +87,8 @@ SC_INLINE void clear_between(const image *i) {
     if (n == 0) return;
     /* clang-format off */
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 2)
-                     ".insn s 0x2b, 2, x0, 4(%[q])\n"
-                     ".insn s 0x2b, 2, x0, 4(%[q])\n" SC_LOOP_END(2)
+                     P_SW_POST("x0", "%[q]", "4")
+                     P_SW_POST("x0", "%[q]", "4") SC_LOOP_END(2)
                      : [q] "+&r"(q) : [n] "r"(n) : "memory");
     /* clang-format on */
 }

@@ -103,7 +103,7 @@ static inline const uint8_t *dot_bytes(sc_rows *a, sc_rows *b, const uint8_t *w,
     __asm__ volatile(SC_EACH_ROW(SC_PAIR_ZERO)
                      SC_OUTER_LOOP_BEGIN("%[x0]", 26 + 3)
                      SC_INNER_LOOP_BEGIN("%[count]", 26)
-                     SC_LW_BY("%[x0]", "%[x]", "%[step]") SC_LW_BY("%[x1]", "%[y]", "%[step]")
+                     P_LW_POST_R("%[x0]", "%[x]", "%[step]") P_LW_POST_R("%[x1]", "%[y]", "%[step]")
                      SC_PAIR_ROWS
                      SC_LOOP_END(26) "\n"
                      "add %[x], %[x], %[back]\n"
@@ -118,11 +118,11 @@ static inline const uint8_t *dot_bytes(sc_rows *a, sc_rows *b, const uint8_t *w,
 /* Low nibbles of a word are multiplied by x0 and y0, high ones by x1 and y1. The next word is loaded to a
  * free register; after the block's last word that is the gap between blocks. */
 #define NIBBLES_ROW(r, word, other)                                                                                  \
-    SC_SLL_BYTES(other, word, "x2")                                                                                  \
-    SC_SDOT("%[a" #r "]", "%[x0]", other) SC_SDOT("%[b" #r "]", "%[y0]", other)                                      \
-    SC_LW_POST(other, "%[w]")                                                                                        \
-    SC_AND_BYTES(word, word, "x24")                                                                                  \
-    SC_SDOT("%[a" #r "]", "%[x1]", word) SC_SDOT("%[b" #r "]", "%[y1]", word)
+    PV_SLL_SCI_B(other, word, "4")                                                                                   \
+    PV_SDOTSP_B("%[a" #r "]", "%[x0]", other) PV_SDOTSP_B("%[b" #r "]", "%[y0]", other)                              \
+    P_LW_POST(other, "%[w]", "4")                                                                                    \
+    PV_AND_SCI_B(word, word, "-16")                                                                                  \
+    PV_SDOTSP_B("%[a" #r "]", "%[x1]", word) PV_SDOTSP_B("%[b" #r "]", "%[y1]", word)
 #define NIBBLES_TWO(even, odd) NIBBLES_ROW(even, "%[t0]", "%[t1]") NIBBLES_ROW(odd, "%[t1]", "%[t0]")
 
 /* 60 instructions with 12 loads per 128 products; bytes would need 52 with 20. Loads cost more, since
@@ -131,10 +131,10 @@ static inline const uint8_t *dot_nibbles(sc_rows *a, sc_rows *b, const uint8_t *
                                          uint32_t words, uint32_t apart) {
     int32_t x0, x1, y0, y1, t0, t1;
     __asm__ volatile(SC_EACH_ROW(SC_PAIR_ZERO)
-                     SC_LW_POST("%[t0]", "%[w]") "\n"
+                     P_LW_POST("%[t0]", "%[w]", "4") "\n"
                      SC_LOOP_BEGIN("%[words]", 60)
                      "lw %[x1], 4(%[x])\nlw %[y1], 4(%[y])\n"
-                     SC_LW_BY("%[x0]", "%[x]", "%[apart]") SC_LW_BY("%[y0]", "%[y]", "%[apart]")
+                     P_LW_POST_R("%[x0]", "%[x]", "%[apart]") P_LW_POST_R("%[y0]", "%[y]", "%[apart]")
                      NIBBLES_TWO(0, 1) NIBBLES_TWO(2, 3) NIBBLES_TWO(4, 5) NIBBLES_TWO(6, 7)
                      SC_LOOP_END(60)
                      : SC_EACH_ROW(SC_PAIR_OUT) [w] "+&r"(w), [x] "+&r"(x), [y] "+&r"(y), [x0] "=&r"(x0),

@@ -82,10 +82,10 @@ static inline void add_own_tails(const image *i, int core, int32_t *low, uint32_
     int32_t a, b, c, d;
     /* clang-format off */
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
-                     SC_LW_POST("%[a]", "%[sums]") SC_LW_POST("%[c]", "%[sums]")
+                     P_LW_POST("%[a]", "%[sums]", "4") P_LW_POST("%[c]", "%[sums]", "4")
                      "lw %[b], 0(%[low])\nlw %[d], 4(%[low])\n"
                      "add %[a], %[a], %[b]\nadd %[c], %[c], %[d]\n"
-                     ".insn s 0x2b, 2, %[a], 4(%[low])\n.insn s 0x2b, 2, %[c], 4(%[low])\n"
+                     P_SW_POST("%[a]", "%[low]", "4") P_SW_POST("%[c]", "%[low]", "4")
                      SC_LOOP_END(8)
                      : [low] "+&r"(low), [sums] "+&r"(sums), [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d)
                      : [n] "r"(n / 2)

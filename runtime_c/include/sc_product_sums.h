@@ -50,15 +50,6 @@ typedef struct {
 } run;
 
 /* clang-format off */
-/* p.lw rd, index(ptr); the same, then ptr += index; p.msu; product of the lower halves; sum of the products
- * of both halves */
-#define LW_AT(rd, ptr, index) ".insn r 0x03, 7, 0x10, " rd ", " ptr ", " index "\n"
-#define LW_POST(rd, ptr, index) ".insn r 0x0b, 7, 0x10, " rd ", " ptr ", " index "\n"
-#define MSU(rd, a, b) ".insn r 0x33, 1, 0x21, " rd ", " a ", " b "\n"
-#define SW_POST(rs, ptr) ".insn s 0x2b, 2, " rs ", 4(" ptr ")\n"
-#define MUL_LOW(rd, a, b) ".insn r 0x5b, 0, 0x40, " rd ", " a ", " b "\n"
-#define DOT_HALVES(rd, a, b) ".insn r 0x57, 0, 0x4C, " rd ", " a ", " b "\n"
-#define NEGATE_HALVES(rd) ".insn r 0x57, 0, 0x04, " rd ", x0, " rd "\n"
 #define LOAD(rd, place) "lw %[" rd "], 4*" #place "(%[known])\n"
 #define STORE(rs, place) "sw %[" rs "], 4*" #place "(%[known])\n"
 #define WITH(...) __VA_ARGS__
@@ -81,14 +72,14 @@ typedef struct {
     "add %[k], %[k], %[u]\n" LOAD("u", 4) STORE("k", 9)                                                      \
     OFFSET("sll %[b0], %[b0], %[h]\n" "sll %[b1], %[b1], %[h]\n")                                            \
     SC_INNER_LOOP_BEGIN("%[u]", 13 + inner)                                                                  \
-    LW_AT("%[f]", "%[p]", "%[row]") SC_LW_POST("%[e]", "%[p]") LW_POST("%[u]", "%[c]", "%[stride]")          \
-    OFFSET(LW_POST("%[k]", "%[sum]", "%[stride]"))                                                           \
+    P_LW_R("%[f]", "%[p]", "%[row]") P_LW_POST("%[e]", "%[p]", "4") P_LW_POST_R("%[u]", "%[c]", "%[stride]") \
+    OFFSET(P_LW_POST_R("%[k]", "%[sum]", "%[stride]"))                                                       \
     "mul %[f], %[f], %[d1]\n" "mul %[e], %[e], %[d0]\n"                                                      \
-    OFFSET(MSU("%[f]", "%[b1]", "%[k]") MSU("%[e]", "%[b0]", "%[k]"))                                        \
+    OFFSET(P_MSU("%[f]", "%[b1]", "%[k]") P_MSU("%[e]", "%[b0]", "%[k]"))                                    \
     "lw %[k], 0(%[acc])\n" "lw %[h], 4(%[acc])\n"                                                            \
     SC_ROUND("%[f]", "%[drop]") SC_ROUND("%[e]", "%[drop]")                                                  \
-    SC_MAC("%[k]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[u]")                                            \
-    SW_POST("%[k]", "%[acc]") SW_POST("%[h]", "%[acc]") SC_LOOP_END(13 + inner) "\n"                         \
+    P_MAC("%[k]", "%[e]", "%[u]") P_MAC("%[h]", "%[f]", "%[u]")                                              \
+    P_SW_POST("%[k]", "%[acc]", "4") P_SW_POST("%[h]", "%[acc]", "4") SC_LOOP_END(13 + inner) "\n"           \
     LOAD("e", 5) NEXT OFFSET("sub %[sum], %[sum], %[e]\n") SC_OUTER_LOOP_END(27 + extra)
 #define ADD_TWO(inner, extra, OFFSET, FETCH)                                                                 \
     BEGIN(OFFSET) LOAD("q", 13)                                                                              \
@@ -102,20 +93,20 @@ typedef struct {
     OFFSET("sll %[b0], %[b0], %[v]\n" "sll %[b1], %[b1], %[v]\n"                                             \
            "sll %[b2], %[b2], %[v]\n" "sll %[b3], %[b3], %[v]\n")                                            \
     SC_INNER_LOOP_BEGIN("%[u]", 22 + inner)                                                                  \
-    LW_AT("%[f]", "%[p]", "%[row]") SC_LW_POST("%[e]", "%[p]") OFFSET("lw %[k], -4(%[sum])\n")               \
-    LW_AT("%[y]", "%[q]", "%[row]") SC_LW_POST("%[x]", "%[q]")                                               \
+    P_LW_R("%[f]", "%[p]", "%[row]") P_LW_POST("%[e]", "%[p]", "4") OFFSET("lw %[k], -4(%[sum])\n")          \
+    P_LW_R("%[y]", "%[q]", "%[row]") P_LW_POST("%[x]", "%[q]", "4")                                          \
     "mul %[f], %[f], %[d1]\n" "mul %[e], %[e], %[d0]\n"                                                      \
-    OFFSET(MSU("%[f]", "%[b1]", "%[k]") MSU("%[e]", "%[b0]", "%[k]"))                                        \
-    OFFSET(LW_POST("%[k]", "%[sum]", "%[stride]"))                                                           \
-    "lw %[u], -4(%[c])\n" LW_POST("%[v]", "%[c]", "%[stride]")                                               \
+    OFFSET(P_MSU("%[f]", "%[b1]", "%[k]") P_MSU("%[e]", "%[b0]", "%[k]"))                                    \
+    OFFSET(P_LW_POST_R("%[k]", "%[sum]", "%[stride]"))                                                       \
+    "lw %[u], -4(%[c])\n" P_LW_POST_R("%[v]", "%[c]", "%[stride]")                                           \
     "mul %[y], %[y], %[d3]\n" "mul %[x], %[x], %[d2]\n"                                                      \
-    OFFSET(MSU("%[y]", "%[b3]", "%[k]") MSU("%[x]", "%[b2]", "%[k]"))                                        \
+    OFFSET(P_MSU("%[y]", "%[b3]", "%[k]") P_MSU("%[x]", "%[b2]", "%[k]"))                                    \
     "lw %[k], 0(%[acc])\n" "lw %[h], 4(%[acc])\n"                                                            \
     SC_ROUND("%[f]", "%[drop]") SC_ROUND("%[e]", "%[drop]")                                                  \
     SC_ROUND("%[y]", "%[drop]") SC_ROUND("%[x]", "%[drop]")                                                  \
-    SC_MAC("%[k]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[u]")                                            \
-    SC_MAC("%[k]", "%[x]", "%[v]") SC_MAC("%[h]", "%[y]", "%[v]")                                            \
-    SW_POST("%[k]", "%[acc]") SW_POST("%[h]", "%[acc]") SC_LOOP_END(22 + inner) "\n"                         \
+    P_MAC("%[k]", "%[e]", "%[u]") P_MAC("%[h]", "%[f]", "%[u]")                                              \
+    P_MAC("%[k]", "%[x]", "%[v]") P_MAC("%[h]", "%[y]", "%[v]")                                              \
+    P_SW_POST("%[k]", "%[acc]", "4") P_SW_POST("%[h]", "%[acc]", "4") SC_LOOP_END(22 + inner) "\n"           \
     LOAD("e", 5) NEXT "add %[q], %[q], %[f]\n" OFFSET("sub %[sum], %[sum], %[e]\n")                          \
     SC_OUTER_LOOP_END(41 + extra)
 /* Offsets of a pair of rows. THERE loads them: 2 instructions. OF_ZEROS multiplies zero points (one byte for
@@ -133,8 +124,8 @@ typedef struct {
     "lbu %[" d "], 0(%[k])\n" "lbu %[" e "], 1(%[k])\n" "add %[k], %[k], %[y]\n"
 #define FLAT_THERE(d, e)                                                                                     \
     "add %[f], %[k], %[x]\n" "lbu %[" d "], 0(%[k])\n" "lw %[f], 0(%[f])\n" "lbu %[" e "], 1(%[k])\n"        \
-    NEGATE_HALVES("%[f]") "add %[k], %[k], %[y]\n"                                                           \
-    SC_PACK("%[" d "]", "%[f]", "%[" d "]") "srli %[f], %[f], 16\n" SC_PACK("%[" e "]", "%[f]", "%[" e "]")
+    PV_SUB_H("%[f]", "x0", "%[f]") "add %[k], %[k], %[y]\n"                                                  \
+    PV_PACK_H("%[" d "]", "%[f]", "%[" d "]") "srli %[f], %[f], 16\n" PV_PACK_H("%[" e "]", "%[f]", "%[" e "]")
 /* d * (1 - 2^16 z): its lower half is d */
 #define FLAT_ZEROS(d, e)                                                                                     \
     "add %[f], %[k], %[x]\n" "lbu %[" d "], 0(%[k])\n" "lb %[f], 0(%[f])\n" "lbu %[" e "], 1(%[k])\n"        \
@@ -143,17 +134,17 @@ typedef struct {
     "mul %[" d "], %[" d "], %[u]\n" "mul %[" e "], %[" e "], %[f]\n" "add %[k], %[k], %[y]\n"
 /* p * d - b * sum(x) for two rows: 4 and 2 instructions */
 #define FLAT_DOTS(a, b, d, e)                                                                                \
-    SC_PACK("%[" a "]", "%[k]", "%[" a "]") SC_PACK("%[" b "]", "%[k]", "%[" b "]")                          \
-    DOT_HALVES("%[" a "]", "%[" a "]", "%[" d "]") DOT_HALVES("%[" b "]", "%[" b "]", "%[" e "]")
+    PV_PACK_H("%[" a "]", "%[k]", "%[" a "]") PV_PACK_H("%[" b "]", "%[k]", "%[" b "]")                      \
+    PV_DOTSP_H("%[" a "]", "%[" a "]", "%[" d "]") PV_DOTSP_H("%[" b "]", "%[" b "]", "%[" e "]")
 #define FLAT_MULS(a, b, d, e)                                                                                \
-    MUL_LOW("%[" a "]", "%[" a "]", "%[" d "]") MUL_LOW("%[" b "]", "%[" b "]", "%[" e "]")
+    P_MULS("%[" a "]", "%[" a "]", "%[" d "]") P_MULS("%[" b "]", "%[" b "]", "%[" e "]")
 /* Loads the pair's products with a group of the step; group 0 last, because that advances p. */
 #define FLAT_SUMS(a, b, group)                                                                             \
     "lw %[" a "], 4*" #group "*%[pitch](%[p])\n" "lw %[" b "], 4*(%[row] + " #group "*%[pitch])(%[p])\n"
-#define FLAT_FIRST(a, b) "lw %[" b "], 4*%[row](%[p])\n" SC_LW_POST("%[" a "]", "%[p]")
+#define FLAT_FIRST(a, b) "lw %[" b "], 4*%[row](%[p])\n" P_LW_POST("%[" a "]", "%[p]", "4")
 #define FLAT_ADD(a, b, c)                                                                                    \
     SC_ROUND("%[" a "]", "%[drop]") SC_ROUND("%[" b "]", "%[drop]")                                          \
-    SC_MAC("%[h]", "%[" a "]", "%[" c "]") SC_MAC("%[e]", "%[" b "]", "%[" c "]")
+    P_MAC("%[h]", "%[" a "]", "%[" c "]") P_MAC("%[e]", "%[" b "]", "%[" c "]")
 /* Adds one group, or both groups of a step. `fetch` and `inner` count instructions; `some` is 1 with
  * offsets. */
 #define FLAT_LOOP(fetch, inner, some, OFFSET, FETCH, ...)                                                    \
@@ -162,18 +153,18 @@ typedef struct {
     LOAD("k", 9) LOAD("y", 1) OFFSET(LOAD("x", 0)) FETCH                                                     \
     LOAD("f", 9) LOAD("u", 2) "add %[f], %[f], %[u]\n" STORE("f", 9) LOAD("u", 4)                            \
     SC_INNER_LOOP_BEGIN("%[u]", inner) __VA_ARGS__                                                           \
-    SW_POST("%[h]", "%[acc]") SW_POST("%[e]", "%[acc]") SC_LOOP_END(inner) "\n"                              \
+    P_SW_POST("%[h]", "%[acc]", "4") P_SW_POST("%[e]", "%[acc]", "4") SC_LOOP_END(inner) "\n"                \
     LOAD("e", 5) NEXT OFFSET("sub %[sum], %[sum], %[e]\n") SC_OUTER_LOOP_END(14 + 2 * some + fetch + inner)
 #define FLAT_ONE(fetch, inner, some, OFFSET, FETCH, PRODUCTS)                                                \
     FLAT_LOOP(fetch, inner, some, OFFSET, FETCH("d0", "e0"),                                                 \
-              FLAT_FIRST("f", "g") OFFSET(LW_POST("%[k]", "%[sum]", "%[stride]"))                            \
-              LW_POST("%[u]", "%[c]", "%[stride]") PRODUCTS("f", "g", "d0", "e0")                            \
+              FLAT_FIRST("f", "g") OFFSET(P_LW_POST_R("%[k]", "%[sum]", "%[stride]"))                        \
+              P_LW_POST_R("%[u]", "%[c]", "%[stride]") PRODUCTS("f", "g", "d0", "e0")                        \
               "lw %[h], 0(%[acc])\n" "lw %[e], 4(%[acc])\n" FLAT_ADD("f", "g", "u"))
 #define FLAT_TWO(fetch, inner, some, OFFSET, FETCH, PRODUCTS)                                                \
     FLAT_LOOP(2 * fetch, inner, some, OFFSET, FETCH("d0", "e0") FETCH("d1", "e1"),                           \
               FLAT_SUMS("f", "g", 1) OFFSET("lw %[k], 4(%[sum])\n") FLAT_FIRST("x", "y")                     \
-              PRODUCTS("f", "g", "d1", "e1") OFFSET(LW_POST("%[k]", "%[sum]", "%[stride]"))                  \
-              "lw %[u], 4(%[c])\n" LW_POST("%[v]", "%[c]", "%[stride]") PRODUCTS("x", "y", "d0", "e0")       \
+              PRODUCTS("f", "g", "d1", "e1") OFFSET(P_LW_POST_R("%[k]", "%[sum]", "%[stride]"))              \
+              "lw %[u], 4(%[c])\n" P_LW_POST_R("%[v]", "%[c]", "%[stride]") PRODUCTS("x", "y", "d0", "e0")   \
               "lw %[h], 0(%[acc])\n" "lw %[e], 4(%[acc])\n"                                                  \
               FLAT_ADD("f", "g", "u") FLAT_ADD("x", "y", "v"))
 /* clang-format on */

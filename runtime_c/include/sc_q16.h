@@ -29,15 +29,15 @@ SC_INLINE uint32_t q16_gain(const int32_t *x, const int32_t *gain, uint32_t n, i
     int32_t v, g, s;
     /* clang-format off */
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 9)
-                     SC_LW_POST("%[v]", "%[x]")
-                     SC_LW_POST("%[g]", "%[gain]")
+                     P_LW_POST("%[v]", "%[x]", "4")
+                     P_LW_POST("%[g]", "%[gain]", "4")
                      "sll %[v], %[v], %[up]\n"
                      "sra %[s], %[v], %[drop]\n"
                      "mulh %[v], %[v], %[g]\n"
-                     SC_MAC("%[sum]", "%[s]", "%[s]")
-                     ".insn s 0x2b, 2, %[v], 4(%[y])\n"
-                     ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"
-                     ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n"
+                     P_MAC("%[sum]", "%[s]", "%[s]")
+                     P_SW_POST("%[v]", "%[y]", "4")
+                     P_ABS("%[v]", "%[v]")
+                     P_MAX("%[t]", "%[t]", "%[v]")
                      SC_LOOP_END(9)
                      : [x] "+&r"(x), [gain] "+&r"(gain), [y] "+&r"(y), [sum] "+&r"(sum), [t] "+&r"(top),
                        [v] "=&r"(v), [g] "=&r"(g), [s] "=&r"(s)
@@ -94,8 +94,8 @@ SC_INLINE int q16_bits(const sc_part *parts) {
     int32_t most = -30;
 #if SC_XPULP
     int32_t v;
-    __asm__ volatile(SC_LOOP_CONST_BEGIN(8, x4) ".insn i 0x0b, 2, %[v], 16(%[p])\n"
-                                                ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n" SC_LOOP_END(2)
+    __asm__ volatile(SC_LOOP_CONST_BEGIN(8, 2) P_LW_POST("%[v]", "%[p]", "16") P_MAX("%[t]", "%[t]", "%[v]")
+                         SC_LOOP_END(2)
                      : [t] "+&r"(most), [p] "+&r"(parts), [v] "=&r"(v)
                      :
                      : "memory");
@@ -112,8 +112,8 @@ SC_INLINE uint64_t q16_sum(const sc_part *parts, uint64_t eps) {
     uint32_t low = (uint32_t)eps, high = (uint32_t)(eps >> 32), l, h;
     const uint64_t *sum = &parts->sum;
     /* clang-format off */
-    __asm__ volatile(SC_LOOP_CONST_BEGIN(8, x12)
-                     ".insn i 0x0b, 2, %[l], 16(%[sum])\n"
+    __asm__ volatile(SC_LOOP_CONST_BEGIN(8, 6)
+                     P_LW_POST("%[l]", "%[sum]", "16")
                      "lw %[h], -12(%[sum])\n"
                      "add %[low], %[low], %[l]\n"
                      "sltu %[l], %[low], %[l]\n"
@@ -140,15 +140,15 @@ void sc_q16_split_any(const int32_t *x, uint32_t n, int right, int bits, int8_t 
 /* clang-format off */
 #define SC_SPLIT_FOUR(SHIFT, count)                                                                          \
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 17)                                                               \
-                     SC_LW_POST("%[a]", "%[x]") SC_LW_POST("%[b]", "%[x]")                                   \
-                     SC_LW_POST("%[c]", "%[x]") SC_LW_POST("%[d]", "%[x]")                                   \
+                     P_LW_POST("%[a]", "%[x]", "4") P_LW_POST("%[b]", "%[x]", "4")                           \
+                     P_LW_POST("%[c]", "%[x]", "4") P_LW_POST("%[d]", "%[x]", "4")                           \
                      SHIFT("%[a]") SHIFT("%[b]") SHIFT("%[c]") SHIFT("%[d]")                                 \
-                     SC_PACK("%[a]", "%[b]", "%[a]") SC_PACK("%[c]", "%[d]", "%[c]")                         \
+                     PV_PACK_H("%[a]", "%[b]", "%[a]") PV_PACK_H("%[c]", "%[d]", "%[c]")                     \
                      "mv %[b], %[a]\n"                                                                       \
-                     SC_ADD_HALVES("%[a]", "%[a]", "%[half]") SC_ADD_HALVES("%[d]", "%[c]", "%[half]")       \
-                     SC_SHUFFLE("%[b]", "%[c]", "%[lows]") SC_SHUFFLE("%[a]", "%[d]", "%[highs]")            \
-                     ".insn s 0x2b, 2, %[b], 4(%[low])\n"                                                    \
-                     ".insn s 0x2b, 2, %[a], 4(%[high])\n" SC_LOOP_END(17)                                   \
+                     PV_ADD_H("%[a]", "%[a]", "%[half]") PV_ADD_H("%[d]", "%[c]", "%[half]")                 \
+                     PV_SHUFFLE2_B("%[b]", "%[c]", "%[lows]") PV_SHUFFLE2_B("%[a]", "%[d]", "%[highs]")      \
+                     P_SW_POST("%[b]", "%[low]", "4")                                                        \
+                     P_SW_POST("%[a]", "%[high]", "4") SC_LOOP_END(17)                                       \
                      : [x] "+&r"(x), [low] "+&r"(low), [high] "+&r"(high), [a] "=&r"(a), [b] "=&r"(b),       \
                        [c] "=&r"(c), [d] "=&r"(d)                                                            \
                      : [n] "r"(n / 4), [by] "r"(count), [half] "r"(0x00800080), [lows] "r"(0x06040200),      \

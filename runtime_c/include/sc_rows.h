@@ -25,11 +25,11 @@ static inline int32_t row_product(int32_t acc, int32_t factor) {
     return sc_mulh(acc, factor) + (int32_t)((uint32_t)acc * (uint32_t)factor >> 31);
 }
 #if SC_XPULP
-#define SC_FACTOR(rd, r, m) ".insn r 0x5b, 4, 0x10, " rd ", " r ", " m "\n" /* r's lower half */
-#define SC_FACTOR_OF_HIGH(rd, r, m) ".insn r 0x5b, 4, 0x30, " rd ", " r ", " m "\n"
-#define SC_TWICE(rd) SC_PACK(rd, rd, rd)
-#define SC_TIMES_LOW(rd, v, f) ".insn r 0x5b, 4, 0x10, " rd ", " v ", " f "\n"  /* rounded */
-#define SC_TIMES_HIGH(rd, v, f) ".insn r 0x5b, 1, 0x60, " rd ", " v ", " f "\n" /* added to rd */
+#define SC_FACTOR(rd, r, m) P_MULURN(rd, r, m, "16") /* r's lower half */
+#define SC_FACTOR_OF_HIGH(rd, r, m) P_MULHHURN(rd, r, m, "16")
+#define SC_TWICE(rd) PV_PACK_H(rd, rd, rd)
+#define SC_TIMES_LOW(rd, v, f) P_MULURN(rd, v, f, "16")  /* rounded */
+#define SC_TIMES_HIGH(rd, v, f) P_MACHHSN(rd, v, f, "0") /* added to rd */
 #endif
 
 /* y[r] = y[r] * row_factor(r[r], mantissa) * 2^-(32 + right), rounded half up. The loop is not unrolled, so
@@ -40,8 +40,8 @@ static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r,
 #if SC_XPULP
     int32_t scale, acc, v;
     /* clang-format off */
-    __asm__ volatile(SC_LOOP_CONST_BEGIN(8, x18)
-                     ".insn i 0x0b, 5, %[s], 2(%[r])\n"
+    __asm__ volatile(SC_LOOP_CONST_BEGIN(8, 9)
+                     P_LHU_POST("%[s]", "%[r]", "2")
                      "lw %[a], 0(%[y])\n"
                      SC_FACTOR("%[s]", "%[s]", "%[m]")
                      SC_TWICE("%[s]")
@@ -49,7 +49,7 @@ static inline __attribute__((always_inline)) void rescale_rows(const uint8_t *r,
                      SC_TIMES_HIGH("%[v]", "%[a]", "%[s]")
                      "add %[v], %[v], %[half]\n"
                      "sra %[v], %[v], %[right]\n"
-                     ".insn s 0x2b, 2, %[v], 4(%[y])\n" SC_LOOP_END(9)
+                     P_SW_POST("%[v]", "%[y]", "4") SC_LOOP_END(9)
                      : [r] "+&r"(r), [y] "+&r"(y), [s] "=&r"(scale), [a] "=&r"(acc), [v] "=&r"(v)
                      : [m] "r"(mantissa), [half] "r"(half), [right] "r"(right)
                      : "memory");

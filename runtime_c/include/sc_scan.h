@@ -17,7 +17,7 @@ static inline void add_squares(const int32_t *v, uint32_t n, int shift, uint32_t
     int32_t s, square;
     /* clang-format off */
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
-                     ".insn i 0x0b, 2, %[s], 4(%[v])\n"
+                     P_LW_POST("%[s]", "%[v]", "4")
                      "sra %[s], %[s], %[shift]\n"
                      "mul %[q], %[s], %[s]\n"
                      "mulh %[s], %[s], %[s]\n"
@@ -45,14 +45,14 @@ static inline void apply_gain(const int32_t *x, const int32_t *gain, uint32_t n,
     int32_t high, low, g;
     /* clang-format off */
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 8)
-                     ".insn i 0x0b, 2, %[g], 4(%[gain])\n"
-                     ".insn i 0x0b, 2, %[l], 4(%[x])\n"
+                     P_LW_POST("%[g]", "%[gain]", "4")
+                     P_LW_POST("%[l]", "%[x]", "4")
                      "mulh %[h], %[l], %[g]\n"
                      "mul %[l], %[l], %[g]\n"
                      "slli %[h], %[h], 1\n"
                      "srli %[l], %[l], 31\n"
                      "or %[l], %[l], %[h]\n"
-                     ".insn s 0x2b, 2, %[l], 4(%[y])\n" SC_LOOP_END(8)
+                     P_SW_POST("%[l]", "%[y]", "4") SC_LOOP_END(8)
                      : [x] "+&r"(x), [gain] "+&r"(gain), [y] "+&r"(y), [h] "=&r"(high), [l] "=&r"(low),
                        [g] "=&r"(g)
                      : [n] "r"(n)

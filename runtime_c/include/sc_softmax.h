@@ -26,12 +26,12 @@ static inline int32_t scale_exponent(uint32_t s) { return (int32_t)s >> 16; }
 #define SHORT_STRIDES (SC_K_STRIDE < 2048 && SC_V_BLOCK < 2048)
 #if SHORT_STRIDES
 #define STEP(n) "i"(n)
-#define LW_STEP(rd, ptr, step) ".insn i 0x0b, 2, " rd ", " step "(" ptr ")\n"
-#define LHU_STEP(rd, ptr, step) ".insn i 0x0b, 5, " rd ", " step "(" ptr ")\n"
+#define LW_STEP P_LW_POST
+#define LHU_STEP P_LHU_POST
 #else
 #define STEP(n) "r"(n)
-#define LW_STEP SC_LW_BY
-#define LHU_STEP(rd, ptr, step) ".insn r 0x0b, 7, 0x28, " rd ", " ptr ", " step "\n"
+#define LW_STEP P_LW_POST_R
+#define LHU_STEP P_LHU_POST_R
 #endif
 
 /* State of a head's softmax. */
@@ -75,11 +75,11 @@ SC_INLINE head_softmax softmax_begin(const sc_layer *layer, uint32_t q_scale) {
 /* Score loop in assembly. An instruction between each load and its use avoids stalls; so the previous score
  * is compared late. DOT_INSNS instructions. */
 /* clang-format off */
-#define DOT_LOAD(t) SC_LW_POST("%[" #t "]", "%[row]")
+#define DOT_LOAD(t) P_LW_POST("%[" #t "]", "%[row]", "4")
 #define DOT_LAST(t) LW_STEP("%[" #t "]", "%[row]", "%[rs]")
-#define DOT_LEAST ".insn r 0x33, 4, 0x02, %[least], %[least], %[v]\n"
-#define DOT_FIRST(t) ".insn r 0x57, 1, 0x4C, %[v], %[q0], %[" #t "]\n"
-#define DOT_NEXT(i, t) SC_SDOT("%[v]", "%[q" #i "]", "%[" #t "]")
+#define DOT_LEAST P_MIN("%[least]", "%[least]", "%[v]")
+#define DOT_FIRST(t) PV_DOTSP_B("%[v]", "%[q0]", "%[" #t "]")
+#define DOT_NEXT(i, t) PV_SDOTSP_B("%[v]", "%[q" #i "]", "%[" #t "]")
 #if SC_HDP == 4
 #define DOT_STEPS DOT_LAST(t) DOT_LEAST DOT_FIRST(t)
 #define DOT_OPERANDS , [q0] "r"(q[0])
@@ -107,7 +107,7 @@ static inline int32_t key_score(int32_t product, const uint8_t *record) {
 #if SC_DOT_SHIFT > 0
     v = (v + (1 << (SC_DOT_SHIFT - 1))) >> SC_DOT_SHIFT;
 #if SC_XPULP
-    return SC_R2(0x5b, 0, 0x40, v, load16(record)); /* product of the low halves */
+    return SC_VALUE(P_MULS, v, load16(record));
 #endif
 #endif
     return v * (int32_t)load16(record);
@@ -125,11 +125,11 @@ SC_INLINE key_products four_products(const int8_t *q8, const uint8_t *k) {
     int32_t q, a, b;
     /* clang-format off */
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 9)
-                     SC_LW_POST("%[q]", "%[q8]")
-                     SC_LW_POST("%[a]", "%[k]") SC_LW_POST("%[b]", "%[k1]")
-                     SC_SDOT("%[v0]", "%[q]", "%[a]") SC_SDOT("%[v1]", "%[q]", "%[b]")
-                     SC_LW_POST("%[a]", "%[k2]") SC_LW_POST("%[b]", "%[k3]")
-                     SC_SDOT("%[v2]", "%[q]", "%[a]") SC_SDOT("%[v3]", "%[q]", "%[b]")
+                     P_LW_POST("%[q]", "%[q8]", "4")
+                     P_LW_POST("%[a]", "%[k]", "4") P_LW_POST("%[b]", "%[k1]", "4")
+                     PV_SDOTSP_B("%[v0]", "%[q]", "%[a]") PV_SDOTSP_B("%[v1]", "%[q]", "%[b]")
+                     P_LW_POST("%[a]", "%[k2]", "4") P_LW_POST("%[b]", "%[k3]", "4")
+                     PV_SDOTSP_B("%[v2]", "%[q]", "%[a]") PV_SDOTSP_B("%[v3]", "%[q]", "%[b]")
                      SC_LOOP_END(9)
                      : [q8] "+&r"(q8), [k] "+&r"(k), [k1] "+&r"(k1), [k2] "+&r"(k2), [k3] "+&r"(k3), [q] "=&r"(q),
                        [a] "=&r"(a), [b] "=&r"(b), [v0] "+&r"(p.v0), [v1] "+&r"(p.v1), [v2] "+&r"(p.v2),
@@ -147,16 +147,16 @@ SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int
     int32_t least = s->least;
 #if SC_XPULP && SC_HDP <= 16 && SC_DOT_SHIFT > 0
     int32_t q[SC_HDP / 4], scale, v = least, t, u; /* a small query stays in registers, negated */
-    for (int d = 0; d < SC_HDP / 4; d++) q[d] = SC_R2(0x57, 1, 0x04, 0, load32(q8 + 4 * d));
+    for (int d = 0; d < SC_HDP / 4; d++) q[d] = SC_VALUE(PV_SUB_B, 0, load32(q8 + 4 * d));
     /* clang-format off */
     __asm__ volatile(
         ".balign 4\n.option push\n.option norvc\n.option norelax\n"
-        ".insn i 0x7b, 4, x0, %[n], %[body]\n771:\n"
-        ".insn i 0x0b, 5, %[sc], 4(%[row])\n"
+        LP_SETUP("0", "%[n]", "%[body]") "771:\n"
+        P_LHU_POST("%[sc]", "%[row]", "4")
         DOT_STEPS
-        SC_ROUND_IMM("%[v]", "%[v]", "%[ds]")
-        ".insn r 0x5b, 0, 0x40, %[v], %[v], %[sc]\n" /* times the key's scale: product of the low halves */
-        ".insn s 0x2b, 2, %[v], 4(%[out])\n"
+        P_ADDRN("%[v]", "%[v]", "x0", "%[ds]")
+        P_MULS("%[v]", "%[v]", "%[sc]") /* times the key's scale */
+        P_SW_POST("%[v]", "%[out]", "4")
         "772:\n.if (772b - 771b) - 4*(%[insns])\n.error \"a hardware loop is miscounted\"\n.endif\n"
         ".option pop\n"
         DOT_LEAST
@@ -185,9 +185,9 @@ SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int
         int32_t a, b, c, d;
         /* clang-format off */
         __asm__ volatile(SC_LOOP_BEGIN("%[n]", 6)
-                         SC_LW_POST("%[a]", "%[q]") SC_LW_POST("%[b]", "%[k]")
-                         SC_LW_POST("%[c]", "%[q]") SC_LW_POST("%[d]", "%[k]")
-                         SC_SDOT("%[v]", "%[a]", "%[b]") SC_SDOT("%[v]", "%[c]", "%[d]")
+                         P_LW_POST("%[a]", "%[q]", "4") P_LW_POST("%[b]", "%[k]", "4")
+                         P_LW_POST("%[c]", "%[q]", "4") P_LW_POST("%[d]", "%[k]", "4")
+                         PV_SDOTSP_B("%[v]", "%[a]", "%[b]") PV_SDOTSP_B("%[v]", "%[c]", "%[d]")
                          SC_LOOP_END(6)
                          : [q] "+&r"(query), [k] "+&r"(data), [v] "+&r"(v), [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c),
                            [d] "=&r"(d)
@@ -243,13 +243,13 @@ SC_INLINE void split_weights(uint16_t *weight, uint32_t blocks) {
     uint16_t *to = weight;
     /* clang-format off */
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 7)
-                     SC_LW_POST("%[a]", "%[w]")
-                     SC_LW_POST("%[v]", "%[w]")
+                     P_LW_POST("%[a]", "%[w]", "4")
+                     P_LW_POST("%[v]", "%[w]", "4")
                      "mv %[b], %[a]\n"
-                     SC_SHUFFLE("%[a]", "%[v]", "%[high]")
-                     SC_SHUFFLE("%[b]", "%[v]", "%[low]")
-                     ".insn s 0x2b, 2, %[a], 4(%[to])\n"
-                     ".insn s 0x2b, 2, %[b], 4(%[to])\n"
+                     PV_SHUFFLE2_B("%[a]", "%[v]", "%[high]")
+                     PV_SHUFFLE2_B("%[b]", "%[v]", "%[low]")
+                     P_SW_POST("%[a]", "%[to]", "4")
+                     P_SW_POST("%[b]", "%[to]", "4")
                      SC_LOOP_END(7)
                      : [w] "+&r"(weight), [to] "+&r"(to), [a] "=&r"(a), [b] "=&r"(b), [v] "=&r"(v)
                      : [n] "r"(blocks), [high] "r"(0x07050301), [low] "r"(0x06040200)
@@ -270,35 +270,35 @@ SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *we
     /* clang-format off */
     __asm__ volatile(
 #ifdef SC_AT_EXP2
-        SC_LW_POST("%[d]", "%[score]")
+        P_LW_POST("%[d]", "%[score]", "4")
         SC_LOOP_BEGIN("%[n]", 11)
         LHU_STEP("%[sc]", "%[scales]", "%[ss]")
-        ".insn r 0x5b, 2, 0x60, %[d], %[least], %[shift]\n" /* (d - least) >> shift, unsigned */
-        ".insn r 0x33, 5, 0x02, %[d], %[d], %[most]\n"
-        ".insn r 0x5b, 0, 18, %[d], %[d], %[f]\n" /* (d * f) >> 18, of the low halves: Q9 */
+        P_ADDUNR("%[d]", "%[least]", "%[shift]") /* least is negated */
+        P_MINU("%[d]", "%[d]", "%[most]")
+        P_MULUN("%[d]", "%[d]", "%[f]", "18") /* Q9 */
         "andi %[i], %[d], -2\n"
-        ".insn r 0x03, 7, 0x28, %[p], %[table], %[i]\n"
-        SC_LW_POST("%[d]", "%[score]") /* next score; reads one too many at the end */
+        P_LHU_R("%[p]", "%[table]", "%[i]")
+        P_LW_POST("%[d]", "%[score]", "4") /* next score; reads one too many at the end */
         "add %[total], %[total], %[p]\n"
-        ".insn r 0x5b, 0, 0, %[p], %[p], %[sc]\n"
+        P_MULU("%[p]", "%[p]", "%[sc]")
         SC_ROUND("%[p]", "%[drop]")
-        ".insn s 0x2b, 1, %[p], 2(%[w])\n"
+        P_SH_POST("%[p]", "%[w]", "2")
         SC_LOOP_END(11)
 #else
         SC_LOOP_BEGIN("%[n]", 13)
-        SC_LW_POST("%[d]", "%[score]")
+        P_LW_POST("%[d]", "%[score]", "4")
         LHU_STEP("%[sc]", "%[scales]", "%[ss]")
-        ".insn r 0x5b, 2, 0x60, %[d], %[least], %[shift]\n"
-        ".insn r 0x33, 2, 0x0A, %[d], %[d], x17\n" /* saturates to 16 bits, unsigned */
-        ".insn r 0x5b, 0, 18, %[d], %[d], %[f]\n"
+        P_ADDUNR("%[d]", "%[least]", "%[shift]")
+        P_CLIPU("%[d]", "%[d]", "17") /* saturates to 16 bits, unsigned */
+        P_MULUN("%[d]", "%[d]", "%[f]", "18")
         "andi %[i], %[d], 510\n"
-        ".insn r 0x03, 7, 0x28, %[p], %[table], %[i]\n"
+        P_LHU_R("%[p]", "%[table]", "%[i]")
         "srli %[d], %[d], 9\n"
         "srl %[p], %[p], %[d]\n"
         "add %[total], %[total], %[p]\n"
-        ".insn r 0x5b, 0, 0, %[p], %[p], %[sc]\n"
+        P_MULU("%[p]", "%[p]", "%[sc]")
         SC_ROUND("%[p]", "%[drop]")
-        ".insn s 0x2b, 1, %[p], 2(%[w])\n"
+        P_SH_POST("%[p]", "%[w]", "2")
         SC_LOOP_END(13)
 #endif
         : [score] "+&r"(score), [scales] "+&r"(scales), [w] "+&r"(weight), [total] "+&r"(total), [d] "=&r"(d),
@@ -366,19 +366,19 @@ SC_INLINE void means(mean_scale m, int32_t *sum, uint32_t n) {
 #if SC_HEAD_DIM >= 32 /* two at a time, so that neither waits for the other's result */
     int32_t w;
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 14)
-                     SC_LW_POST("%[v]", "%[sum]") SC_LW_POST("%[w]", "%[sum]")
+                     P_LW_POST("%[v]", "%[sum]", "4") P_LW_POST("%[w]", "%[sum]", "4")
                      "mulh %[v], %[v], %[factor]\n"
                      "mulh %[w], %[w], %[factor]\n"
-                     ".insn r 0x33, 5, 0x0A, %[v], %[v], %[limit]\n"
-                     ".insn r 0x33, 5, 0x0A, %[w], %[w], %[limit]\n"
+                     P_CLIPR("%[v]", "%[v]", "%[limit]")
+                     P_CLIPR("%[w]", "%[w]", "%[limit]")
                      "sll %[v], %[v], %[left]\n"
                      "sll %[w], %[w], %[left]\n"
                      "add %[v], %[v], %[half]\n"
                      "add %[w], %[w], %[half]\n"
                      "sra %[v], %[v], %[right]\n"
                      "sra %[w], %[w], %[right]\n"
-                     ".insn s 0x2b, 2, %[v], 4(%[out])\n"
-                     ".insn s 0x2b, 2, %[w], 4(%[out])\n"
+                     P_SW_POST("%[v]", "%[out]", "4")
+                     P_SW_POST("%[w]", "%[out]", "4")
                      SC_LOOP_END(14)
                      : [sum] "+&r"(sum), [out] "+&r"(out), [v] "=&r"(v), [w] "=&r"(w)
                      : [n] "r"(n / 2), [factor] "r"(m.factor), [limit] "r"(m.limit),
@@ -388,13 +388,13 @@ SC_INLINE void means(mean_scale m, int32_t *sum, uint32_t n) {
     n = 1;
 #endif
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 7)
-                     SC_LW_POST("%[v]", "%[sum]")
+                     P_LW_POST("%[v]", "%[sum]", "4")
                      "mulh %[v], %[v], %[factor]\n"
-                     ".insn r 0x33, 5, 0x0A, %[v], %[v], %[limit]\n" /* clip to -(limit + 1) .. limit */
+                     P_CLIPR("%[v]", "%[v]", "%[limit]") /* clip to -(limit + 1) .. limit */
                      "sll %[v], %[v], %[left]\n"
                      "add %[v], %[v], %[half]\n"
                      "sra %[v], %[v], %[right]\n"
-                     ".insn s 0x2b, 2, %[v], 4(%[out])\n"
+                     P_SW_POST("%[v]", "%[out]", "4")
                      SC_LOOP_END(7)
                      : [sum] "+&r"(sum), [out] "+&r"(out), [v] "=&r"(v)
                      : [n] "r"(n), [factor] "r"(m.factor), [limit] "r"(m.limit),

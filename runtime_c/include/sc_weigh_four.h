@@ -9,17 +9,17 @@
  * names here, because GCC allows 30 operands. */
 #define WEIGH(w)                                                                                                     \
     LHU_STEP("t1", "%[scales]", "%[ss]")                                                                             \
-    ".insn r 0x5b, 2, 0x60, t0, %[least], %[shift]\n"                                                                \
-    ".insn r 0x33, 5, 0x02, t0, t0, %[most]\n"                                                                       \
-    ".insn r 0x5b, 0, 18, t0, t0, %[f]\n"                                                                            \
+    P_ADDUNR("t0", "%[least]", "%[shift]")                                                                           \
+    P_MINU("t0", "t0", "%[most]")                                                                                    \
+    P_MULUN("t0", "t0", "%[f]", "18")                                                                                \
     "andi t0, t0, -2\n"                                                                                              \
-    ".insn r 0x03, 7, 0x28, t2, %[table], t0\n"                                                                      \
-    SC_LW_POST("t0", "%[score]")                                                                                     \
-    ".insn r 0x5b, 0, 0, " w ", t2, t1\n"                                                                            \
+    P_LHU_R("t2", "%[table]", "t0")                                                                                  \
+    P_LW_POST("t0", "%[score]", "4")                                                                                 \
+    P_MULU(w, "t2", "t1")                                                                                   \
     "add %[total], %[total], t2\n"                                                                                   \
     SC_ROUND(w, "%[drop]")
 #if SPLIT_WEIGHTS
-#define KEEP_WEIGHTS ".insn s 0x2b, 2, %[a], 4(%[w])\n.insn s 0x2b, 2, t3, 4(%[w])\n"
+#define KEEP_WEIGHTS P_SW_POST("%[a]", "%[w]", "4") P_SW_POST("t3", "%[w]", "4")
 #define KEPT_WEIGHTS , [w] "+&r"(weight)
 #define FOUR_INSNS (40 + 4 + 2 + 12)
 #else
@@ -41,20 +41,20 @@ SC_INLINE void weigh_values(head_softmax *s, const int32_t *score, uint16_t *wei
     __asm__ volatile(
         "li t5, 0\nli t6, 0\nli a6, 0\nli a7, 0\n" /* sums of high bytes */
         "li a5, 0x05010400\nli a4, 0x00030001\n"
-        SC_LW_POST("t0", "%[score]")
+        P_LW_POST("t0", "%[score]", "4")
         FOUR_BEGIN("%[a]", FOUR_INSNS)
         WEIGH("%[a]") WEIGH("t3")
-        SC_SHUFFLE("%[a]", "t3", "a5") /* high bytes above low bytes */
+        PV_SHUFFLE2_B("%[a]", "t3", "a5") /* high bytes above low bytes */
         WEIGH("t4") WEIGH("t3")
-        SC_LW_POST("t1", "%[row]")
-        SC_SHUFFLE("t4", "t3", "a5")
-        SC_PACK("t3", "t4", "%[a]")
-        ".insn r 0x57, 0, 0x64, %[a], t4, a4\n" /* the upper halves of both */
+        P_LW_POST("t1", "%[row]", "4")
+        PV_SHUFFLE2_B("t4", "t3", "a5")
+        PV_PACK_H("t3", "t4", "%[a]")
+        PV_SHUFFLE2_H("%[a]", "t4", "a4") /* the upper halves of both */
         KEEP_WEIGHTS
         FOUR_CHANNELS("%[a]", "t3", "t1", "t2", "t5", "t6", "a6", "a7")
         FOUR_END(FOUR_INSNS) "\n"
         "li t0, 256\n"
-        SC_MAC("%[l0]", "t5", "t0") SC_MAC("%[l1]", "t6", "t0") SC_MAC("%[l2]", "a6", "t0") SC_MAC("%[l3]", "a7", "t0")
+        P_MAC("%[l0]", "t5", "t0") P_MAC("%[l1]", "t6", "t0") P_MAC("%[l2]", "a6", "t0") P_MAC("%[l3]", "a7", "t0")
         : [score] "+&r"(score), [scales] "+&r"(scales), [row] "+&r"(row), [total] "+&r"(total), [a] "+&r"(n),
           [l0] "+&r"(l0), [l1] "+&r"(l1), [l2] "+&r"(l2), [l3] "+&r"(l3) KEPT_WEIGHTS
         : [least] "r"(-s->least), [shift] "r"(s->shift), [f] "r"(s->factor), [drop] "r"(drop),

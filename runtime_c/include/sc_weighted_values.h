@@ -8,18 +8,18 @@
  * channel. 11 instructions. */
 /* clang-format off */
 #define FOUR_CHANNELS(high, low, v, w, h0, h1, h2, h3)                                                               \
-    SC_LW_POST(w, "%[row]")                                                                                          \
-    SC_SDOTU(h0, high, v) SC_SDOTU("%[l0]", low, v)                                                                  \
-    SC_LW_POST(v, "%[row]")                                                                                          \
-    SC_SDOTU(h1, high, w) SC_SDOTU("%[l1]", low, w)                                                                  \
+    P_LW_POST(w, "%[row]", "4")                                                                                      \
+    PV_SDOTUSP_B(h0, high, v) PV_SDOTUSP_B("%[l0]", low, v)                                                          \
+    P_LW_POST(v, "%[row]", "4")                                                                                      \
+    PV_SDOTUSP_B(h1, high, w) PV_SDOTUSP_B("%[l1]", low, w)                                                          \
     LW_STEP(w, "%[row]", "%[rs]")                                                                                    \
-    SC_SDOTU(h2, high, v) SC_SDOTU("%[l2]", low, v)                                                                  \
-    SC_SDOTU(h3, high, w) SC_SDOTU("%[l3]", low, w)
+    PV_SDOTUSP_B(h2, high, v) PV_SDOTUSP_B("%[l2]", low, v)                                                          \
+    PV_SDOTUSP_B(h3, high, w) PV_SDOTUSP_B("%[l3]", low, w)
 /* clang-format on */
 
 #if VALUES == 8
 /* Assembly for four positions and one channel. */
-#define CHANNEL(h, l, v) SC_SDOTU(h, "%[a]", v) SC_SDOTU(l, "%[b]", v)
+#define CHANNEL(h, l, v) PV_SDOTUSP_B(h, "%[a]", v) PV_SDOTUSP_B(l, "%[b]", v)
 #define CLEARED(x) "mv %[" #x "], x0\n"
 
 /* sum[i] = sum over `count` > 0 positions of weight * value of channel i; row: the first channel */
@@ -31,23 +31,23 @@ SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint3
         CLEARED(h0) CLEARED(h1) CLEARED(h2) CLEARED(h3) CLEARED(h4) CLEARED(h5) CLEARED(h6) CLEARED(h7)
         CLEARED(l0) CLEARED(l1) CLEARED(l2) CLEARED(l3) CLEARED(l4) CLEARED(l5) CLEARED(l6) CLEARED(l7)
         SC_LOOP_BEGIN("%[n]", 26)
-        SC_LW_POST("%[a]", "%[weight]")
-        SC_LW_POST("%[b]", "%[weight]")
-        SC_LW_POST("%[v]", "%[row]")
-        SC_LW_POST("%[w]", "%[row]") CHANNEL("%[h0]", "%[l0]", "%[v]")
-        SC_LW_POST("%[v]", "%[row]") CHANNEL("%[h1]", "%[l1]", "%[w]")
-        SC_LW_POST("%[w]", "%[row]") CHANNEL("%[h2]", "%[l2]", "%[v]")
-        SC_LW_POST("%[v]", "%[row]") CHANNEL("%[h3]", "%[l3]", "%[w]")
-        SC_LW_POST("%[w]", "%[row]") CHANNEL("%[h4]", "%[l4]", "%[v]")
-        SC_LW_POST("%[v]", "%[row]") CHANNEL("%[h5]", "%[l5]", "%[w]")
+        P_LW_POST("%[a]", "%[weight]", "4")
+        P_LW_POST("%[b]", "%[weight]", "4")
+        P_LW_POST("%[v]", "%[row]", "4")
+        P_LW_POST("%[w]", "%[row]", "4") CHANNEL("%[h0]", "%[l0]", "%[v]")
+        P_LW_POST("%[v]", "%[row]", "4") CHANNEL("%[h1]", "%[l1]", "%[w]")
+        P_LW_POST("%[w]", "%[row]", "4") CHANNEL("%[h2]", "%[l2]", "%[v]")
+        P_LW_POST("%[v]", "%[row]", "4") CHANNEL("%[h3]", "%[l3]", "%[w]")
+        P_LW_POST("%[w]", "%[row]", "4") CHANNEL("%[h4]", "%[l4]", "%[v]")
+        P_LW_POST("%[v]", "%[row]", "4") CHANNEL("%[h5]", "%[l5]", "%[w]")
         LW_STEP("%[w]", "%[row]", "%[rs]") CHANNEL("%[h6]", "%[l6]", "%[v]")
         CHANNEL("%[h7]", "%[l7]", "%[w]")
         SC_LOOP_END(26) "\n"
         "li %[a], 256\n"
-        SC_MAC("%[l0]", "%[h0]", "%[a]") SC_MAC("%[l1]", "%[h1]", "%[a]")
-        SC_MAC("%[l2]", "%[h2]", "%[a]") SC_MAC("%[l3]", "%[h3]", "%[a]")
-        SC_MAC("%[l4]", "%[h4]", "%[a]") SC_MAC("%[l5]", "%[h5]", "%[a]")
-        SC_MAC("%[l6]", "%[h6]", "%[a]") SC_MAC("%[l7]", "%[h7]", "%[a]")
+        P_MAC("%[l0]", "%[h0]", "%[a]") P_MAC("%[l1]", "%[h1]", "%[a]")
+        P_MAC("%[l2]", "%[h2]", "%[a]") P_MAC("%[l3]", "%[h3]", "%[a]")
+        P_MAC("%[l4]", "%[h4]", "%[a]") P_MAC("%[l5]", "%[h5]", "%[a]")
+        P_MAC("%[l6]", "%[h6]", "%[a]") P_MAC("%[l7]", "%[h7]", "%[a]")
         "sw %[l0], 0(%[sum])\nsw %[l1], 4(%[sum])\nsw %[l2], 8(%[sum])\nsw %[l3], 12(%[sum])\n"
         "sw %[l4], 16(%[sum])\nsw %[l5], 20(%[sum])\nsw %[l6], 24(%[sum])\nsw %[l7], 28(%[sum])\n"
         : [row] "+&r"(row), [weight] "+&r"(weight), [v] "=&r"(v), [w] "=&r"(w), [a] "=&r"(a), [b] "=&r"(b),
@@ -73,21 +73,21 @@ SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint3
     __asm__ volatile(
 #if SPLIT_WEIGHTS
                      SC_LOOP_BEGIN("%[n]", 14)
-                     SC_LW_POST("%[a]", "%[w]")
-                     SC_LW_POST("%[b]", "%[w]")
+                     P_LW_POST("%[a]", "%[w]", "4")
+                     P_LW_POST("%[b]", "%[w]", "4")
 #else
 #if VALUES == 4
                      SC_LOOP_BEGIN("%[n]", 17)
 #else
                      SC_LOOP_BEGIN("%[n]", 11)
 #endif
-                     SC_LW_POST("%[a]", "%[w]")
-                     SC_LW_POST("%[v1]", "%[w]")
+                     P_LW_POST("%[a]", "%[w]", "4")
+                     P_LW_POST("%[v1]", "%[w]", "4")
                      "mv %[b], %[a]\n"
-                     SC_SHUFFLE("%[a]", "%[v1]", "%[high]")
-                     SC_SHUFFLE("%[b]", "%[v1]", "%[low]")
+                     PV_SHUFFLE2_B("%[a]", "%[v1]", "%[high]")
+                     PV_SHUFFLE2_B("%[b]", "%[v1]", "%[low]")
 #endif
-                     SC_LW_POST("%[v0]", "%[row]")
+                     P_LW_POST("%[v0]", "%[row]", "4")
 #if VALUES == 4
                      FOUR_CHANNELS("%[a]", "%[b]", "%[v0]", "%[v1]", "%[h0]", "%[h1]", "%[h2]", "%[h3]")
 #if SPLIT_WEIGHTS
@@ -95,16 +95,16 @@ SC_INLINE void weighted_values(const uint8_t *row, const uint16_t *weight, uint3
 #else
                      SC_LOOP_END(17) "\n"
 #endif
-                     SC_MAC("%[l2]", "%[h2]", "%[c]") SC_MAC("%[l3]", "%[h3]", "%[c]")
+                     P_MAC("%[l2]", "%[h2]", "%[c]") P_MAC("%[l3]", "%[h3]", "%[c]")
                      "sw %[l2], 8(%[sum])\n"
                      "sw %[l3], 12(%[sum])\n"
 #else
                      LW_STEP("%[v1]", "%[row]", "%[rs]")
-                     SC_SDOTU("%[h0]", "%[a]", "%[v0]") SC_SDOTU("%[l0]", "%[b]", "%[v0]")
-                     SC_SDOTU("%[h1]", "%[a]", "%[v1]") SC_SDOTU("%[l1]", "%[b]", "%[v1]")
+                     PV_SDOTUSP_B("%[h0]", "%[a]", "%[v0]") PV_SDOTUSP_B("%[l0]", "%[b]", "%[v0]")
+                     PV_SDOTUSP_B("%[h1]", "%[a]", "%[v1]") PV_SDOTUSP_B("%[l1]", "%[b]", "%[v1]")
                      SC_LOOP_END(11) "\n"
 #endif
-                     SC_MAC("%[l0]", "%[h0]", "%[c]") SC_MAC("%[l1]", "%[h1]", "%[c]")
+                     P_MAC("%[l0]", "%[h0]", "%[c]") P_MAC("%[l1]", "%[h1]", "%[c]")
                      "sw %[l0], 0(%[sum])\n"
                      "sw %[l1], 4(%[sum])\n"
                      : [row] "+&r"(row), [w] "+&r"(weight), [h0] "+&r"(h0), [h1] "+&r"(h1), [l0] "+&r"(l0),

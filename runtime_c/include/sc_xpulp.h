@@ -1,7 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Xpulp instructions of the kernels, each with an equivalent in portable C (SC_XPULP 0).
+ * The Xpulp instructions that the kernels use, C functions of one instruction, and hardware loops. No other file
+ * has .insn. If SC_XPULP is 0, the C functions are portable C, and the rest is missing.
  *
- * Written as .insn with RI5CY's encodings, because standard assemblers do not know them. */
+ * Standard assemblers do not know these instructions. Here each is a macro, for the text of an __asm__:
+ * P_MAX("%[top]", "%[top]", "%[v]"). Its name is the instruction's in the manual of RI5CY, in capitals and with _
+ * for a dot: p.max is P_MAX, pv.sdotsp.b is PV_SDOTSP_B. The manual of CV32E40P writes cv. for p. and pv.
+ * Arguments are strings: registers d (result), a, b, ptr, v (stored value); constants m, n, end; l (hardware loop:
+ * "0" is the inner one, "1" the outer one). Loads and stores of one name have different addresses:
+ *   _POST    at ptr, then ptr += constant
+ *   _POST_R  at ptr, then ptr += register
+ *   _R       at ptr + register */
 #ifndef SC_XPULP_H
 #define SC_XPULP_H
 
@@ -16,72 +24,175 @@
 #if SC_XPULP
 /* clang-format off */
 
-#define SC_R2(op, f3, f7, a, b)                                                                 \
-    ({                                                                                          \
-        int32_t d_;                                                                             \
-        __asm__(".insn r " #op ", " #f3 ", " #f7 ", %0, %1, %2" : "=r"(d_) : "r"(a), "r"(b));   \
-        d_;                                                                                     \
+/* GCC estimates the length of an __asm__ from its number of lines. Where an instruction is alone in one, its last
+ * operand is SC_ALONE(operand): no line end. */
+#define SC_ALONE(operand) operand, ""
+#define SC_ENDED(text, operand, end, ...) text operand end
+#define SC_ENDED_X0(text, operand, end, ...) text operand ", x0" end
+
+/* Encodings: three registers; two registers; two registers and a constant; a store; a register and a long constant. */
+#define SC_R(op, f3, f7, d, a, ...) SC_ENDED(".insn r " #op ", " #f3 ", " f7 ", " d ", " a ", ", __VA_ARGS__, "\n", )
+#define SC_R_X0(op, f3, f7, d, ...) SC_ENDED_X0(".insn r " #op ", " #f3 ", " f7 ", " d ", ", __VA_ARGS__, "\n", )
+#define SC_I(op, f3, d, a, ...) SC_ENDED(".insn i " #op ", " #f3 ", " d ", " a ", ", __VA_ARGS__, "\n", )
+#define SC_S(op, f3, v, ptr, n) ".insn s " #op ", " #f3 ", " v ", " n "(" ptr ")\n"
+#define SC_U(op, d, n) ".insn u " #op ", " d ", " n "\n"
+#define SC_SIX(n) "((" n ") >> 1 & 31) + ((" n ") & 1) * 32" /* 6 bits; the lowest one is stored above the others */
+
+/* Meanings: values are signed unless the line says unsigned. low() and high() are halves of a register; x[i] is
+ * byte i (..._B) or half i (..._H) of register x, counted from the lowest. round(x, n) = (x + 2^(n - 1)) >> n. */
+#define LP_SETUP(l, count, end)  SC_I(0x7b, 4, "x" l, count, end)      /* repeats 2 * end bytes; count is a register */
+#define LP_SETUPI(l, count, end) /* repeats 2 * end bytes; count is a constant */ \
+    SC_U(0x7b, "x" l, "(" count ") << 8 | (" end ") << 3 | 5")
+#define P_ABS(d, a)              SC_R_X0(0x33, 0, "0x02", d, a)        /* d = |a| */
+#define P_ADDRN(d, a, b, n)      SC_R(0x5b, 6, n, d, a, b)             /* d = round(a + b, n) */
+#define P_ADDRNR(d, a, b)        SC_R(0x5b, 6, "0x20", d, a, b)        /* d = round(d + a, b) */
+#define P_ADDUNR(d, a, b)        SC_R(0x5b, 2, "0x60", d, a, b)        /* d = (d + a) >> b, unsigned */
+#define P_CLIP(d, a, n)          SC_R(0x33, 1, "0x0A", d, a, "x" n)    /* d = clip(a, -2^(n - 1), 2^(n - 1) - 1) */
+#define P_CLIPR(d, a, b)         SC_R(0x33, 5, "0x0A", d, a, b)        /* d = clip(a, -b - 1, b) */
+#define P_CLIPU(d, a, n)         SC_R(0x33, 2, "0x0A", d, a, "x" n)    /* d = clip(a, 0, 2^(n - 1) - 1) */
+#define P_ELW(d, ptr, n)         SC_I(0x03, 6, d, ptr, n)              /* d = word at ptr + n; the core may sleep */
+#define P_EXTHZ(d, a)            SC_R_X0(0x33, 5, "0x08", d, a)        /* d = low(a), unsigned */
+#define P_EXTRACT(d, a, m, n)    SC_R(0x33, 0, "0x60 + " m, d, a, "x" n) /* d = bits n .. n + m of a */
+#define P_FL1(d, a)              SC_R_X0(0x33, 1, "0x08", d, a)        /* d = index of the highest 1 of a; of 0: 32 */
+#define P_LBU_POST(d, ptr, n)    SC_I(0x0b, 4, d, ptr, n)              /* d = byte at ptr, unsigned; ptr += n */
+#define P_LH_POST(d, ptr, n)     SC_I(0x0b, 1, d, ptr, n)              /* d = half word at ptr; ptr += n */
+#define P_LHU_POST(d, ptr, n)    SC_I(0x0b, 5, d, ptr, n)              /* d = half word at ptr, unsigned; ptr += n */
+#define P_LHU_POST_R(d, ptr, b)  SC_R(0x0b, 7, "0x28", d, ptr, b)      /* d = half word at ptr, unsigned; ptr += b */
+#define P_LHU_R(d, ptr, b)       SC_R(0x03, 7, "0x28", d, ptr, b)      /* d = half word at ptr + b, unsigned */
+#define P_LW_POST(d, ptr, n)     SC_I(0x0b, 2, d, ptr, n)              /* d = word at ptr; ptr += n */
+#define P_LW_POST_R(d, ptr, b)   SC_R(0x0b, 7, "0x10", d, ptr, b)      /* d = word at ptr; ptr += b */
+#define P_LW_R(d, ptr, b)        SC_R(0x03, 7, "0x10", d, ptr, b)      /* d = word at ptr + b */
+#define P_MAC(d, a, b)           SC_R(0x33, 0, "0x21", d, a, b)        /* d += a * b */
+#define P_MACHHSN(d, a, b, n)    SC_R(0x5b, 1, "0x60 + " n, d, a, b)   /* d = (d + high(a) * high(b)) >> n */
+#define P_MACSN(d, a, b, n)      SC_R(0x5b, 1, "0x40 + " n, d, a, b)   /* d = (d + low(a) * low(b)) >> n */
+#define P_MAX(d, a, b)           SC_R(0x33, 6, "0x02", d, a, b)        /* d = max(a, b) */
+#define P_MIN(d, a, b)           SC_R(0x33, 4, "0x02", d, a, b)        /* d = min(a, b) */
+#define P_MINU(d, a, b)          SC_R(0x33, 5, "0x02", d, a, b)        /* d = min(a, b), unsigned */
+#define P_MSU(d, a, b)           SC_R(0x33, 1, "0x21", d, a, b)        /* d -= a * b */
+#define P_MULHHURN(d, a, b, n)   SC_R(0x5b, 4, "0x20 + " n, d, a, b)   /* d = round(high(a) * high(b), n), unsigned */
+#define P_MULS(d, a, b)          SC_R(0x5b, 0, "0x40", d, a, b)        /* d = low(a) * low(b) */
+#define P_MULSRN(d, a, b, n)     SC_R(0x5b, 4, "0x40 + " n, d, a, b)   /* d = round(low(a) * low(b), n) */
+#define P_MULU(d, a, b)          SC_R(0x5b, 0, "0", d, a, b)           /* d = low(a) * low(b), unsigned */
+#define P_MULUN(d, a, b, n)      SC_R(0x5b, 0, n, d, a, b)             /* d = low(a) * low(b) >> n, unsigned */
+#define P_MULURN(d, a, b, n)     SC_R(0x5b, 4, n, d, a, b)             /* d = round(low(a) * low(b), n), unsigned */
+#define P_SB_POST(v, ptr, n)     SC_S(0x2b, 0, v, ptr, n)              /* byte at ptr = v; ptr += n */
+#define P_SB_POST_R(v, ptr, b)   SC_R(0x2b, 4, "0", b, ptr, v)         /* byte at ptr = v; ptr += b */
+#define P_SH_POST(v, ptr, n)     SC_S(0x2b, 1, v, ptr, n)              /* half word at ptr = v; ptr += n */
+#define P_SW_POST(v, ptr, n)     SC_S(0x2b, 2, v, ptr, n)              /* word at ptr = v; ptr += n */
+#define P_SW_POST_R(v, ptr, b)   SC_R(0x2b, 6, "0", b, ptr, v)         /* word at ptr = v; ptr += b */
+#define PV_ADD_H(d, a, b)        SC_R(0x57, 0, "0x00", d, a, b)        /* d[i] = a[i] + b[i] */
+#define PV_AND_SCI_B(d, a, n)    SC_I(0x57, 7, d, a, "0x680 + " SC_SIX(n)) /* d[i] = a[i] & n, -32 <= n < 32 */
+#define PV_DOTSP_B(d, a, b)      SC_R(0x57, 1, "0x4C", d, a, b)        /* d = dot product of a and b */
+#define PV_DOTSP_H(d, a, b)      SC_R(0x57, 0, "0x4C", d, a, b)        /* d = dot product of a and b */
+#define PV_PACK_H(d, a, b)       SC_R(0x57, 0, "0x68", d, a, b)        /* d[1] = a[0], d[0] = b[0] */
+#define PV_SDOTSP_B(d, a, b)     SC_R(0x57, 1, "0x5C", d, a, b)        /* d += dot product of a and b */
+#define PV_SDOTUSP_B(d, a, b)    SC_R(0x57, 1, "0x54", d, a, b)        /* d += dot product of a (unsigned) and b */
+#define PV_SHUFFLE2_B(d, a, b)   SC_R(0x57, 1, "0x64", d, a, b)        /* d[i] = byte b[i] of d (0 to 3), a (4 to 7) */
+#define PV_SHUFFLE2_H(d, a, b)   SC_R(0x57, 0, "0x64", d, a, b)        /* d[i] = half b[i] of d (0, 1) or a (2, 3) */
+#define PV_SLL_SCI_B(d, a, n)    SC_I(0x57, 7, d, a, "0x500 + " SC_SIX(n)) /* d[i] = a[i] << n */
+#define PV_SRA_SC_B(d, a, b)     SC_R(0x57, 5, "0x24", d, a, b)        /* d[i] = a[i] >> b */
+#define PV_SUB_B(d, a, b)        SC_R(0x57, 1, "0x04", d, a, b)        /* d[i] = a[i] - b[i] */
+#define PV_SUB_H(d, a, b)        SC_R(0x57, 0, "0x04", d, a, b)        /* d[i] = a[i] - b[i] */
+/* clang-format on */
+
+/* ---- C functions of one instruction ---- */
+
+/* The result of an instruction with the operands a and b. */
+#define SC_VALUE(INSN, a, b)                                                                                 \
+    ({                                                                                                       \
+        int32_t d_;                                                                                          \
+        __asm__(INSN("%0", "%1", SC_ALONE("%2")) : "=r"(d_) : "r"(a), "r"(b));                               \
+        d_;                                                                                                  \
     })
-#define SC_R3(op, f3, f7, d, a, b)                                                              \
-    ({                                                                                          \
-        int32_t d_ = (d);                                                                       \
-        __asm__(".insn r " #op ", " #f3 ", " #f7 ", %0, %1, %2" : "+r"(d_) : "r"(a), "r"(b));   \
-        d_;                                                                                     \
+/* The result of an instruction that also reads d. */
+#define SC_UPDATED(INSN, d, a, b)                                                                            \
+    ({                                                                                                       \
+        int32_t d_ = (d);                                                                                    \
+        __asm__(INSN("%0", "%1", SC_ALONE("%2")) : "+r"(d_) : "r"(a), "r"(b));                               \
+        d_;                                                                                                  \
     })
-#define sc_sdot4(d, a, b) SC_R3(0x57, 1, 0x5C, d, a, b)  /* signed x signed bytes */
-#define sc_sdotu4(d, a, b) SC_R3(0x57, 1, 0x54, d, a, b) /* a unsigned, b signed */
-#define sc_mac(d, a, b) SC_R3(0x33, 0, 0x21, d, a, b)
-/* (v + 2^(s - 1)) >> s, 1 <= s <= 31 */
-#define sc_round(v, s) SC_R3(0x5b, 6, 0x20, v, 0, s)
-#define sc_max(a, b) SC_R2(0x33, 6, 0x02, a, b)
-#define sc_min(a, b) SC_R2(0x33, 4, 0x02, a, b)
+#define sc_sdot4(d, a, b) SC_UPDATED(PV_SDOTSP_B, d, a, b)   /* signed x signed bytes */
+#define sc_sdotu4(d, a, b) SC_UPDATED(PV_SDOTUSP_B, d, a, b) /* a unsigned, b signed */
+#define sc_mac(d, a, b) SC_UPDATED(P_MAC, d, a, b)
+#define sc_round(v, s) SC_UPDATED(P_ADDRNR, v, 0, s) /* (v + 2^(s - 1)) >> s, 1 <= s <= 31 */
+#define sc_max(a, b) SC_VALUE(P_MAX, a, b)
+#define sc_min(a, b) SC_VALUE(P_MIN, a, b)
 
 static inline int32_t sc_abs(int32_t a) {
     int32_t d;
-    __asm__(".insn r 0x33, 0, 0x02, %0, %1, x0" : "=r"(d) : "r"(a));
-    /* clang-format on */
+    __asm__(P_ABS("%0", SC_ALONE("%1")) : "=r"(d) : "r"(a));
     return d;
 }
 
 /* v clipped to 0 .. 31 */
 static inline int sc_to_31(int v) {
     int d;
-    __asm__(".insn r 0x33, 2, 0x0A, %0, %1, x6" : "=r"(d) : "r"(v));
+    __asm__(P_CLIPU("%0", "%1", SC_ALONE("6")) : "=r"(d) : "r"(v));
     return d;
 }
 
 /* v clipped to -2^30 .. 2^30 - 1 */
-#define SC_CLIP30(rd, rs) ".insn r 0x33, 1, 0x0A, " rd ", " rs ", x31\n"
 static inline int32_t sc_clip30(int32_t v) {
     int32_t d;
-    __asm__(SC_CLIP30("%0", "%1") : "=r"(d) : "r"(v));
+    __asm__(P_CLIP("%0", "%1", "31") : "=r"(d) : "r"(v));
     return d;
 }
 
 static inline uint32_t sc_low16(uint32_t a) {
     uint32_t d;
-    __asm__(".insn r 0x33, 5, 0x08, %0, %1, x0" : "=r"(d) : "r"(a));
+    __asm__(P_EXTHZ("%0", SC_ALONE("%1")) : "=r"(d) : "r"(a));
     return d;
 }
 
 /* index of the highest set bit of v > 0 */
 static inline int sc_top_bit(uint32_t v) {
     int d;
-    __asm__(".insn r 0x33, 1, 0x08, %0, %1, x0" : "=r"(d) : "r"(v));
+    __asm__(P_FL1("%0", SC_ALONE("%1")) : "=r"(d) : "r"(v));
     return d;
 }
 
-/* index of the highest set bit plus one; 0 for 0 (p.fl1 gives 32 there) */
+/* index of the highest set bit plus one; 0 for 0 (P_FL1 gives 32 there) */
 static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
+
+/* clang-format off */
+/* ---- assembly of several lines ---- */
+
+/* Rounding shift, 1 <= n <= 31: v = (v + 2^(n - 1)) >> n */
+#define SC_ROUND(v, n) P_ADDRNR(v, "x0", n)
+
+/* Hardware loop: repeats the `insns` instructions up to SC_LOOP_END `cnt` times (a register). The encoding
+ * needs the number of instructions; SC_LOOP_END lets the assembler check it. */
+#define SC_LOOP_BEGIN(cnt, insns)                                                                            \
+    ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
+    LP_SETUP("0", cnt, "2*(" #insns ")") "771:\n"
+/* The same for a constant count; at most 15 instructions. */
+#define SC_LOOP_CONST_BEGIN(times, insns)                                                                    \
+    ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
+    LP_SETUPI("0", #times, "2*(" #insns ")") "771:\n"
+/* Outer loop around such a loop. Its count includes the inner loop, the inner set-up instruction, and at
+ * least one more instruction at the end. */
+#define SC_OUTER_LOOP_BEGIN(cnt, insns)                                                                      \
+    ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
+    LP_SETUP("1", cnt, "2*(" #insns ")") "773:\n"
+#define SC_INNER_LOOP_BEGIN(cnt, insns)                                                                      \
+    ".option push\n.option norvc\n.option norelax\n"                                                         \
+    LP_SETUP("0", cnt, "2*(" #insns ")") "771:\n"
+#define SC_OUTER_LOOP_END(insns)                                                                             \
+    "774:\n.if (774b - 773b) - 4*(" #insns ")\n.error \"a hardware loop is miscounted\"\n.endif\n"           \
+    ".option pop"
+#define SC_LOOP_END(insns)                                                                                   \
+    "772:\n.if (772b - 771b) - 4*(" #insns ")\n.error \"a hardware loop is miscounted\"\n.endif\n"           \
+    ".option pop"
 
 /* top = max(top, |words|) of n > 0 words, `step` bytes apart */
 #define SC_MAX_WORDS(top, ptr, count, step)                                                                  \
     do {                                                                                                     \
         int32_t v_;                                                                                          \
         const void *p_ = (ptr);                                                                              \
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 3) ".insn i 0x0b, 2, %[v], %[s](%[p])\n"                      \
-                                                  ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"                  \
-                                                  ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n" SC_LOOP_END(3) \
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 3)                                                            \
+                         P_LW_POST("%[v]", "%[p]", "%[s]")                                                   \
+                         P_ABS("%[v]", "%[v]")                                                               \
+                         P_MAX("%[t]", "%[t]", "%[v]") SC_LOOP_END(3)                                        \
                          : [t] "+&r"(top), [p] "+&r"(p_), [v] "=&r"(v_)                                      \
                          : [n] "r"(count), [s] "i"(step)                                                     \
                          : "memory");                                                                        \
@@ -94,11 +205,10 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
         int32_t v_, w_;                                                                                      \
         const uint32_t all_ = (count), half_ = (all_ + 1) / 2;                                               \
         const int32_t *p_ = (ptr), *q_ = p_ + (all_ - half_);                                                \
-        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 6) SC_LW_POST("%[v]", "%[p]") SC_LW_POST(                     \
-                             "%[w]", "%[q]") ".insn r 0x33, 0, 0x02, %[v], %[v], x0\n"                       \
-                                             ".insn r 0x33, 0, 0x02, %[w], %[w], x0\n"                       \
-                                             ".insn r 0x33, 6, 0x02, %[t], %[t], %[v]\n"                     \
-                                             ".insn r 0x33, 6, 0x02, %[t], %[t], %[w]\n" SC_LOOP_END(6)      \
+        __asm__ volatile(SC_LOOP_BEGIN("%[n]", 6)                                                            \
+                         P_LW_POST("%[v]", "%[p]", "4") P_LW_POST("%[w]", "%[q]", "4")                       \
+                         P_ABS("%[v]", "%[v]") P_ABS("%[w]", "%[w]")                                         \
+                         P_MAX("%[t]", "%[t]", "%[v]") P_MAX("%[t]", "%[t]", "%[w]") SC_LOOP_END(6)          \
                          : [t] "+&r"(top), [p] "+&r"(p_), [q] "+&r"(q_), [v] "=&r"(v_), [w] "=&r"(w_)        \
                          : [n] "r"(half_)                                                                    \
                          : "memory");                                                                        \
@@ -108,63 +218,15 @@ static inline int sc_bits(uint32_t v) { return v ? sc_top_bit(v) + 1 : 0; }
 static inline __attribute__((always_inline)) int32_t sc_max_four(int32_t top, const int32_t *v) {
     int32_t a, b, c, d;
     __asm__("lw %[a], 0(%[v])\nlw %[b], 4(%[v])\nlw %[c], 8(%[v])\nlw %[d], 12(%[v])\n"
-            ".insn r 0x33, 0, 0x02, %[a], %[a], x0\n.insn r 0x33, 0, 0x02, %[b], %[b], x0\n"
-            ".insn r 0x33, 0, 0x02, %[c], %[c], x0\n.insn r 0x33, 0, 0x02, %[d], %[d], x0\n"
-            ".insn r 0x33, 6, 0x02, %[a], %[a], %[b]\n.insn r 0x33, 6, 0x02, %[c], %[c], %[d]\n"
-            ".insn r 0x33, 6, 0x02, %[t], %[t], %[a]\n.insn r 0x33, 6, 0x02, %[t], %[t], %[c]\n"
+            P_ABS("%[a]", "%[a]") P_ABS("%[b]", "%[b]") P_ABS("%[c]", "%[c]") P_ABS("%[d]", "%[d]")
+            P_MAX("%[a]", "%[a]", "%[b]") P_MAX("%[c]", "%[c]", "%[d]")
+            P_MAX("%[t]", "%[t]", "%[a]") P_MAX("%[t]", "%[t]", "%[c]")
             : [t] "+&r"(top), [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d)
             : [v] "r"(v), "m"(*(const int32_t(*)[4])v));
     return top;
 }
-
-/* Hardware loop: repeats the `insns` instructions up to SC_LOOP_END `cnt` times (a register). The encoding
- * needs the number of instructions; SC_LOOP_END lets the assembler check it. */
-#define SC_LOOP_BEGIN(cnt, insns)                                                                            \
-    ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
-    ".insn i 0x7b, 4, x0, " cnt ", 2*(" #insns ")\n771:\n"
-/* The same for a constant count. `twice` is the register whose number is twice the number of instructions (at
- * most 15). */
-#define SC_LOOP_CONST_BEGIN(times, twice)                                                                    \
-    ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
-    ".insn i 0x7b, 5, x0, " #twice ", " #times "\n771:\n"
-/* Outer loop around such a loop. Its count includes the inner loop, the inner set-up instruction, and at
- * least one more instruction at the end. */
-#define SC_OUTER_LOOP_BEGIN(cnt, insns)                                                                      \
-    ".balign 4\n.option push\n.option norvc\n.option norelax\n"                                              \
-    ".insn i 0x7b, 4, x1, " cnt ", 2*(" #insns ")\n773:\n"
-#define SC_INNER_LOOP_BEGIN(cnt, insns)                                                                      \
-    ".option push\n.option norvc\n.option norelax\n"                                                         \
-    ".insn i 0x7b, 4, x0, " cnt ", 2*(" #insns ")\n771:\n"
-#define SC_OUTER_LOOP_END(insns)                                                                             \
-    "774:\n.if (774b - 773b) - 4*(" #insns ")\n.error \"a hardware loop is miscounted\"\n.endif\n"           \
-    ".option pop"
-#define SC_LOOP_END(insns)                                                                                   \
-    "772:\n.if (772b - 771b) - 4*(" #insns ")\n.error \"a hardware loop is miscounted\"\n.endif\n"           \
-    ".option pop"
-#define SC_LW_STEP(rd, ptr, step) ".insn i 0x0b, 2, " rd ", " #step "(" ptr ")\n"
-#define SC_LW_POST(rd, ptr) SC_LW_STEP(rd, ptr, 4)
-/* Post-increment load: ptr += register `by`. */
-#define SC_LW_BY(rd, ptr, by) ".insn r 0x0b, 7, 0x10, " rd ", " ptr ", " by "\n"
-/* rd = (rd + 2^(rs - 1)) >> rs, 1 <= rs <= 31: the rounding shift in one instruction (p.addRN) */
-#define SC_ROUND(rd, rs) ".insn r 0x5b, 6, 0x20, " rd ", x0, " rs "\n"
-/* rd = (rs + 2^(n - 1)) >> n for a constant n (p.addRNi) */
-#define SC_ROUND_IMM(rd, rs, n) ".insn r 0x5b, 6, " n ", " rd ", " rs ", x0\n"
-#define SC_MAC(acc, a, b) ".insn r 0x33, 0, 0x21, " acc ", " a ", " b "\n"
-/* rd = high:low of the lower halves; sum of both halves; bytes of rd (0 .. 3) and rs (4 .. 7) selected by
- * `order` */
-#define SC_PACK(rd, high, low) ".insn r 0x57, 0, 0x68, " rd ", " high ", " low "\n"
-#define SC_ADD_HALVES(rd, a, b) ".insn r 0x57, 0, 0x00, " rd ", " a ", " b "\n"
-#define SC_SHUFFLE(rd, rs, order) ".insn r 0x57, 1, 0x64, " rd ", " rs ", " order "\n"
-/* arithmetic right shift of each byte of rs by rn */
-#define SC_SRA_BYTES(rd, rs, rn) ".insn r 0x57, 5, 0x24, " rd ", " rs ", " rn "\n"
-/* Each byte of rs shifted left by an even 6-bit constant, or ANDed with it. `imm` is the register with the
- * number constant / 2, modulo 32: x2 means 4, x24 means -16. */
-#define SC_SLL_BYTES(rd, rs, imm) ".insn r 0x57, 7, 0x28, " rd ", " rs ", " imm "\n"
-#define SC_AND_BYTES(rd, rs, imm) ".insn r 0x57, 7, 0x34, " rd ", " rs ", " imm "\n"
-#define SC_SDOTU(acc, a, b) ".insn r 0x57, 1, 0x54, " acc ", " a ", " b "\n"
-#define SC_SDOT(acc, a, b) ".insn r 0x57, 1, 0x5C, " acc ", " a ", " b "\n"
-
 /* clang-format on */
+
 #else
 
 #define SC_MAX_WORDS(top, ptr, count, step)                                                                  \

@@ -59,19 +59,19 @@ SC_INLINE void add_pair(const int format, const group *s, const int32_t *p, int3
     /* clang-format off */
 #define PAIR_TAIL                                                                                            \
     SC_ROUND("%[e]", "%[drop]") SC_ROUND("%[f]", "%[drop]")                                                  \
-    SC_MAC("%[g]", "%[e]", "%[u]") SC_MAC("%[h]", "%[f]", "%[v]")                                            \
-    ".insn s 0x2b, 2, %[g], 4(%[acc])\n"                                                                     \
+    P_MAC("%[g]", "%[e]", "%[u]") P_MAC("%[h]", "%[f]", "%[v]")                                              \
+    P_SW_POST("%[g]", "%[acc]", "4")                                                                         \
     "sw %[h], 28(%[acc])\n"
     if (SC_SEVERAL_HAS(SC_FMT_ASYM)) {
         __asm__ volatile(SC_LOOP_BEGIN("%[n]", 16)
-                         ".insn i 0x0b, 4, %[scale], 1(%[d])\n"
-                         ".insn i 0x0b, 1, %[offset], 2(%[b])\n"
-                         SC_LW_POST("%[e]", "%[p]") SC_LW_POST("%[f]", "%[p]")
+                         P_LBU_POST("%[scale]", "%[d]", "1")
+                         P_LH_POST("%[offset]", "%[b]", "2")
+                         P_LW_POST("%[e]", "%[p]", "4") P_LW_POST("%[f]", "%[p]", "4")
                          "lw %[g], 0(%[acc])\n"
                          "mul %[e], %[e], %[scale]\n"
                          "mul %[f], %[f], %[scale]\n"
                          "lw %[h], 32(%[acc])\n"
-                         SC_MAC("%[e]", "%[offset]", "%[less]") SC_MAC("%[f]", "%[offset]", "%[other]")
+                         P_MAC("%[e]", "%[offset]", "%[less]") P_MAC("%[f]", "%[offset]", "%[other]")
                          PAIR_TAIL SC_LOOP_END(16)
                          : [d] "+&r"(d), [b] "+&r"(b), [p] "+&r"(p), [acc] "+&r"(acc), [scale] "=&r"(scale),
                            [offset] "=&r"(offset), [e] "=&r"(e), [f] "=&r"(f), [g] "=&r"(g), [h] "=&r"(h)
@@ -83,8 +83,8 @@ SC_INLINE void add_pair(const int format, const group *s, const int32_t *p, int3
     if (SC_SEVERAL_HAS(SC_FMT_GROUPED)) {
         (void)offset;
         __asm__ volatile(SC_LOOP_BEGIN("%[n]", 13)
-                         ".insn i 0x0b, 4, %[scale], 1(%[d])\n"
-                         SC_LW_POST("%[e]", "%[p]") SC_LW_POST("%[f]", "%[p]")
+                         P_LBU_POST("%[scale]", "%[d]", "1")
+                         P_LW_POST("%[e]", "%[p]", "4") P_LW_POST("%[f]", "%[p]", "4")
                          "lw %[g], 0(%[acc])\n"
                          "mul %[e], %[e], %[scale]\n"
                          "mul %[f], %[f], %[scale]\n"

@@ -12,7 +12,7 @@ SC_INLINE uint32_t hash(const int32_t *v, uint32_t n) {
     int32_t word;
     /* clang-format off */
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 3)
-                     SC_LW_POST("%[word]", "%[v]")
+                     P_LW_POST("%[word]", "%[v]", "4")
                      "mul %[h], %[h], %[by]\n"
                      "add %[h], %[h], %[word]\n" SC_LOOP_END(3)
                      : [v] "+&r"(v), [h] "+&r"(h), [word] "=&r"(word)

@@ -224,7 +224,8 @@ SC_INLINE void clear(const run *r, int core) {
     if (left == 0) return;
     /* clang-format off */
     __asm__ volatile(SC_LOOP_BEGIN("%[n]", 4)
-                     SW_POST("x0", "%[to]") SW_POST("x0", "%[to]") SW_POST("x0", "%[to]") SW_POST("x0", "%[to]")
+                     P_SW_POST("x0", "%[to]", "4") P_SW_POST("x0", "%[to]", "4")
+                     P_SW_POST("x0", "%[to]", "4") P_SW_POST("x0", "%[to]", "4")
                      SC_LOOP_END(4)
                      : [to] "+&r"(to)
                      : [n] "r"(left < each ? left : each)

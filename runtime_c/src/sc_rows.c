@@ -26,11 +26,11 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
         /* clang-format off */
         __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[blocks]", 17 + 2)
                          SC_INNER_LOOP_BEGIN("%[n]", 17)
-                         SC_LW_POST("%[g]", "%[y]")
+                         P_LW_POST("%[g]", "%[y]", "4")
                          "lw %[u], %[half](%[y])\n"
                          "mv %[v], %[g]\n"
                          SC_ROUND("%[v]", "%[gs]")
-                         ".insn r 0x33, 1, 0x0A, %[v], %[v], x21\n"
+                         P_CLIP("%[v]", "%[v]", "21")
                          SC_GATED("")
                          SC_LOOP_END(17) "\n"
                          "add %[y], %[y], %[step]\n" SC_OUTER_LOOP_END(17 + 2)
@@ -48,9 +48,9 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
         /* clang-format off */
         __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[blocks]", 16 + 2)
                          SC_INNER_LOOP_BEGIN("%[n]", 16)
-                         SC_LW_POST("%[g]", "%[y]")
+                         P_LW_POST("%[g]", "%[y]", "4")
                          "lw %[u], %[half](%[y])\n"
-                         ".insn r 0x33, 5, 0x0A, %[v], %[g], %[limit]\n" /* to -limit .. limit - 1 */
+                         P_CLIPR("%[v]", "%[g]", "%[limit]") /* to -limit .. limit - 1 */
                          "sll %[v], %[v], %[gs]\n"
                          SC_GATED("")
                          SC_LOOP_END(16) "\n"

@@ -72,12 +72,12 @@ static inline int8_t *quantize_run(const int32_t *src, uint32_t n, int exponent,
         /* clang-format off */
 #define QUANTIZE(SHIFT, count)                                                                               \
         __asm__ volatile(SC_LOOP_BEGIN("%[n]", 10)                                                           \
-                         SC_LW_POST("%[v]", "%[src]") SC_LW_POST("%[w]", "%[src2]")                          \
+                         P_LW_POST("%[v]", "%[src]", "4") P_LW_POST("%[w]", "%[src2]", "4")                  \
                          SHIFT("%[v]") SHIFT("%[w]")                                                         \
                          "mul %[v], %[v], %[r]\nmul %[w], %[w], %[r]\n"                                      \
-                         SC_ROUND_IMM("%[v]", "%[v]", "23") SC_ROUND_IMM("%[w]", "%[w]", "23")               \
-                         ".insn s 0x2b, 0, %[v], 1(%[dst])\n"                                                \
-                         ".insn s 0x2b, 0, %[w], 1(%[dst2])\n" SC_LOOP_END(10)                               \
+                         P_ADDRN("%[v]", "%[v]", "x0", "23") P_ADDRN("%[w]", "%[w]", "x0", "23")             \
+                         P_SB_POST("%[v]", "%[dst]", "1")                                                    \
+                         P_SB_POST("%[w]", "%[dst2]", "1") SC_LOOP_END(10)                                   \
                          : [src] "+&r"(src), [src2] "+&r"(src2), [dst] "+&r"(dst), [dst2] "+&r"(dst2),       \
                            [v] "=&r"(v), [w] "=&r"(w)                                                        \
                          : [n] "r"(half), [by] "r"(count), [r] "r"(reciprocal)                                \

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "regs.h"
+#include "sc_xpulp.h"
 
 #define REG(address) (*(volatile uint32_t *)(uintptr_t)(address))
 
@@ -43,7 +44,7 @@
 #define ELW_OFFSET(address) ((address) & 0xFFFu) /* below 0x800 */
 static inline __attribute__((always_inline)) uint32_t elw(const uint32_t address) {
     uint32_t value;
-    __asm__ volatile(".insn i 0x03, 6, %0, %2(%1)"
+    __asm__ volatile(P_ELW("%0", "%1", SC_ALONE("%2"))
                      : "=r"(value)
                      : "r"(ELW_PAGE(address)), "i"(ELW_OFFSET(address))
                      : "memory");
