@@ -30,7 +30,10 @@ enum llm_result {
     LLM_ERROR_EMPTY = -15,    /* llm_next before any token was fed */
     LLM_ERROR_SAMPLING = -16, /* a sampling parameter is out of range */
     LLM_ERROR_POSITION = -17, /* llm_rewind beyond the tokens of the session */
-    LLM_ERROR_WATCH = -18     /* this build cannot report what llm_watch asks for */
+    LLM_ERROR_WATCH = -18,    /* this build cannot report what llm_watch asks for */
+    LLM_ERROR_UTF8 = -19,     /* llm_encode: the text is not UTF-8 */
+    LLM_ERROR_ROOM = -20,     /* llm_encode: `ids` is too small */
+    LLM_ERROR_TOKENIZER = -21 /* llm_encode: tables of another version, or it cannot be run on a device */
 };
 
 /* How llm_next() chooses a token. {0} chooses the most probable one. */
@@ -148,5 +151,25 @@ static inline int llm_watch(llm *s, uint32_t what, uint32_t position, uint32_t l
                             void *user) {
     return s->model ? s->model->watch(s, what, position, layer, hook, user) : LLM_ERROR_SESSION;
 }
+
+/* ---- text to ids: the same code for all models ---- */
+
+typedef struct llm_tokenizer llm_tokenizer; /* tables, constant: llm_tokenizer.h */
+
+/* Writes the ids of a prompt to `ids` and returns their number, or an error.
+ *
+ * ids[room] is also the only working memory: all of it may be overwritten, and after an error its content
+ * means nothing. llm_encode_room(t, bytes) words always suffice: with the tokenizers of LLaMA 2, LLaMA 3 and
+ * SmolLM2 that is one word per byte, and at most 12 more. Less suffices for most texts. At any time the room
+ * holds the ids so far; a word for each character (or byte) of the piece that is being merged; and, if the
+ * tokenizer rewrites text (LLaMA 2), the bytes of the rewritten text that is left. A piece is a word with the
+ * space in front of it; text without spaces may be one piece.
+ *
+ * Time: linear in the text, except that a piece takes a few cycles x its length x the number of different
+ * pairs that are merged in it. */
+int llm_encode(const llm_tokenizer *t, const char *utf8, size_t bytes, uint32_t *ids, size_t room);
+
+/* Words that suffice for every text of that many bytes; 0 if llm_encode() returns LLM_ERROR_TOKENIZER. */
+size_t llm_encode_room(const llm_tokenizer *t, size_t bytes);
 
 #endif

@@ -1,177 +1,147 @@
-"""The host program's encoder gives the ids that the library gives, or says that it cannot."""
+"""The encoder gives the ids that the library gives, or the tables say that it cannot."""
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import struct
 import subprocess
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tokenizers
 
 from end_to_end.programs import need
+from helpers.encoder import ENCODE, INTERFACE, MANY, SUFFICES, Encoder, build_encoder
 from helpers.llama2c import bpe, read_pieces
 from helpers.shared_data import find_shared_data
-from helpers.texts import TEXTS, texts, trained_bytelevel
-from helpers.tiny_llama import added_token, bytelevel_json, sentencepiece_json
+from helpers.texts import texts
+from helpers.tiers import slow_but
+from helpers.tokenizer_specs import (
+    MORE,
+    SPECS,
+    STORY,
+    TRAINED,
+    VOCAB,
+    Spec,
+    byte_level,
+    changed,
+    digits,
+    metaspace,
+    sequence,
+    split,
+)
 from helpers.unicode_tables import table_file
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
-from shrinkc.compression.cut_tokenizer import BpeTokens
+from shrinkc.codegen.tokenizer_limits import room_needed
 from shrinkc.importer import Tokenizer
 from shrinkc.importer.encode_table import EncodeTable
-from shrinkc.importer.tokenizer_json import GPT2_WORDS, LLAMA3_WORDS
+from shrinkc.importer.tokenizer_json import GPT2_WORDS
 
-ROOT = Path(__file__).resolve().parents[2]
-HOST = ROOT / "runtime_c/platform/host"
-STORIES = ROOT / "examples/stories"
-VOCAB = 1000
-
-Spec = dict[str, Any]
-Encode = Callable[[Tokenizer, list[str | bytes]], list[str]]
+ERROR_UTF8, ERROR_ROOM, ERROR_TOKENIZER = "error -19", "error -20", "error -21"
+FEW = ("stories", "llama3", "added tokens", "short added tokens", "a space in front of words")
+"""Tokenizers of which all tests are in the fast tier."""
+STACK = 512
+"""Bytes of stack that llm_encode() may take on RV32."""
 
 
 @pytest.fixture(scope="session")
-def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
-    """encode(tokenizer, texts): what the C encoder makes of each, with sanitizers."""
+def host(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """The encoder on the host, with sanitizers."""
     need("host")
-    folder = tmp_path_factory.mktemp("encode")
-    sources = [ROOT / "tests/codegen/encode_harness.c", HOST / "sc_encode.c"]
-    flags = "-std=c11 -Wall -Wextra -Werror -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
-    command = ["cc", *flags.split(), f"-I{HOST}", *map(str, sources), "-o", str(folder / "encode")]
-    subprocess.run(command, check=True)
-
-    def run(tokenizer: Tokenizer, given: list[str | bytes]) -> list[str]:
-        table = tokenizer.encode_table()
-        assert table.refusal == ""
-        (folder / "tokenizer.bin").write_bytes(tokenizer_blob(table, tokenizer.vocab_size))
-        data = [text.encode() if isinstance(text, str) else text for text in given]
-        done = subprocess.run(
-            [folder / "encode", folder / "tokenizer.bin"],
-            input=b"".join(struct.pack("<I", len(text)) + text for text in data),
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout.decode().split("\n")[:-1]
-
-    return run
+    return build_encoder(tmp_path_factory.mktemp("encode"))
 
 
-def changed(spec: Spec, model: Spec | None = None, **parts: Any) -> Spec:
-    """A copy of a tokenizer.json with other parts, and other settings of its model."""
-    copied = {**copy.deepcopy(spec), **parts}
-    copied["model"].update(model or {})
-    return copied
+@pytest.fixture(scope="session")
+def qemu(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """The encoder without a C library, for RV32."""
+    need("qemu")
+    return build_encoder(tmp_path_factory.mktemp("encode"), "qemu")
 
 
-def byte_level(prefix: bool = False, regex: bool = False) -> Spec:
-    kind = {"type": "ByteLevel", "add_prefix_space": prefix}
-    return {**kind, "trim_offsets": True, "use_regex": regex}
+def tokenizer_of(name: str, bos: int | None = 1) -> Tokenizer:
+    return Tokenizer(json.dumps(SPECS[name]), Path(name), VOCAB, bos)
 
 
-def split(pattern: str, **settings: Any) -> Spec:
-    part = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return {**part, **settings}
+def texts_for(tokenizer: Tokenizer, name: str, count: int) -> list[str]:
+    special = [added.text.decode() for added in tokenizer.encode_table().added]
+    return texts(sorted(SPECS).index(name), special, count)
 
 
-def sequence(*steps: Spec) -> Spec:
-    return {"type": "Sequence", "pretokenizers": list(steps)}
+def lines_of(tokenizer: Tokenizer, given: list[str]) -> list[str]:
+    return [" ".join(map(str, tokenizer.encode(text))) for text in given]
 
 
-def digits(individual: bool) -> Spec:
-    return {"type": "Digits", "individual_digits": individual}
-
-
-def metaspace(scheme: str, cut: bool) -> Spec:
-    return {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": cut}
-
-
-STORY = json.loads((STORIES / "tokenizer.json").read_text())
-TRAINED = trained_bytelevel()
-TEMPLATE = STORY["post_processor"]
-
-
-def cut(spec: Spec, keep: int) -> Spec:
-    """The same with the tokens that this documentation needs the most."""
-    vocabulary = BpeTokens(spec)
-    engine: Any = tokenizers.Tokenizer.from_str(json.dumps(spec))
-    used = Counter(engine.encode((ROOT / "README.md").read_text()).ids)
-    return vocabulary.cut(vocabulary.choose(used, keep=keep).kept)
-
-
-MORE = [
-    {**added_token(900 + i, text, special=False), "normalized": late}
-    for i, (text, late) in enumerate(
-        [("upon", True), (" the", True), ("Once", False), ("On", False), ("▁the ", True), ("中", False)]
-    )
-]  # fmt: skip
-SPECS: dict[str, Spec] = {
-    "stories": STORY,
-    "sentencepiece": sentencepiece_json(VOCAB),
-    "sentencepiece without bytes": sentencepiece_json(),
-    "byte-level": bytelevel_json(),
-    "gpt2": TRAINED,
-    "gpt2 as a split": changed(TRAINED, pre_tokenizer=sequence(split(GPT2_WORDS), byte_level())),
-    "smollm2": changed(TRAINED, pre_tokenizer=sequence(digits(True), byte_level(regex=True))),
-    "smollm2 in gguf": changed(
-        TRAINED, pre_tokenizer=sequence(digits(True), split(GPT2_WORDS), byte_level())
-    ),
-    "llama3": changed(
-        TRAINED,
-        {"ignore_merges": True},
-        pre_tokenizer=sequence(split(LLAMA3_WORDS), byte_level()),
-        post_processor={"type": "Sequence", "processors": [byte_level(), TEMPLATE]},
-    ),
-    "llama3 with merges": changed(
-        TRAINED, pre_tokenizer=sequence(split(LLAMA3_WORDS), byte_level())
-    ),
-    "a space in front": changed(TRAINED, pre_tokenizer=byte_level(prefix=True, regex=True)),
-    "runs of digits": changed(
-        TRAINED, pre_tokenizer=sequence(digits(False), byte_level(prefix=True))
-    ),
-    "no cuts": changed(TRAINED, pre_tokenizer=byte_level()),
-    **{
-        f"metaspace {scheme} {cut}": changed(
-            STORY, normalizer=None, pre_tokenizer=metaspace(scheme, cut)
-        )
-        for scheme in ("first", "always", "never")
-        for cut in (True, False)
-    },
-    "added tokens": changed(STORY, added_tokens=STORY["added_tokens"] + MORE),
-    "no fallback": changed(STORY, {"byte_fallback": False}),
-    "no fallback, not fused": changed(STORY, {"byte_fallback": False, "fuse_unk": False}),
-    "unknown left out": changed(STORY, {"byte_fallback": False, "unk_token": None}),
-    "some bytes only": changed(
-        STORY,
-        {"vocab": {k: v for k, v in STORY["model"]["vocab"].items() if not (k[:3] == "<0x" and v % 3)}},
-    ),
-    "whole words": changed(STORY, {"ignore_merges": True}),
-    "merges as texts": changed(STORY, {"merges": [" ".join(m) for m in STORY["model"]["merges"]]}),
-    "no post-processor": changed(STORY, post_processor=None),
-    "fewer tokens": cut(STORY, 330),
-    "fewer byte-level tokens": cut(TRAINED, 400),
-}  # fmt: skip
+def check(encoder: Encoder, tokenizer: Tokenizer, given: list[str], room: int = SUFFICES) -> int:
+    """Compare with the library; return the bytes of stack used."""
+    assert tokenizer.encode_table().refusal == ""
+    found, stack = encoder.run(tokenizer, list(given), room)
+    for text, line, expected in zip(given, found, lines_of(tokenizer, given), strict=True):
+        assert line == expected, repr(text)
+    return stack
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_ids_are_the_librarys(encode: Encode, name: str) -> None:
-    seed = sorted(SPECS).index(name)
+def test_ids_are_the_librarys(host: Encoder, name: str) -> None:
     for bos in (1, None, 5):
-        tokenizer = Tokenizer(json.dumps(SPECS[name]), Path(name), VOCAB, bos)
-        special = [added.text.decode() for added in tokenizer.encode_table().added]
-        given = texts(seed, special, TEXTS if bos == 1 else 100)
-        found = encode(tokenizer, list(given))
-        for text, ids in zip(given, found, strict=True):
-            assert ids == " ".join(map(str, tokenizer.encode(text))), repr(text)
+        tokenizer = tokenizer_of(name, bos)
+        check(host, tokenizer, texts_for(tokenizer, name, 1000 if bos == 1 else 100))
 
 
-def test_ids_of_stories260k(encode: Encode) -> None:
+@pytest.mark.parametrize("name", SPECS)
+def test_ids_without_a_c_library(qemu: Encoder, name: str) -> None:
+    tokenizer = tokenizer_of(name)
+    assert 0 < check(qemu, tokenizer, texts_for(tokenizer, name, 200)) <= STACK
+
+
+@pytest.mark.parametrize("name", slow_but(SPECS, *FEW))
+def test_smaller_rooms(host: Encoder, name: str) -> None:
+    """Up to some room LLM_ERROR_ROOM, from there on the ids; nothing beyond the room is touched."""
+    tokenizer = tokenizer_of(name)
+    given = texts_for(tokenizer, name, 60)
+    check(host, tokenizer, [*given, *tightest(tokenizer)], MANY)
+
+
+def tightest(tokenizer: Tokenizer) -> list[str]:
+    """Texts that need much room: units that do not merge, and texts that steps make longer."""
+    table = tokenizer.encode_table()
+    parts = [step.a for step in table.steps] + [added.text for added in table.added]
+    atoms = ["z", "a", " ", "\n", "é", "中", "😀", "1", *(part.decode() for part in parts)]
+    return [2 * a + b + 5 * a for a in atoms for b in atoms if a and b]
+
+
+@pytest.mark.parametrize("name", slow_but(SPECS, *FEW))
+def test_long_texts(host: Encoder, name: str) -> None:
+    tokenizer = tokenizer_of(name)
+    rng = random.Random(2)
+    letters = "".join(rng.choice("aeinotsh") for _ in range(3000))
+    given = [
+        "a" * 3001,
+        " " * 2000 + "x",
+        letters,
+        "中文" * 500,
+        "a\0b",
+        "".join(texts(3, [], 400)),
+    ]
+    check(host, tokenizer, given)
+
+
+def test_room_of_usual_tokenizers() -> None:
+    for name in ("stories", "gpt2", "smollm2", "llama3"):
+        per_byte, more = room_needed(tokenizer_of(name).encode_table())
+        assert per_byte == 1 and more <= 12, name
+
+
+def test_numbers_of_more_than_16_bits(host: Encoder, qemu: Encoder) -> None:
+    vocab = {**STORY["model"]["vocab"], "zq": 70_000}
+    spec = changed(STORY, {"vocab": vocab, "merges": [*STORY["model"]["merges"], ["z", "q"]]})
+    tokenizer = Tokenizer(json.dumps(spec), Path("t"), 70_001, 1)
+    given = ["zq zzqq the", *texts(4, [], 100)]
+    assert "70000" in lines_of(tokenizer, given[:1])[0]
+    for encoder in (host, qemu):
+        check(encoder, tokenizer, given)
+
+
+def test_ids_of_stories260k(host: Encoder) -> None:
     data = find_shared_data()
     if data is None:
         pytest.skip("the shared data is not there: set SHRINKC_DATA")
@@ -179,12 +149,11 @@ def test_ids_of_stories260k(encode: Encode) -> None:
     tokenizer = Tokenizer(source, data, 512, 1)
     given = texts(7, ["<s>", "</s>", "<unk>"])
     given.append((data / "tinystories/tinystories_val.txt").read_text()[:200_000])  # a long one
-    expected = [" ".join(map(str, tokenizer.encode(text))) for text in given]
-    assert encode(tokenizer, list(given)) == expected
+    check(host, tokenizer, given)
 
 
-def test_what_is_not_utf8_is_told(encode: Encode) -> None:
-    tokenizer = Tokenizer.from_file(STORIES / "tokenizer.json", VOCAB, 1)
+@pytest.mark.parametrize("name", ["stories", "llama3"])
+def test_what_is_not_utf8_is_told(host: Encoder, qemu: Encoder, name: str) -> None:
     rng = random.Random(1)
     bad = [
         b"\x80",
@@ -199,14 +168,61 @@ def test_what_is_not_utf8_is_told(encode: Encode) -> None:
         bytes(rng.choice(b"a\x80\xbf\xc3\xe2\xed\xf0\xf4\xff") for _ in range(4))
         for _ in range(500)
     ]
-    given = [*bad, *(b"ok" + x for x in bad), *random_ones]  # fmt: skip
-    for data, said in zip(given, encode(tokenizer, list(given)), strict=True):
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            assert said == "not UTF-8", data
-        else:
-            assert said != "not UTF-8", data
+    cut_short = [text.encode()[:-1] for text in ("é", "a中", "😀😀")]
+    any_bytes = [rng.randbytes(rng.randrange(1, 40)) for _ in range(500)]
+    given = [*bad, *(b"ok" + x for x in bad), *random_ones, *cut_short, *any_bytes]
+    for encoder in (host, qemu):
+        lines, _ = encoder.run(tokenizer_of(name), list(given))
+        for data, said in zip(given, lines, strict=True):
+            try:
+                data.decode()
+            except UnicodeDecodeError:
+                assert said == ERROR_UTF8, data
+            else:
+                assert said[:1].isdigit(), data
+
+
+def test_tables_of_another_version_are_refused(host: Encoder) -> None:
+    table = tokenizer_of("stories").encode_table()
+    blob = tokenizer_blob(table, VOCAB)
+    other = struct.pack("<I", struct.unpack_from("<I", blob)[0] + 1) + blob[4:]
+    assert host.run_tables(other, ["", "Once"], 100)[0] == [ERROR_TOKENIZER] * 2
+
+
+def test_a_tokenizer_without_steps_encodes_the_empty_text(host: Encoder) -> None:
+    blob = tokenizer_blob(refused(changed(STORY, normalizer={"type": "NFC"})), VOCAB)
+    assert host.run_tables(blob, ["", "Once"])[0] == ["1", ERROR_TOKENIZER]
+    assert host.run_tables(blob, [""], 0)[0] == [ERROR_ROOM]
+
+
+def output(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_encoder_needs_no_library(tmp_path: Path) -> None:
+    need("qemu")
+    gcc, compiled = "riscv64-unknown-elf-gcc", tmp_path / "llm_encode.o"
+    flags = ["-std=c11", "-O2", "-march=rv32imc", "-mabi=ilp32", "-ffreestanding", "-nostdinc"]
+    headers = f"-I{output(gcc, '-print-file-name=include').strip()}"  # stddef.h and stdint.h
+    output(
+        gcc,
+        *flags,
+        headers,
+        f"-I{ENCODE}",
+        f"-I{INTERFACE}",
+        "-c",
+        ENCODE / "llm_encode.c",
+        "-o",
+        compiled,
+    )
+    listed = output("riscv64-unknown-elf-nm", compiled).splitlines()
+    kinds: dict[str, set[str]] = {}
+    for line in listed:
+        *_, kind, name = line.split()
+        kinds.setdefault(kind, set()).add(name)
+    assert kinds.pop("U") <= {"memcpy", "memmove", "memset", "memcmp"}
+    assert kinds.pop("T") == {"llm_encode", "llm_encode_room"}
+    assert not kinds.keys() - {"t", "r"}, "variables"
 
 
 def refused(spec: Spec) -> EncodeTable:
@@ -250,4 +266,4 @@ def test_what_is_not_known_is_refused_by_name(spec: Spec, said: str) -> None:
 
 def test_classes_of_characters_are_the_librarys() -> None:
     """If this fails after an update of tokenizers: run the generator, as the file says."""
-    assert (HOST / "sc_unicode.h").read_text() == table_file()
+    assert (ENCODE / "llm_characters.h").read_text() == table_file()

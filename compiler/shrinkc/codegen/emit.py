@@ -470,6 +470,7 @@ def _copy_runtime(src: Path, programs: list[Target]) -> None:
         for file in sorted((runtime / folder).iterdir()):
             if file.suffix in (".c", ".h"):
                 shutil.copyfile(file, src / to / file.name)
+    shutil.copytree(runtime / "encode", src / "encode")
     shutil.copyfile(runtime / "platform" / "blobs.S", src / "blobs.S")
     bare = [t for t in programs if t.program.isa is not None]
     folders = {folder for t in programs for folder in t.program.folders}

@@ -2,7 +2,7 @@
 
 A ``tokenizer.json`` is a pipeline: added tokens are found, the rest is normalised and cut into
 pieces, and the characters (or bytes) of a piece are merged in the order of ranked pairs.  Parts used by
-tokenizers of LLaMA models become steps (see ``sc_encode.h``).  Any other part is named in ``refusal``,
+tokenizers of LLaMA models become steps (see ``llm_tokenizer.h``).  Any other part is named in ``refusal``,
 because almost correct ids would be worse than none.
 """
 
@@ -21,7 +21,7 @@ BYTES = 256
 
 @dataclass(frozen=True)
 class Step:
-    """Step of the pipeline.  ``kind``: its name in sc_encode.h without ``SC_``.  ``a`` and ``b``: its texts."""
+    """Step of the pipeline.  ``kind``: its name in llm_tokenizer.h without ``LLM_STEP_``.  ``a``, ``b``: its texts."""
 
     kind: str
     a: bytes = b""

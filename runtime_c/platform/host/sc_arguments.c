@@ -11,15 +11,16 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "llm.h"
+#include "llm_tokenizer.h"
 #include "sc_abi.h"
-#include "sc_encode.h"
 
 #define CONTEXT (SC_INPUT_WORDS - SC_IN_TOKENS)
 #define DEFAULT_TOKENS 64
 
 extern const uint32_t sc_tokenizer_tables[];
 
-static const sc_tokenizer *tokenizer(void) { return (const sc_tokenizer *)sc_tokenizer_tables; }
+static const llm_tokenizer *tokenizer(void) { return (const llm_tokenizer *)sc_tokenizer_tables; }
 
 static const char help[] = /* numbers depend on the model */
     "usage: model [OPTIONS] [PROMPT]\n"
@@ -124,23 +125,28 @@ static size_t put_ids(const char *list, uint32_t *tokens) {
 }
 
 static size_t put_text(const char *text, uint32_t *tokens) {
-    const sc_tokenizer *t = tokenizer();
-    size_t bytes = strlen(text), count;
+    const llm_tokenizer *t = tokenizer();
+    size_t bytes = strlen(text), room = llm_encode_room(t, bytes);
     if (bytes > 0 && t->refusal.count > 0) {
         impossible("this program takes --ids only: the tokenizer's %.*s", (int)t->refusal.count,
                    (const char *)t + t->refusal.at);
     }
-    if (!sc_is_utf8(text, bytes)) {
+    /* not into `tokens`: a prompt that is too long is counted as well */
+    uint32_t *ids = malloc((room + 1) * sizeof *ids);
+    int count = ids == NULL ? LLM_ERROR_ROOM : llm_encode(t, text, bytes, ids, room);
+    if (count == LLM_ERROR_UTF8) {
         impossible("the prompt is not UTF-8");
     }
-    uint32_t *ids = sc_encode(t, text, bytes, &count);
-    if (ids == NULL) {
+    if (count == LLM_ERROR_ROOM) {
         impossible("not enough memory for the prompt");
     }
-    no_room(count);
-    memcpy(tokens, ids, count * sizeof *ids);
+    if (count < 0) {
+        impossible("blobs/tokenizer.bin is of another version than the program; compile the model again");
+    }
+    no_room((size_t)count);
+    memcpy(tokens, ids, (size_t)count * sizeof *ids);
     free(ids);
-    return count;
+    return (size_t)count;
 }
 
 /* ---- the command line ---- */

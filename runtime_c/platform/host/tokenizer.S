@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Tokenizer tables (sc_encode.h), only in the native program. */
+ * Tokenizer tables (llm_tokenizer.h), only in the native program. */
     .section .rodata
     .balign 16
     .globl  sc_tokenizer_tables
