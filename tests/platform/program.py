@@ -62,7 +62,7 @@ def make_directory(
     shutil.copytree(ROOT / "runtime_c" / "encode", out / "src" / "encode")
     shutil.copytree(ROOT / "toolchain", out / "src" / "toolchain")
     (out / "src/runtime").mkdir()
-    for header in ("sc_platform.h", "sc_abi.h", "llm.h"):
+    for header in ("sc_platform.h", "sc_abi.h", "sc_xpulp.h", "llm.h"):
         shutil.copyfile(ROOT / "runtime_c/include" / header, out / "src/runtime" / header)
     (out / "src/program").mkdir()
     for header in ("program.h", "sc_console.h"):
