@@ -7,6 +7,7 @@
 # make bench-flash  the same for models in flash (SMOLLM2=its GGUF file); half an hour, 16 GB
 # make fuzz         change inputs of every importer at random (N=20000 SEED=1); figures as above
 # make random-shapes  verify random models on host, QEMU and GVSoC (HOST=1000 GVSOC=100); figures as above
+# make texts        compare ids of the C encoder with the tokenizers library (N=40000 GVSOC=100); figures as above
 # make kills        kill and resume compression runs at random moments (N=20 SEED=1); figures as above
 # make calibrate    fit the cost model of `shrinkc plan` to runs on GVSoC (WORK=folder to go on from)
 # make docs         docs/ as a site in out/site; begin with out/site/index.html
@@ -43,7 +44,7 @@ LOCK := $(CURDIR)/.ci/requirements.lock
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-all coverage bench bench-flash fuzz random-shapes kills calibrate docs setup packages packages-dev clean
+.PHONY: help demo test test-slow test-all coverage bench bench-flash fuzz random-shapes texts kills calibrate docs setup packages packages-dev clean
 .PHONY: lint lint-python lint-types lint-c format lock dist dist-test docker docker-test docker-gvsoc
 .DEFAULT_GOAL := help
 
@@ -181,6 +182,10 @@ fuzz: packages $(VENV)/dev
 
 random-shapes: packages $(VENV)/test
 	$(suite) end_to_end.random_shapes --host $(or $(HOST),1000) --gvsoc $(or $(GVSOC),100)
+	$(render)
+
+texts: packages $(VENV)/dev
+	$(suite) codegen.encode_texts --texts $(or $(N),40000) --gvsoc $(or $(GVSOC),100)
 	$(render)
 
 kills: packages $(VENV)/dev

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Encodes texts; runs on the host and, without a C library, in qemu-riscv32.
+ * Encodes texts; runs on the host and, without a C library, in qemu-riscv32 and on PULP chips.
  *
  * stdin: 32-bit length of the tables, tables; then for each text its length, how much room to give, and its
- * bytes. stdout: for each text a line of ids or "error -19". In the end "stack N": the most bytes of stack
- * that a call took (0 on the host). */
+ * bytes. stdout: for each text a line of ids or "error -19". In the end "stack N cycles M": the most bytes of
+ * stack that a call took (0 on the host), and the cycles of all calls (0 except on PULP chips). */
 #include "llm.h"
 
 #include <stdint.h>
@@ -18,6 +18,41 @@ enum { FAULT_INPUT = 2, FAULT_CANARY, FAULT_ROOM, FAULT_MEMORY };
 #ifdef __riscv
 #include "sc_mem.h"
 
+#ifdef ON_PULP
+#include "sc_console.h"
+
+#define MEMORY_BYTES (1 << 20)
+#define MEMORY_SECTION section(".bss.sc_l2")
+#define PAINTED 150 /* words of stack; the controller has 260 */
+
+extern const uint8_t input[], input_end[]; /* stdin */
+
+static long read(int file, void *to, size_t bytes) {
+    static size_t at;
+    size_t left = (size_t)(input_end - input) - at;
+    bytes = bytes < left ? bytes : left;
+    memcpy(to, input + at, bytes);
+    at += bytes;
+    return file * 0 + (long)bytes;
+}
+
+static long write(int file, const void *from, size_t bytes) {
+    sc_write(from, bytes);
+    return file * 0 + (long)bytes;
+}
+
+static void __attribute__((noreturn)) leave(int code) { sc_exit(code); }
+
+static uint32_t cycle(void) {
+    uint32_t now;
+    __asm__ volatile("csrr %0, mcycle" : "=r"(now));
+    return now;
+}
+#else
+#define MEMORY_BYTES (48 << 20)
+#define MEMORY_SECTION aligned(16)
+#define PAINTED 2048
+
 static long call(long number, long a, const void *b, size_t c) {
     register long a7 __asm__("a7") = number, a0 __asm__("a0") = a, a2 __asm__("a2") = (long)c;
     register const void *a1 __asm__("a1") = b;
@@ -31,8 +66,15 @@ static void __attribute__((noreturn)) leave(int code) {
     for (;;) call(93, code, NULL, 0);
 }
 
-/* Blocks are freed in the reverse order. */
-static uint8_t memory[48 << 20] __attribute__((aligned(16)));
+static uint32_t cycle(void) { return 0; }
+
+void __attribute__((naked, used, section(".text.start"))) _start(void) {
+    __asm__ volatile(".option push; .option norelax; la gp, __global_pointer$; .option pop; call main");
+}
+#endif
+
+/* Blocks are given back in the reverse order. */
+static uint8_t memory[MEMORY_BYTES] __attribute__((aligned(16), MEMORY_SECTION));
 static size_t taken;
 
 static void *take(size_t bytes) {
@@ -44,24 +86,19 @@ static void *take(size_t bytes) {
 
 static void give_back(void *block) { taken = (size_t)((uint8_t *)block - memory); }
 
-#define PAINTED 2048 /* words */
-
-static uint32_t stack_used;
+static uint32_t stack_used, cycles;
 
 static int __attribute__((noinline)) encode(const llm_tokenizer *t, const char *text, size_t bytes,
                                             uint32_t *ids, size_t room) {
     uint32_t *top, paint = 0xBADC0DE5, i = PAINTED;
     __asm__ volatile("mv %0, sp" : "=r"(top));
     for (volatile uint32_t *at = top - 1; at >= top - PAINTED; at--) *at = paint;
+    uint32_t began = cycle();
     int count = llm_encode(t, text, bytes, ids, room);
+    cycles += cycle() - began;
     while (i > 0 && ((volatile uint32_t *)top)[-(long)i] == paint) i--;
     stack_used = 4 * i > stack_used ? 4 * i : stack_used;
     return count;
-}
-
-void start(void);
-void __attribute__((naked, used)) _start(void) {
-    __asm__ volatile(".option push; .option norelax; la gp, __global_pointer$; .option pop; call start");
 }
 #else
 #include <stdlib.h>
@@ -78,7 +115,7 @@ static void *take(size_t bytes) {
 
 static void give_back(void *block) { free(block); }
 
-static const uint32_t stack_used;
+static const uint32_t stack_used, cycles;
 #define encode llm_encode
 #endif
 
@@ -200,14 +237,12 @@ static void __attribute__((noreturn)) run(void) {
     }
     put("stack ");
     put_number((int32_t)stack_used);
+    put(" cycles ");
+    put_number((int32_t)cycles);
     put("\n");
     flush();
     give_back(t);
     leave(0);
 }
 
-#ifdef __riscv
-void start(void) { run(); }
-#else
 int main(void) { run(); }
-#endif

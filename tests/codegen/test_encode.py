@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from end_to_end.programs import need
-from helpers.encoder import ENCODE, INTERFACE, MANY, SUFFICES, Encoder, build_encoder
+from helpers.encoder import CHIPS, ENCODE, INTERFACE, MANY, SUFFICES, Encoder, build_encoder
 from helpers.llama2c import bpe, read_pieces
 from helpers.shared_data import find_shared_data
 from helpers.texts import texts
@@ -74,10 +74,10 @@ def lines_of(tokenizer: Tokenizer, given: list[str]) -> list[str]:
 def check(encoder: Encoder, tokenizer: Tokenizer, given: list[str], room: int = SUFFICES) -> int:
     """Compare with the library; return the bytes of stack used."""
     assert tokenizer.encode_table().refusal == ""
-    found, stack = encoder.run(tokenizer, list(given), room)
-    for text, line, expected in zip(given, found, lines_of(tokenizer, given), strict=True):
+    found = encoder.run(tokenizer, list(given), room)
+    for text, line, expected in zip(given, found.lines, lines_of(tokenizer, given), strict=True):
         assert line == expected, repr(text)
-    return stack
+    return found.stack
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -141,6 +141,17 @@ def test_numbers_of_more_than_16_bits(host: Encoder, qemu: Encoder) -> None:
         check(encoder, tokenizer, given)
 
 
+@pytest.mark.gvsoc
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("name", ["stories", "llama3"])
+def test_ids_on_chips(tmp_path: Path, name: str, chip: str) -> None:
+    """The program of the test runs on the controller of the cluster, whose stack has 1,040 bytes."""
+    need("gvsoc", CHIPS[chip])
+    tokenizer = tokenizer_of(name)
+    encoder = build_encoder(tmp_path, chip)
+    assert 0 < check(encoder, tokenizer, texts_for(tokenizer, name, 100)) <= STACK
+
+
 def test_ids_of_stories260k(host: Encoder) -> None:
     data = find_shared_data()
     if data is None:
@@ -172,7 +183,7 @@ def test_what_is_not_utf8_is_told(host: Encoder, qemu: Encoder, name: str) -> No
     any_bytes = [rng.randbytes(rng.randrange(1, 40)) for _ in range(500)]
     given = [*bad, *(b"ok" + x for x in bad), *random_ones, *cut_short, *any_bytes]
     for encoder in (host, qemu):
-        lines, _ = encoder.run(tokenizer_of(name), list(given))
+        lines = encoder.run(tokenizer_of(name), list(given)).lines
         for data, said in zip(given, lines, strict=True):
             try:
                 data.decode()
@@ -186,13 +197,13 @@ def test_tables_of_another_version_are_refused(host: Encoder) -> None:
     table = tokenizer_of("stories").encode_table()
     blob = tokenizer_blob(table, VOCAB)
     other = struct.pack("<I", struct.unpack_from("<I", blob)[0] + 1) + blob[4:]
-    assert host.run_tables(other, ["", "Once"], 100)[0] == [ERROR_TOKENIZER] * 2
+    assert host.run_tables(other, ["", "Once"], 100).lines == [ERROR_TOKENIZER] * 2
 
 
 def test_a_tokenizer_without_steps_encodes_the_empty_text(host: Encoder) -> None:
     blob = tokenizer_blob(refused(changed(STORY, normalizer={"type": "NFC"})), VOCAB)
-    assert host.run_tables(blob, ["", "Once"])[0] == ["1", ERROR_TOKENIZER]
-    assert host.run_tables(blob, [""], 0)[0] == [ERROR_ROOM]
+    assert host.run_tables(blob, ["", "Once"]).lines == ["1", ERROR_TOKENIZER]
+    assert host.run_tables(blob, [""], 0).lines == [ERROR_ROOM]
 
 
 def output(*command: str | Path) -> str:
