@@ -76,6 +76,8 @@ def plan(
     code: str | None = None,
     position: int | None = None,
     clock: float | None = None,
+    ram: int | None = None,
+    flash: int | None = None,
 ) -> Planned | Shortfall:
     """Say whether a model fits a target, where everything is placed and how fast it is.
 
@@ -99,6 +101,8 @@ def plan(
         position: Cached tokens assumed for the decode estimate, and prompt length for the prefill
             estimate.  None: 64, or the last position.
         clock: Clock of the cluster in MHz, for tokens per second.  None: the simulator's, 72.
+        ram: Bytes of RAM of a board, for target ``"rv32"``, together with ``flash``.
+        flash: Bytes of its mapped flash, where code, constants and weights lie.
 
     Returns:
         `Planned` if the model fits, else `Shortfall`.  ``fits`` says which.
@@ -114,7 +118,7 @@ def plan(
         _request(
             model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
             asymmetric=asymmetric, embedding_bits=embedding_bits, context=context, l1=l1, adapter=adapter,
-            engines=engines, code=code, position=position, clock=clock,
+            engines=engines, code=code, position=position, clock=clock, ram=ram, flash=flash,
         )
     )  # fmt: skip
 
@@ -134,6 +138,8 @@ def compile(  # noqa: A001
     adapter: AnyPath | None = None,
     engines: str | Sequence[str] | None = None,
     code: str | None = None,
+    ram: int | None = None,
+    flash: int | None = None,
     force: bool = False,
     reporter: Reporter | None = None,
 ) -> Compiled:
@@ -144,7 +150,7 @@ def compile(  # noqa: A001
     Args:
         model: As for `plan`.
         output: The directory to make.
-        target: As for `plan`, like all options from here to ``code``.
+        target: As for `plan`, like all options from here to ``flash``.
         bits: See `plan`.
         group_size: See `plan`.
         short_last_group: See `plan`.
@@ -155,6 +161,8 @@ def compile(  # noqa: A001
         adapter: See `plan`.
         engines: See `plan`.
         code: See `plan`.
+        ram: See `plan`.
+        flash: See `plan`.
         force: Replace ``output`` if shrinkc made every file in it.
         reporter: Receives progress.
 
@@ -172,7 +180,7 @@ def compile(  # noqa: A001
     request = _request(
         model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
         asymmetric=asymmetric, embedding_bits=embedding_bits, context=context, l1=l1, adapter=adapter,
-        engines=engines, code=code,
+        engines=engines, code=code, ram=ram, flash=flash,
     )  # fmt: skip
     return compile_model(request, Path(output), force=force, reporter=reporter or Silent())
 

@@ -126,7 +126,9 @@ static inline const sc_matrix *sc_pass_end(void) {
     return sc_matrices + SC_MATRICES - (sc_now.want == SC_NO_LOGITS);
 }
 /* Start of the blob of a directly readable memory. */
-#ifdef SC_HAS_WMEM
+#if defined(SC_HAS_WMEM) && !defined(SC_HAS_L2)
+#define SC_BLOB(level) sc_blob_wmem
+#elif defined(SC_HAS_WMEM)
 #define SC_BLOB(level) ((level) == SC_IN_WMEM ? sc_blob_wmem : sc_blob_l2)
 #else
 #define SC_BLOB(level) sc_blob_l2

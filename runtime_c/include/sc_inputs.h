@@ -18,8 +18,8 @@
 #define SC_PERM(p) ((const uint16_t *)0)
 #endif
 
-#ifdef SC_HAS_ENGINES
-/* Address of a matrix that an engine reads in place. */
+#if defined(SC_HAS_ENGINES) || SC_TILE_BYTES == 0
+/* Address of a matrix that an engine, or on a board the core, reads in place. */
 static const uint8_t *in_place(const sc_matrix *m) { return SC_BLOB(m->level) + m->offset; }
 #endif
 

@@ -67,7 +67,9 @@ void sc_ram_wait(void);                         /* for all transfers */
 #ifdef SC_HAS_WMEM
 extern const uint8_t sc_blob_wmem[]; /* weight memory */
 #endif
+#ifdef SC_HAS_L2
 extern const uint8_t sc_blob_l2[]; /* L2 */
+#endif
 
 /* ---- time ---- */
 /* Increasing counter, modulo 2^32: cluster cycles on PULP chips, else 0. */

@@ -16,6 +16,7 @@ sc_blob_wmem:
     .skip   32
 #endif
 
+#ifdef SC_HAS_L2
 #ifdef SC_BLOB_SECTIONS
     .section .sc_l2_blob, "a"
 #endif
@@ -24,6 +25,7 @@ sc_blob_wmem:
 sc_blob_l2:
     .incbin "blobs/l2.bin"
     .skip   4
+#endif
 
 #ifndef SC_BLOB_SECTIONS
     .balign 64

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * One forward pass over a chunk of tokens: embedding, layers, LM head. All workers run it and, if it is in
  * the team, the controller (sc_accompany.h). Activations are in L1; weights come tile by tile to L1, or an
- * engine reads them in place. */
+ * engine or the cores read them in place. */
 #include "sc_platform.h"
 
 #include "sc_accompany.h"
@@ -68,6 +68,18 @@ SC_PHASE static void embed(int core) {
     }
 }
 
+/* The next tile of a matrix; if the cores read weights in place, all of it. */
+static inline const uint8_t *weights_of(const sc_matrix *m, int core) {
+#if SC_TILE_BYTES > 0
+    (void)m;
+    return sc_stream_tile(core);
+#else
+    (void)core;
+    sc_barrier(); /* its input is ready */
+    return in_place(m);
+#endif
+}
+
 /* All rows of a matrix: on its engine, or tile by tile on the cores. */
 #if SC_RANK > 0
 SC_PHASE static
@@ -98,7 +110,7 @@ static inline
     }
 #endif
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
-        const uint8_t *tile = sc_stream_tile(core);
+        const uint8_t *tile = weights_of(m, core);
         uint32_t n = (uint32_t)sc_min(m->blocks - (int32_t)first, m->tile_blocks);
         if (out->kind == SC_SILU && first + n == m->blocks) set_out(SC_GU, core);
         if (first == 0) multiply_first(m, in, tokens, core);
@@ -184,7 +196,7 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
     const uint32_t room = SC_VOCAB / (SC_ROWS * tokens),
                    most = room < SC_CORES ? room : room - room % SC_CORES;
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
-        const uint8_t *tile = sc_stream_tile(core);
+        const uint8_t *tile = weights_of(m, core);
         const uint32_t end = (uint32_t)sc_min(m->blocks, (int32_t)first + m->tile_blocks);
         if (first == 0) multiply_first(m, xv, tokens, core);
         for (uint32_t at = first; at < end; at += most, tile += most * m->block_bytes) {

@@ -7,6 +7,7 @@
 
 #include "sc_buffers.h"
 
+#if SC_TILE_BYTES > 0 /* else all matrices are read in place */
 #if SC_STAGE_BYTES > 0
 static SC_L2 uint8_t stage[SC_STAGES][SC_STAGE_BYTES] __attribute__((aligned(16)));
 #define STAGE(n) stage[(n) % SC_STAGES]
@@ -100,3 +101,4 @@ SC_HOT const uint8_t *sc_stream_tile(int core) {
     if (core == SC_LAST_CORE(SC_CORES)) load_ahead();
     return tiles[index & 1];
 }
+#endif

@@ -128,7 +128,11 @@ def test_where_none_fits(cli: Cli, tmp_path: Path) -> None:
     [
         (["bits=2,5"], 2, "'5' is not one of '8', '4', '3', '2'"),
         (["bits"], 2, "--sweep bits does not name an option that can be swept"),
-        (["engines=cores"], 2, "allowed: target, bits, embedding-bits, group-size, context, l1."),
+        (
+            ["engines=cores"],
+            2,
+            "allowed: target, bits, embedding-bits, group-size, context, l1, ram, flash.",
+        ),
         (["bits=2", "bits=4"], 2, "--sweep bits= is given twice"),
         (["l1=lots"], 2, "'lots' is not a size"),
         (["context=64,"], 2, "'' is not a valid integer"),

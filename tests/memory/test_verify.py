@@ -510,6 +510,7 @@ def test_verifier_shares_no_code_with_the_planner() -> None:
         "shrinkc.storage.MatrixShape",
         "shrinkc.targets.L1",
         "shrinkc.targets.L2",
+        "shrinkc.targets.MAPPED",
         "shrinkc.targets.MEMORIES",
         "shrinkc.targets.ON_CHIP",
         "shrinkc.targets.OUTSIDE",

@@ -149,6 +149,8 @@ model_options = together(
         help="Most tokens of prompt and answer together. [default: the model's limit, at most 256]",
     ),
     click.option("--l1", type=Size(), help="L1 memory to use, such as 128KiB. [default: all]"),
+    click.option("--ram", type=Size(), help="RAM of a board, with --target rv32, such as 520KiB."),
+    click.option("--flash", type=Size(), help="Mapped flash of a board, such as 4MiB."),
     click.option(
         "--code", metavar="MEMORY",
         help=f"Memory for the code of decode steps, on {DEFAULT.name}: {' or '.join(DEFAULT.code)}. "

@@ -162,6 +162,7 @@ class Lack:
         largest: (name, bytes) of what takes most.
         memories: For weights: the memories that hold them.
         least: Whether ``need`` is the least that any schedule takes.
+        name: What the memory is called, where that is not its ``level``.
     """
 
     level: str
@@ -170,11 +171,12 @@ class Lack:
     largest: tuple[tuple[str, int], ...]
     memories: tuple[str, ...] = ()
     least: bool = False
+    name: str = ""
 
     @property
     def label(self) -> str:
         """Return the name of the level for use in a sentence."""
-        return self.level if self.level == "weights" else self.level.upper()
+        return self.name or (self.level if self.level == "weights" else self.level.upper())
 
     @property
     def excess(self) -> int:

@@ -27,7 +27,6 @@ from shrinkc.ir.serialize import load
 from shrinkc.memory.parts import Buffer
 from shrinkc.memory.plan import Plan
 from shrinkc.simulate.proof import last_values
-from shrinkc.targets import MEMORIES
 
 # keys that identify the records of a list; the first sufficient entry is used
 _KEYS = (("name",), ("op",), ("layer", "op"), ("step",), ("memory",), ("memory", "part"))
@@ -195,7 +194,7 @@ def _is_code(name: str) -> bool:
 
 
 def _sizes(plan: Plan, files: Mapping[str, artifact.FileRecord]) -> Flat:
-    sizes: Flat = {MEMORIES[level].label: size for level, size in plan.used.items()}
+    sizes: Flat = {plan.label(level): size for level, size in plan.used.items()}
     sizes["sources"] = sum(record.bytes for name, record in files.items() if _is_code(name))
     return sizes
 

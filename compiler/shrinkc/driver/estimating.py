@@ -18,7 +18,7 @@ from shrinkc.memory.plan import Plan
 from shrinkc.pictures.timeline import Chart, Span
 from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
 from shrinkc.simulate.profile import Counts, Phase
-from shrinkc.targets import L1, MEMORIES, TARGETS, Target
+from shrinkc.targets import L1, MEMORIES, SIZES, TARGETS, Target, with_sizes
 
 POSITION = 64  # default number of cached tokens assumed for the decode estimate
 
@@ -139,7 +139,9 @@ def target_of(directory: Path, manifest: artifact.Manifest) -> Target:
             f"one of {', '.join(TARGETS)}.",
             "compile the model again.",
         )
-    return TARGETS[manifest.target]
+    sizes = (manifest.options.get(name) for name in SIZES)
+    ram, flash = (size if isinstance(size, int) else None for size in sizes)
+    return with_sizes(TARGETS[manifest.target], ram, flash)
 
 
 def read_plan(path: Path) -> Plan:

@@ -32,7 +32,7 @@ from shrinkc.memory.plan import Plan
 from shrinkc.model import bias_shapes, matrix_shapes, norm_shapes
 from shrinkc.quantize import check_sizes
 from shrinkc.schedule.shapes import shapes_of_graph
-from shrinkc.targets import L1, MEMORIES
+from shrinkc.targets import L1
 
 _SHOWN = 100  # characters shown of a metadata value of a GGUF file
 
@@ -269,7 +269,7 @@ def _compiled(path: Path) -> Findings:
     else:
         found.facts |= _graph_facts(graph)
         found.tables["memory"] = [
-            {"memory": MEMORIES[v].label, "used": plan.used[v], "available": have,
+            {"memory": plan.label(v), "used": plan.used[v], "available": have,
              "share": round(plan.used[v] / max(have, 1), 4)}
             for v, have in plan.capacity.items()
         ]  # fmt: skip
@@ -286,9 +286,13 @@ def _parts(plan: Plan) -> Iterator[Row]:
     """Yield the contents of every memory; rows of a memory add up to its used bytes."""
 
     def part(level: str, name: str, size: int) -> Row:
-        return {"memory": MEMORIES[level].label, "part": name, "bytes": size}
+        return {"memory": plan.label(level), "part": name, "bytes": size}
 
-    yield part(L1, "stacks, tables", plan.used[L1] - plan.arena_bytes)
+    yield part(
+        L1,
+        "stack, variables, tokens" if plan.board else "stacks, tables",
+        plan.used[L1] - plan.arena_bytes,
+    )
     yield part(L1, "arena of a pass", plan.arena_bytes)
     for level in (v for v in plan.used if v != L1):
         for name, _, size in stored_in(plan.placements, level):

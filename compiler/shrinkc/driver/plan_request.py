@@ -36,6 +36,8 @@ class PlanRequest:
     code: str | None = None
     position: int | None = None
     clock: float | None = None
+    ram: int | None = None
+    flash: int | None = None
 
     def __post_init__(self) -> None:
         """Raise QuantizeError for an impossible width, UsageError for an impossible value of another option."""

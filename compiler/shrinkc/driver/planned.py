@@ -22,7 +22,7 @@ from shrinkc.memory.verify import verify
 from shrinkc.pictures.memory import memory_map
 from shrinkc.quantize import EMBEDDING, HEAD, QuantOptions, float_inputs
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import MEMORIES, Target
+from shrinkc.targets import SIZES, Target
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Planned:
 
     def __repr__(self) -> str:
         used = ", ".join(
-            f"{MEMORIES[level].short} {show_size(used)}" for level, used in self.plan.used.items() if used
+            f"{self.target.kind(level).short} {show_size(used)}" for level, used in self.plan.used.items() if used
         )  # fmt: skip
         return f"<Planned {self.name} for {self.target.name}, context {self.context}: {used}>"
 
@@ -87,7 +87,12 @@ class Planned:
             "asymmetric": q.asymmetric,
             "embedding_bits": None if "--embedding-bits" in fixed else q.embedding_bits,
             "context": self.context,
-            "l1": self.plan.l1_budget,
+            "l1": None if self.target.board else self.plan.l1_budget,
+            **(
+                dict(zip(SIZES, (self.request.ram, self.request.flash), strict=True))
+                if self.target.board
+                else {}
+            ),
             "code": self.target.code[0] if self.target.code else None,
             "adapter": None if adapter is None else name_of(adapter),
             "engines": ",".join(self.target.engines),
@@ -245,6 +250,8 @@ class Shortfall:
         hint = (
             f"these were checked to fit: {'; '.join(self.alternatives)}."
             if self.alternatives
+            else "no shorter context or narrower weights make it fit these sizes; give more --ram or --flash."
+            if self.target.board
             else "no shorter context, narrower weights or larger L1 makes it fit this target, nor "
             "all of them together."
         )

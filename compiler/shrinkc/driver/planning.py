@@ -20,7 +20,7 @@ from shrinkc.importer import Checkpoint, LlamaConfig
 from shrinkc.model import SLOT_MODULES, check_window, window_notes
 from shrinkc.quantize import QuantOptions, check_sizes
 from shrinkc.schedule.shapes import default_context, permutation_entries
-from shrinkc.targets import Target, target_named
+from shrinkc.targets import Target, target_named, with_sizes
 
 CONTEXT_MAX = (
     4096  # a longer context leaves fewer than 12 bits for a probability (ir/ops/attention.py)
@@ -50,6 +50,11 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
             f"{checkpoint.name} is quantised already: {', '.join(refused)} cannot change its "
             "integers.",
             f"leave {'it' if len(refused) == 1 else 'them'} out; the checkpoint's own format is used.",
+        )
+    if request.l1 is not None and target.board:
+        raise UsageError(
+            "--l1 is not possible with --ram and --flash.",
+            "leave --l1 out; a smaller --ram says the same.",
         )
     if request.l1 is not None and request.l1 > target.l1:
         raise UsageError(
@@ -86,7 +91,7 @@ def _alternatives(draft: Draft, fixed: Collection[str]) -> list[str]:
 
 def _target(request: PlanRequest) -> Target:
     """Return the target with the requested code memory and engines."""
-    target = target_named(request.target)
+    target = with_sizes(target_named(request.target), request.ram, request.flash)
     if request.code is not None:
         if request.code not in target.code:
             raise UsageError(

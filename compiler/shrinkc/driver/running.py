@@ -87,6 +87,12 @@ class Program:
         """Read and check the files.  Raises BadArtifact, or UsageError if ``request`` does not suit the program."""
         manifest = artifact.read_manifest(directory)
         target = _target_for(directory, manifest, request.machine)
+        if int(request.make_options.get("CORES", "1")) > target.cores:
+            raise UsageError(
+                f"--make CORES={request.make_options['CORES']} is not possible: {directory} was compiled for a board "
+                f"with {target.cores} core.",
+                "leave it out.",
+            )
         if request.profile and "PROFILE" not in target.program.options:
             raise UsageError(
                 f"--profile is not possible: programs for {target.name} cannot count cycles.",
@@ -227,11 +233,16 @@ def _profile(directory: Path, output: RunOutput, record: Record) -> Profile:
 
 def _check_room_for_lookup(directory: Path) -> None:
     """Raise UsageError if a forward pass of the program has no room for a draft."""
-    if read_plan(directory / artifact.PLAN).verified < 2:
+    plan = read_plan(directory / artifact.PLAN)
+    if plan.verified < 2:
+        more = "more --ram or a shorter --context."
+        if not plan.board:
+            more = (
+                "more --l1, a shorter --context, or --engines cores, which needs the least memory."
+            )
         raise UsageError(
             f"--prompt-lookup is not possible: {directory} has no memory to verify drafted tokens.",
-            "leave it out; or compile the model with more --l1, a shorter --context, or --engines cores, "
-            "which needs the least memory.",
+            f"leave it out; or compile the model with {more}",
         )
 
 

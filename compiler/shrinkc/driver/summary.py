@@ -10,7 +10,7 @@ from shrinkc.driver.planned import Planned, fixed_options
 from shrinkc.engines import CORES, engine_named, product_engine
 from shrinkc.memory.cycles import PassCost, resource_label
 from shrinkc.quantize import EMBEDDING, HEAD, inputs_of
-from shrinkc.targets import L1, L2, MEMORIES
+from shrinkc.targets import L1, L2
 
 _TABLES = {"rope": "RoPE table", "pieces": "token texts"}
 _WIDTH = 14
@@ -24,7 +24,7 @@ def summary(planned: Planned, verbose: bool) -> list[str]:
     for level, have in planned.plan.capacity.items():
         used = planned.plan.used[level]
         if used or level in (L1, L2):
-            rows.append((MEMORIES[level].label, show_share(used, have)))
+            rows.append((planned.target.kind(level).label, show_share(used, have)))
     rows += _engines(planned)
     rows += [("note", note) for note in planned.notes]
     if verbose:
@@ -149,16 +149,18 @@ def _schedule(planned: Planned) -> list[Row]:
     tiles = sum(-(-x.blocks // x.tile_blocks) for x in cut)
     layers = p.kv_layers or {L1: planned.config.num_layers}
     cache = [
-        f"{f'{count} layers ' if len(layers) > 1 else ''}in {MEMORIES[level].label}"
+        f"{f'{count} layers ' if len(layers) > 1 else ''}in {planned.target.kind(level).label}"
         for level, count in layers.items()
     ]
     return [
         ("prefill chunk", f"{p.chunk} tokens"),
-        ("weight tiles", f"{tiles} per forward pass, of at most {show_size(p.tile_bytes)}"),
+        ("weights", "read in place in flash")
+        if planned.target.board
+        else ("weight tiles", f"{tiles} per forward pass, of at most {show_size(p.tile_bytes)}"),
         ("KV cache", listed(cache)),
-        ("logits", f"in {'L1' if p.logits_in_l1 else 'L2'}"),
+        ("logits", f"in {planned.target.kind(L1 if p.logits_in_l1 else L2).label}"),
         *(
-            (_TABLES[x.name], f"{show_size(x.bytes)} in {MEMORIES[x.level].label}")
+            (_TABLES[x.name], f"{show_size(x.bytes)} in {planned.target.kind(x.level).label}")
             for x in p.tables
             if x.level != L2
         ),

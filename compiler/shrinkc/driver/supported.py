@@ -21,7 +21,7 @@ from shrinkc.importer.tokenizer import MODELS as TOKENIZERS
 from shrinkc.ir.ops import OPS
 from shrinkc.model import FAMILIES, Family
 from shrinkc.storage import FORMATS, WIDEST, Offsets
-from shrinkc.targets import MEMORIES, TARGETS
+from shrinkc.targets import TARGETS
 
 _SIZE, _GROUP = 256, 32  # of the matrix with which engines are queried
 
@@ -80,7 +80,7 @@ def supported() -> Findings:
     found.tables["targets"] = [
         {
             "target": t.name, "cores": t.cores, "runs_on": list(t.runs_on),
-            "memories": [f"{MEMORIES[v.name].label} {show_size(v.bytes)}" for v in t.levels],
+            "memories": [f"{t.kind(v.name).label} {show_size(v.bytes)}" for v in t.levels],
         }
         for t in TARGETS.values()
     ]  # fmt: skip

@@ -17,9 +17,9 @@ from shrinkc.driver.planned import Planned, Shortfall
 from shrinkc.driver.planning import prepare
 from shrinkc.memory.cycles import resource_label
 from shrinkc.pictures.sweep import Row, sweep_picture
-from shrinkc.targets import MEMORIES
+from shrinkc.targets import MEMORIES, SIZES, memory_kind
 
-AXES = ("target", "bits", "embedding_bits", "group_size", "context", "l1")
+AXES = ("target", "bits", "embedding_bits", "group_size", "context", "l1", *SIZES)
 """Options of a plan that a sweep can vary."""
 
 ENERGY = "not estimated: no measurement on the chip to estimate it from"
@@ -82,6 +82,13 @@ class Sweep:
         return [v for v in MEMORIES if any(plan.used.get(v) for plan in plans)]
 
     @property
+    def _names(self) -> list[str]:
+        """Short names of ``levels``.  If all plans are for boards, these are RAM and flash."""
+        plans = [p.result for p in self.points if isinstance(p.result, Planned)]
+        board = all(plan.target.board for plan in plans)
+        return [memory_kind(v, board=board).short for v in self.levels]
+
+    @property
     def notes(self) -> list[str]:
         """Return the notes of all points, without repetitions."""
         found = [p.result.notes for p in self.points if not isinstance(p.result, ShrinkcError)]
@@ -91,7 +98,7 @@ class Sweep:
         """Return a table."""
         heads = [a.replace("_", "-") for a in self.axes]
         rows = [
-            [*heads, "fits", *(MEMORIES[v].short for v in self.levels), "cycles/token", "tokens/s", "limit"],
+            [*heads, "fits", *self._names, "cycles/token", "tokens/s", "limit"],
             *(self._row(point) for point in self.points),
         ]  # fmt: skip
         widths = [max(map(len, cells)) for cells in itertools.zip_longest(*rows, fillvalue="")]
@@ -152,8 +159,7 @@ class Sweep:
                     said = f"{cycles:,.0f} cycles, {rate:,.2f} tokens/s, {resource_label(limit)}"
             rows.append(Row(labels, bars, cycles, said))
         heads = [a.replace("_", "-") for a in self.axes]
-        levels = [MEMORIES[v].short for v in self.levels]
-        return sweep_picture(f"{self.model}: what fits, and how fast", heads, levels, rows)
+        return sweep_picture(f"{self.model}: what fits, and how fast", heads, self._names, rows)
 
 
 def _speed_lines(speeds: Sequence[Speed]) -> list[str]:
@@ -174,7 +180,8 @@ def shown(axis: str, value: Value) -> str:
     """Return the text of a value in a table."""
     if value is None:
         return "channel"
-    return show_size(value) if axis == "l1" and isinstance(value, int) else str(value)
+    size = axis in ("l1", *SIZES) and isinstance(value, int)
+    return show_size(int(value)) if size else str(value)
 
 
 def sweep(

@@ -8,12 +8,13 @@ from typing import Any
 
 from shrinkc import abi
 from shrinkc.engines import CORES, engine_named
+from shrinkc.engines.choice import PROMPT
 from shrinkc.engines.cores import divisible
 from shrinkc.ir.ops.ropecache import KvShape
 from shrinkc.ir.steps import numbers_of
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, MatrixShape
-from shrinkc.targets import KIB
+from shrinkc.targets import KIB, Target
 
 TILE_ROUND = 8  # row blocks: one per core
 NORM_WEIGHTS_L1_MAX = 8 * KIB
@@ -188,6 +189,18 @@ def layer_table_bytes(s: ModelShape) -> int:
     tables = abi.MATRIX_BYTES * (len(s.matrices) + 1 + adapters) + layer_bytes(s) * s.num_layers
     kept = max(engine_named(m.engine).table for m in s.matrices) * len(s.matrices)
     return tables + abi.TABLE_BYTES + norms + align(kept)
+
+
+def fixed_in_l1(s: ModelShape, t: Target) -> int:
+    """Return the bytes of L1 besides the arena.
+
+    On a board L1 is the RAM.  It also holds the tokens of a run and the hashes of layers, but no tables.
+    """
+    if t.board:
+        return (
+            t.l1_system + align(4 * abi.input_words(s.context)) + align(4 * s.num_layers * PROMPT)
+        )
+    return t.l1_system + layer_table_bytes(s)
 
 
 def layer_bytes(s: ModelShape) -> int:

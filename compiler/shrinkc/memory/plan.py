@@ -25,7 +25,7 @@ from shrinkc.memory.parts import (
     tile_sizes,
 )
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import L1, Target
+from shrinkc.targets import L1, L2, Target, memory_kind
 
 PLAN_VERSION = 7
 _READS = (Access.READ, Access.UPDATE, Access.PREFETCHED)
@@ -76,6 +76,15 @@ class Plan:
     def keeps_multipliers(self) -> bool:
         """Whether the row multipliers that the cores apply after another engine are in L1."""
         return any(b.name == "multipliers" for b in self.l1)
+
+    @property
+    def board(self) -> bool:
+        """Whether the plan is for a board, whose memories are RAM and flash."""
+        return L2 not in self.capacity
+
+    def label(self, level: str) -> str:
+        """Return how people call the memory ``level``."""
+        return memory_kind(level, board=self.board).label
 
     def to_json(self) -> dict[str, object]:
         """Return the fields as JSON; placements leave out the engine "cores" and interleaving that is off."""
@@ -143,7 +152,8 @@ def pass_sizes(
         kv_in_l1=kv.all_in_l1, kv_tile=kv.tile, logits_in_l1=logits_l1, scratch=scratch, verified=verified,
         logit_tokens=1 if s.head.engine == CORES else verified, kv_window=kv.window, split=split,
         shared_products=product_engine(t.engines) is not None and any(m.product_words for m in s.kinds),
-        norm_weights_outside_l1=not norm_weights_in_l1(s), multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
+        norm_weights_outside_l1=not (t.board or norm_weights_in_l1(s)),
+        multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
         in_place=in_place, perms=s.perms > 0,
         remainders=any(engine_named(m.engine).remainders(m.k, m.bits) for m in s.kinds),
     )  # fmt: skip

@@ -13,14 +13,15 @@ from shrinkc.costs import CostTable, cost_table
 from shrinkc.engines import CORES, engine_named
 from shrinkc.engines.choice import PROMPT
 from shrinkc.engines.cores import TILE_CAP
+from shrinkc.memory.board import in_flash
 from shrinkc.memory.cycles import Passes, cost_of
 from shrinkc.memory.lower import LowerNeeds, arrange, reserved_bytes
 from shrinkc.memory.parts import (
     TILE_ROUND,
     Buffer,
     align,
+    fixed_in_l1,
     kv_shape,
-    layer_table_bytes,
     multiplier_bytes,
 )
 from shrinkc.memory.plan import KvUse, Plan, l1_buffers, pass_sizes, place
@@ -37,8 +38,10 @@ STAGES = (3, 4, 6, 8)
 HEAD_INTERLEAVES = (2, 3, 4, 5, 6, 8, 12)
 
 
-def tiled_matrices(s: ModelShape) -> list[MatrixShape]:
+def tiled_matrices(s: ModelShape, t: Target) -> list[MatrixShape]:
     """Return the matrices that are copied into L1 in tiles."""
+    if t.board:
+        return []
     return [m for m in s.matrices if m.engine == CORES and m.name != "embedding"]
 
 
@@ -97,10 +100,10 @@ def _choose_l1(
     Preferences in order: KV cache and logits in L1; long prefill chunks; if not the whole cache is in L1, as much as
     possible of one layer's; large tiles.  Raises DoesNotFit if the smallest use of L1 does not fit.
     """
-    overhead = t.l1_system + layer_table_bytes(s)
+    overhead = fixed_in_l1(s, t)
     budget = total - overhead
     kv = kv_shape(s)
-    tiled = [m for m in s.matrices if m.engine == CORES] if tiled_matrices(s) else []
+    tiled = [m for m in s.matrices if m.engine == CORES] if tiled_matrices(s, t) else []
     block = max((m.block_bytes for m in tiled), default=0)
     want = min(TILE_CAP, max((m.bytes for m in tiled), default=0))
     want = max(align(want), align(block))
@@ -136,10 +139,11 @@ def _choose_l1(
         return tile
 
     comfortable = min(want, max(align(block), 8 * KIB, align(TILE_ROUND * block)))
+    places = ((True, True), (False, True), (False, False))  # of the cache and the logits in L1
     ways = (
         (least, kv_l1, logits_l1, chunk)
         for least in (comfortable, align(block))
-        for kv_l1, logits_l1 in ((True, True), (False, True), (False, False))
+        for kv_l1, logits_l1 in (places[:1] if t.board else places)
         for chunk in (chunks if kv_l1 or least == comfortable else chunks[::-1])
     )
     for enough, kv_l1, logits_l1, chunk in ways:
@@ -147,10 +151,12 @@ def _choose_l1(
             tile = tile_for(chunk, use, logits_l1, enough)
             if tile >= enough:
                 return L1Use(chunk, tile, use, logits_l1, in_place)
-    least = place(arena.buffers(L1Use(1, align(block), pieces[-1], False)))
+    smallest = L1Use(1, 0, in_l1, True) if t.board else L1Use(1, align(block), pieces[-1], False)
+    least = place(arena.buffers(smallest))
     need = max(b.offset + b.bytes for b in least) + overhead
     top = sorted(least, key=lambda b: -b.bytes)[:3]
-    raise DoesNotFit.of(Lack(L1, need, total, tuple((b.name, b.bytes) for b in top), least=True))
+    largest = tuple((b.name, b.bytes) for b in top)
+    raise DoesNotFit.of(Lack(L1, need, total, largest, least=True, name=t.kind(L1).label))
 
 
 def _verified(s: ModelShape, t: Target, total: int, arena: _Arena, chosen: L1Use) -> int:
@@ -162,7 +168,7 @@ def _verified(s: ModelShape, t: Target, total: int, arena: _Arena, chosen: L1Use
         most = min(most, s.vocab // ROW_BLOCK)
     elif not chosen.logits:
         return 1
-    budget = total - t.l1_system - layer_table_bytes(s)
+    budget = total - fixed_in_l1(s, t)
     return next((n for n in range(most, 1, -1) if arena.bytes(chosen, n) <= budget), 1)
 
 
@@ -231,7 +237,7 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         return True
 
     longer = (
-        [] if tiled_matrices(s) else [n for m in s.kinds for n in engine_named(m.engine).chunks]
+        [] if tiled_matrices(s, t) else [n for m in s.kinds for n in engine_named(m.engine).chunks]
     )
     for chunk in (chunk for chunk in dict.fromkeys([*longer, *CHUNKS]) if chunk > first.chunk):
         for in_place in (False, True) if supports_in_place(s) else (False,):
@@ -285,10 +291,14 @@ def _plan(
     chunk, tile, kv, logits_l1, in_place = chosen
     needs = needs or _needs_of(chosen)
     verified = _verified(s, t, total_l1, arena, chosen)
-    room = total_l1 - t.l1_system - layer_table_bytes(s)
+    room = total_l1 - fixed_in_l1(s, t)
     l1 = _with_multipliers(s, place(arena.buffers(chosen, verified)), room)
-    lower = arrange(s, t, needs)
-    capacity = {L1: total_l1, L2: t.l2, **{v.name: v.bytes for v in t.levels[1:]}}
+    lower = in_flash(s, t) if t.board else arrange(s, t, needs)
+    capacity = {
+        L1: total_l1,
+        **({} if t.board else {L2: t.l2}),
+        **{v.name: v.bytes for v in t.levels[1:]},
+    }
     plan = Plan(
         target=t.name, context=s.context, l1_budget=total_l1, chunk=chunk, tile_bytes=tile,
         kv_in_l1=kv.all_in_l1, kv_layers=lower.kv_layers, kv_window_blocks=kv.window,
@@ -298,5 +308,5 @@ def _plan(
         lower_buffers=lower.buffers, tables=lower.tables, placements=lower.placements,
         used=lower.used, capacity=capacity,
     )  # fmt: skip
-    plan.used[L1] = plan.arena_bytes + t.l1_system + layer_table_bytes(s)
+    plan.used[L1] = plan.arena_bytes + fixed_in_l1(s, t)
     return plan

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shrinkc.abi import EXP2_STEPS_BYTES
+from shrinkc.abi import EXP2_STEPS_BYTES, InputWord
 from shrinkc.core.errors import PlanInvalid
 from shrinkc.engines import CORES, ENGINES
 from shrinkc.ir.steps import Access, PassSizes, Step, Use
@@ -117,8 +117,8 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         plan.verified, 1 if s.head.engine == CORES else plan.verified, plan.kv_window_blocks,
         _splits(plan, s, t.cores),
         any(ENGINES[e].products for e in t.engines) and any(_shared_products(m, 1) for m in s.matrices),
-        norm_weights_outside_l1(s), _multipliers(plan, s, t), plan.in_place, any(_remainders(m) for m in s.matrices),
-        s.perms > 0,
+        norm_weights_outside_l1(s) and not t.board, _multipliers(plan, s, t), plan.in_place,
+        any(_remainders(m) for m in s.matrices), s.perms > 0,
     )  # fmt: skip
 
 
@@ -162,7 +162,16 @@ def _multipliers(plan: Plan, s: ModelShape, t: Target) -> int:
     if size == 0:
         return 0
     end = max(b.offset + b.bytes for b in plan.l1 if b.name != "multipliers")
-    return size if end + size <= plan.l1_budget - t.l1_system - table_bytes(s) else 0
+    return size if end + size <= plan.l1_budget - _besides(s, t) else 0
+
+
+def _besides(s: ModelShape, t: Target) -> int:
+    """Return the bytes of L1 besides the arena.  A board's RAM also holds the tokens and a hash for each layer and up
+    to 16 tokens, but no tables."""
+    if not t.board:
+        return t.l1_system + table_bytes(s)
+    tokens, hashes = 4 * (InputWord.TOKENS + s.context), 64 * s.num_layers
+    return t.l1_system + (tokens + 15) // 16 * 16 + hashes
 
 
 def _vector(m: MatrixShape, narrow: bool, tokens: int) -> int:
@@ -204,9 +213,9 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     if states := one_token * _head_states(s, plan, one_token):
         out["head_state"] = states * skewed(16 + 4 * head)
     mlps = [step for step in s.steps if step.in_layer and step.matrix == "gate_up"]
-    if norm_weights_outside_l1(s) and len(mlps) == 1:
+    if norm_weights_outside_l1(s) and not t.board and len(mlps) == 1:
         out["gain"] = 4 * s.hidden
-    if any(m.engine == CORES for m in readers):
+    if any(m.engine == CORES for m in readers) and not t.board:
         out["tiles"] = 2 * plan.tile_bytes
     if _splits(plan, s, cores):
         out["split"] = 2 * cores * 32
@@ -307,7 +316,7 @@ def _misread(sizes: PassSizes, executed: _Executed, uses: list[list[Use]]) -> It
 
 
 def _l1_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
-    limit = plan.l1_budget - t.l1_system - table_bytes(s)
+    limit = plan.l1_budget - _besides(s, t)
     for b in plan.l1:
         if b.offset % 8:
             yield f"{b.name}: offset {b.offset} is not a multiple of 8"

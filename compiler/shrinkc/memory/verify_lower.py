@@ -13,11 +13,12 @@ from shrinkc.memory.verify_sizes import (
     group_lengths,
     layer_cache_bytes,
     norm_weight_bytes,
+    norm_weights_outside_l1,
     table_bytes,
     vector_words,
 )
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import L1, L2, MEMORIES, ON_CHIP, OUTSIDE, Target, fetched
+from shrinkc.targets import L1, L2, MAPPED, MEMORIES, ON_CHIP, OUTSIDE, Target, fetched
 
 
 def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
@@ -85,12 +86,40 @@ def _table_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
             yield f"{table.name}: table stage of {plan.table_stage} for {windows.get(table.name)}"
 
 
+def _board_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
+    """Check that everything written is in RAM and that all weights can be read in place."""
+    if not plan.kv_in_l1 or not plan.logits_in_l1:
+        yield "cache or logits are not in RAM"
+    if plan.tile_bytes or plan.stage_bytes or plan.embed_stage or plan.table_stage:
+        yield "a buffer for weights or tables, which are read in place"
+    for p in plan.placements:
+        if p.tile_blocks != p.blocks:
+            yield f"{p.name}: tiles of {p.tile_blocks} blocks, and it is read in place"
+
+
+def _flash_needs(s: ModelShape, t: Target) -> dict[str, int]:
+    """Return the bytes of each part of a board's flash besides weights and tables."""
+    needs = {"code": t.l2_system, "layer table": table_bytes(s)}
+    if norm_weights_outside_l1(s):
+        needs["gains"] = norm_weight_bytes(s)
+    if s.perms:
+        needs["permutations"] = 2 * s.perms
+    if s.biases:
+        needs["biases"] = 4 * s.biases
+    if s.head_norms:
+        needs["head gains"] = 2 * s.num_layers * 2 * s.head_dim
+    return needs
+
+
 def lower_memory_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     """Report faults of buffers, KV cache and tables, and lower memories that are too small."""
-    have = {b.name: b.bytes for b in plan.lower_buffers if b.level == L2}
-    for name, size in _l2_needs(plan, s, t).items():
+    if t.board:
+        yield from _board_faults(plan, s, t)
+    place = MAPPED if t.board else L2
+    have = {b.name: b.bytes for b in plan.lower_buffers if b.level == place}
+    for name, size in (_flash_needs(s, t) if t.board else _l2_needs(plan, s, t)).items():
         if have.get(name, -1) < size:
-            yield f"L2 {name}: {have.get(name, 'no')} bytes for {size}"
+            yield f"{t.kind(place).label} {name}: {have.get(name, 'no')} bytes for {size}"
     yield from _cache_faults(plan, s, t)
     yield from _table_faults(plan, s, t)
     for level in t.levels[1:]:
@@ -107,7 +136,7 @@ def lower_memory_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         if others and fetched(level.name):
             yield f"{level.name}: buffers in a memory that is only read"
         if max(stored, default=0) + others > level.bytes:
-            yield f"{level.label}: {max(stored, default=0) + others} bytes of {level.bytes}"
+            yield f"{t.kind(level.name).label}: {max(stored, default=0) + others} bytes of {level.bytes}"
     for b in plan.lower_buffers:
         if not t.has(b.level):
             yield f"{b.name}: unknown level {b.level}"
@@ -190,7 +219,7 @@ def weight_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         if not 1 <= p.tile_blocks <= p.blocks:
             yield f"{m.name}: {p.tile_blocks} blocks per tile"
         tiled = m.name != "embedding" and m.engine == CORES
-        if tiled and p.tile_blocks * size > plan.tile_bytes:
+        if tiled and not t.board and p.tile_blocks * size > plan.tile_bytes:
             yield f"{m.name}: tile of {p.tile_blocks * size} bytes in {plan.tile_bytes}"
         outside = p.level in MEMORIES and fetched(p.level)
         if outside and m.name != "embedding" and plan.stage_bytes < p.tile_blocks * size:

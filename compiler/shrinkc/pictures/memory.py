@@ -9,7 +9,7 @@ from shrinkc.memory.parts import stored_in
 from shrinkc.memory.plan import Plan
 from shrinkc.pictures.svg import COLOURS, EMPTY, LETTER, TEXT, box, document, words
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import L1, L2, MEMORIES
+from shrinkc.targets import L1, L2
 
 _WIDTH = 1100
 _LEFT = 96
@@ -54,9 +54,7 @@ def memories_of(plan: Plan, shape: ModelShape) -> list[Memory]:
     """Return L1, L2 and every other memory that is in use."""
     reader = {step.matrix: at for at, step in enumerate(shape.steps) if step.matrix}
     return [
-        Memory(
-            level, MEMORIES[level].label, plan.used[level], have, [*_regions(plan, level, reader)]
-        )
+        Memory(level, plan.label(level), plan.used[level], have, [*_regions(plan, level, reader)])
         for level, have in plan.capacity.items()
         if have and (plan.used[level] or level in (L1, L2))
     ]
@@ -66,7 +64,8 @@ def _regions(plan: Plan, level: str, reader: Mapping[str, int]) -> Iterable[Regi
     last = len(plan.steps) - 1
     if level == L1:
         fixed = plan.used[L1] - plan.arena_bytes
-        yield Region("system", "stacks, tables", 0, fixed, 0, last)
+        name = "stack, variables, tokens" if plan.board else "stacks, tables"
+        yield Region("system", name, 0, fixed, 0, last)
         for b in plan.l1:
             for first, to in b.spans:
                 yield Region("buffer", b.name, fixed + b.offset, b.bytes, first, to)

@@ -48,7 +48,7 @@ from shrinkc.report.page import (
 from shrinkc.report.runs import Run, run_of
 from shrinkc.schedule.shapes import ModelShape, shapes_of_graph
 from shrinkc.storage import MatrixShape
-from shrinkc.targets import MEMORIES, Target
+from shrinkc.targets import Target
 
 KIND = "compiled directory"
 EVAL_MOST = 64 << 20  # bytes; larger files are not opened
@@ -271,7 +271,7 @@ def _weights(plan: Plan, shape: ModelShape) -> Section:
     every = []
     for m in shape.matrices:
         p = placed[m.name]
-        memory = " and ".join(MEMORIES[level].label for level, _, _ in p.pieces)
+        memory = " and ".join(plan.label(level) for level, _, _ in p.pieces)
         per = str(m.group) if m.grouped or m.asymmetric else "channel"
         engine = engine_named(p.engine).label
         slot = (m.name.split(".", 1)[-1], m.rows, m.k, m.bits, per, engine, memory)
@@ -285,12 +285,16 @@ def _weights(plan: Plan, shape: ModelShape) -> Section:
         total, tiles = sum(stored[m.name] for m in ms), [_tiles(placed[m.name]) for m in ms]
         each = None if not any(tiles) else " to ".join(map(str, sorted({min(tiles), max(tiles)})))
         rows.append((key[0], len(ms), *key[1:], each, total, total / max(whole, 1)))
-    cores = ""
-    if plan.tile_bytes:
-        cores = f"what the cores multiply comes to L1 in tiles of up to {size(plan.tile_bytes)}, "
+    read = "other engines read weights in place and take no tiles."
+    if plan.board:
+        read = "the core reads weights in place, in flash."
+    elif plan.tile_bytes:
+        read = (
+            f"what the cores multiply comes to L1 in tiles of up to {size(plan.tile_bytes)}, {read}"
+        )
     said = (
         f"{size(whole)} of weights, scales and offsets, as they are stored. A prompt goes in chunks of "
-        f"{plan.chunk} tokens; {cores}other engines read weights in place and take no tiles."
+        f"{plan.chunk} tokens; {read}"
     )
     columns = (
         Column("matrix"), Column("count", _COUNT), Column("rows", _COUNT), Column("inputs", _COUNT),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shrinkc.core.errors import UsageError
+from shrinkc.targets.board import BOARD, SIZES, board_of, with_sizes
 from shrinkc.targets.host import HOST
 from shrinkc.targets.pulp_open import PULP_OPEN
 from shrinkc.targets.rv32 import RV32
@@ -14,6 +15,7 @@ from shrinkc.targets.target import (
     L1,
     L2,
     MACHINES,
+    MAPPED,
     MEMORIES,
     MIB,
     ON_CHIP,
@@ -22,12 +24,13 @@ from shrinkc.targets.target import (
     Target,
     by_access,
     fetched,
+    memory_kind,
 )
 
 __all__ = [
-    "CHIPS", "COPIED", "DEFAULT", "FETCHED", "HOST", "KIB", "L1", "L2", "MACHINES", "MEMORIES", "MIB", "ON_CHIP",
-    "OUTSIDE",
-    "PULP_OPEN", "RV32", "SIRACUSA", "TARGETS", "Level", "Target", "by_access", "fetched", "target_named",
+    "BOARD", "CHIPS", "COPIED", "DEFAULT", "FETCHED", "HOST", "KIB", "L1", "L2", "MACHINES", "MAPPED", "MEMORIES",
+    "MIB", "ON_CHIP", "OUTSIDE", "PULP_OPEN", "RV32", "SIRACUSA", "SIZES", "TARGETS", "Level", "Target", "board_of",
+    "by_access", "fetched", "memory_kind", "target_named", "with_sizes",
 ]  # fmt: skip
 
 TARGETS = {t.name: t for t in (SIRACUSA, RV32, HOST, PULP_OPEN)}

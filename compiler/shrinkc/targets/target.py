@@ -39,6 +39,18 @@ L1, L2 = "l1", "l2"
 """Memories of every target: kernels compute in L1; L2 holds data that no other memory can hold."""
 
 
+MAPPED = "wmem"
+"""Memory of a board that holds code and constants, and is read in place."""
+
+ON_BOARD = {L1: Memory("RAM", "RAM", WORK), MAPPED: Memory("flash", "flash", COPIED)}
+"""Memories of a board: RAM is its only working memory, and flash holds code and constants."""
+
+
+def memory_kind(level: str, *, board: bool) -> Memory:
+    """Return how people call the memory ``level`` of a board or of another target."""
+    return ON_BOARD.get(level, MEMORIES[level]) if board else MEMORIES[level]
+
+
 def by_access(access: str) -> tuple[str, ...]:
     """Return the names of memories with this access."""
     return tuple(name for name, memory in MEMORIES.items() if memory.access == access)
@@ -118,6 +130,8 @@ class Target:
     ``code``: memories allowed for the code of the decode path, the default first; its ``code_bytes`` are already
     excluded there.  If empty, link.ld decides.  ``controller``: the core that starts the workers is of their kind
     and computes too (SC_TEAM in C).
+    ``board``: its memories are RAM (level "l1") and mapped flash (level "wmem").  The core executes code and reads
+    weights in place in flash.  ``l1_system`` is then stack and variables in RAM, ``l2_system`` code in flash.
     """
 
     name: str
@@ -133,6 +147,7 @@ class Target:
     code: tuple[str, ...] = ()
     code_bytes: int = 0
     controller: bool = False
+    board: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError, which lists contradictions and unsupported values."""
@@ -149,7 +164,10 @@ class Target:
             for fault, wrong in (
                 (f"the engine knows no {', '.join(unknown)}, only {', '.join(MEMORIES)}", unknown),
                 ("a memory occurs twice", len({*names}) < len(names)),
-                ("l1 comes first, and l2 is one of the others", names[:1] != [L1] or L2 not in names),
+                ("l1 comes first, and l2 is one of the others",
+                 names[:1] != [L1] or (L2 not in names and not self.board)),
+                ("a board has RAM and flash, and one core",
+                 self.board and (names != list(ON_BOARD) or self.team > 1)),
                 (f"{self.cores} cores", self.cores < 1),
                 *((f"{name} has {size} bytes", size < 0) for name, size in sizes.items()),
                 *((f"{v.name} has {v.writable} writable bytes", v.writable < 0) for v in self.levels),
@@ -220,6 +238,10 @@ class Target:
         if name == L2 or name in OUTSIDE:
             return self.room(name)
         return next((min(v.writable, v.bytes) for v in self.levels if v.name == name), 0)
+
+    def kind(self, level: str) -> Memory:
+        """Return how people call the memory ``level``."""
+        return memory_kind(level, board=self.board)
 
     def with_room(self, **sizes: int) -> Target:
         """Return a copy with other memory sizes in bytes."""

@@ -1,0 +1,57 @@
+"""An RV32IMC board with RAM and mapped flash of any size: code runs in flash, and weights are read there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shrinkc.core.errors import UsageError
+from shrinkc.targets.rv32 import RV32
+from shrinkc.targets.target import KIB, L1, MAPPED, MIB, Level, Target
+
+STACK = 4 * KIB  # in RAM; the linker script reserves it
+VARIABLES = 2 * KIB  # of the runtime and of start-up code, in RAM
+CODE = 40 * KIB  # with strings and small tables, in flash; the linker refuses more than there is
+SIZES = ("ram", "flash")
+"""Names of the options that give the sizes of a board."""
+MOST = 1024 * MIB  # of each memory: both have to lie in one address space
+
+
+def board_of(ram: int, flash: int) -> Target:
+    """Return the target for a board of these sizes in bytes.  Raises UsageError for an impossible size."""
+    for option, size in (("--ram", ram), ("--flash", flash)):
+        if not 0 < size <= MOST:
+            raise UsageError(f"{option} {size} is not possible.", f"allowed: 1 to {MOST} bytes.")
+    return replace(
+        RV32,
+        title="RV32 board",
+        cores=1,
+        levels=(Level(L1, ram), Level(MAPPED, flash)),
+        l1_system=STACK + VARIABLES,
+        l2_system=CODE,
+        board=True,
+    )
+
+
+BOARD = board_of(520 * KIB, 4 * MIB)
+"""A board of a usual size, for code that needs no particular one."""
+
+
+def with_sizes(target: Target, ram: int | None, flash: int | None) -> Target:
+    """Return the board of these sizes, or ``target`` itself if there are none.
+
+    Raises UsageError if only one size is given, or if the target's memories are known.
+    """
+    if ram is None and flash is None:
+        return target
+    if target.name != RV32.name:
+        raise UsageError(
+            f"--ram and --flash are not possible with --target {target.name}, whose memories are known.",
+            f"leave them out; or give --target {RV32.name}.",
+        )
+    if ram is None or flash is None:
+        given, lacks = ("--flash", "--ram") if ram is None else ("--ram", "--flash")
+        raise UsageError(
+            f"{given} needs {lacks}.",
+            "give both sizes of the board, such as --ram 520KiB --flash 4MiB.",
+        )
+    return board_of(ram, flash)
