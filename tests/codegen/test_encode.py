@@ -27,6 +27,8 @@ from helpers.tokenizer_specs import (
     changed,
     digits,
     metaspace,
+    random_spec,
+    random_texts,
     sequence,
     split,
 )
@@ -123,6 +125,16 @@ def test_long_texts(host: Encoder, name: str) -> None:
         "".join(texts(3, [], 400)),
     ]
     check(host, tokenizer, given)
+
+
+@pytest.mark.parametrize("seed", slow_but(range(20), 0))
+def test_random_tokenizers(host: Encoder, seed: int) -> None:
+    for number in range(10 * seed, 10 * seed + 10):
+        spec = random_spec(number)
+        tokenizer = Tokenizer(json.dumps(spec), Path(str(number)), VOCAB, 1)
+        # with an added token that steps make empty, the library panics or never ends
+        if len(tokenizer.encode_table().added) == len(spec["added_tokens"]):
+            check(host, tokenizer, random_texts(number, 30), MANY)
 
 
 def test_room_of_usual_tokenizers() -> None:

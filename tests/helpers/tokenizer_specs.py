@@ -168,3 +168,61 @@ SPECS: dict[str, Spec] = {
     "fewer tokens": cut(STORY, 330),
     "fewer byte-level tokens": cut(TRAINED, 400),
 }  # fmt: skip
+
+
+def random_spec(seed: int) -> Spec:
+    """A small BPE whose merges, ranks, added tokens and steps are random; many are like no trained one."""
+    rng = random.Random(seed)
+    alphabet = "abc▁é"[: rng.randrange(2, 6)]
+    pieces = ["<unk>", *alphabet]
+    merges: list[list[str]] = []
+    for _ in range(rng.randrange(40)):
+        merges.append([rng.choice(pieces[1:]), rng.choice(pieces[1:])])
+        pieces += [piece for piece in ["".join(merges[-1])] if piece not in pieces]
+    if rng.random() < 0.5:
+        rng.shuffle(merges)
+    pieces += [f"<0x{byte:02X}>" for byte in range(256)] if rng.random() < 0.5 else []
+
+    def text(most: int = 3) -> str:
+        return "".join(rng.choice("abc ▁é") for _ in range(rng.randrange(1, most + 1)))
+
+    steps = [
+        rng.choice(
+            [prepend(text()), replace(text(2), text()[: rng.randrange(4)]), replace(" ", "▁")]
+        )
+        for _ in range(rng.randrange(4))
+    ]
+    scheme = rng.choice(["always", "never"] if steps else ["always", "never", "first"])
+    cuts = rng.sample(
+        [
+            split(GPT2_WORDS),
+            split(LLAMA3_WORDS),
+            digits(True),
+            metaspace(scheme, rng.random() < 0.5),
+        ],
+        rng.randrange(4),
+    )
+    added = [
+        {**added_token(500 + i, text(4), special=False), "normalized": rng.random() < 0.5}
+        for i in range(rng.choice([0, 0, 1, 3]))
+    ]
+    model = {
+        "type": "BPE",
+        "vocab": {piece: index for index, piece in enumerate(pieces)},
+        "merges": merges,
+        "unk_token": rng.choice([None, "<unk>"]),
+        "fuse_unk": rng.random() < 0.5,
+        "byte_fallback": "<0x00>" in pieces,
+        "ignore_merges": rng.random() < 0.2,
+    }
+    parts = {"normalizer": normalizers(*steps), "pre_tokenizer": sequence(*cuts) if cuts else None}
+    return {**STORY, **parts, "added_tokens": added, "model": model, "post_processor": None}
+
+
+def random_texts(seed: int, count: int) -> list[str]:
+    """Texts of the characters that :func:`random_spec` knows, and some others."""
+    rng = random.Random(seed)
+    weights = [9, 9, 6, 3, 3, 3, 1, 1, 1]
+    return [
+        "".join(rng.choices("abc ▁é1\n😀", weights, k=rng.randrange(1, 60))) for _ in range(count)
+    ]
