@@ -14,7 +14,10 @@
 #define LLM_VERSION 1    /* of this interface */
 #define LLM_LOOKUP_MAX 8 /* most tokens of a draft */
 
-#define LLM_DECLARE(name) extern const llm_model name##_model
+/* Declares a model of that name and the tables of its tokenizer. */
+#define LLM_DECLARE(name)                                                                                    \
+    extern const llm_model name##_model;                                                                     \
+    extern const llm_tokenizer name##_tokenizer
 
 /* Results. Values from 0 on are token ids or counts. */
 enum llm_result {

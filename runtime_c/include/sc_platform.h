@@ -36,6 +36,9 @@
 #ifndef SC_CLONES
 #define SC_CLONES
 #endif
+#ifndef SC_L1_TABLES
+#define SC_L1_TABLES SC_L1_DATA
+#endif
 
 /* ---- workers ---- */
 typedef void (*sc_worker_fn)(void *arg, int core); /* core = 0 .. SC_CORES - 1; in a team .. SC_TEAM - 1 */

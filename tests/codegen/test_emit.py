@@ -162,7 +162,7 @@ def test_macros(program: Program) -> None:
 def test_sources_come_along(program: Program) -> None:
     """The directory builds on its own: runtime, platforms and linker scripts are in it."""
     for name in ("runtime/sc_session.c", "runtime/sc_num.h", "program/program.c", "platform/host/port.c", "blobs.S",
-                 "platform/host/tokenizer.S", "encode/llm_encode.c",
+                 "encode/tokenizer.S", "encode/llm_encode.c",
                  "toolchain/siracusa/link.ld", "toolchain/rv32/link.ld"):  # fmt: skip
         assert (program.out / "src" / name).is_file(), name
 

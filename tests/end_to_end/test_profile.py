@@ -64,7 +64,7 @@ def test_what_is_in_a_program(tiny: Program) -> None:
     plain, plain_counters = symbols(tiny), counters(tiny)
     tiny.build("gvsoc", PROFILE="1")
     profiled, profiled_counters = symbols(tiny), counters(tiny)
-    own = {"sc_profile_start", "sc_profile_op", "sc_profile_print", "sc_waits"}
+    own = {"sc_profile_start", "sc_profile_op", "sc_profile_report", "sc_waits"}
     assert own <= set(profiled)
     assert not {name for name in plain if "profile" in name} | own & set(plain)
     assert plain_counters == {"mhartid", "mcause", "mepc"}

@@ -18,9 +18,9 @@
 #define CONTEXT (SC_INPUT_WORDS - SC_IN_TOKENS)
 #define DEFAULT_TOKENS 64
 
-extern const uint32_t sc_tokenizer_tables[];
+extern const llm_tokenizer SC_TOKENIZER;
 
-static const llm_tokenizer *tokenizer(void) { return (const llm_tokenizer *)sc_tokenizer_tables; }
+static const llm_tokenizer *tokenizer(void) { return &SC_TOKENIZER; }
 
 static const char help[] = /* numbers depend on the model */
     "usage: model [OPTIONS] [PROMPT]\n"

@@ -27,6 +27,8 @@
 #define SC_L2 __attribute__((section(".bss.sc_l2"), aligned(16)))
 #define SC_WMEM __attribute__((section(".bss.sc_wmem"), aligned(16)))
 #define SC_L1_DATA __attribute__((section(".sc_l1_data"), aligned(16)))
+#define SC_L1_TABLES                                                                                         \
+    __attribute__((section(".sc_l1_data.tables"), aligned(16))) /* placed before the others */
 /* "hot": the linker groups these functions (.text.hot), so that they do not evict each other from the 4 KiB
  * instruction cache with lines of 16 bytes. */
 #define SC_HOT __attribute__((noinline, hot, aligned(16)))
