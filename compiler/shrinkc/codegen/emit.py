@@ -56,12 +56,13 @@ SAMPLED_WORDS = 64  # of each memory with weights, at least, when a session chec
 class CMatrix:
     """One row of the C tables."""
 
+    about: str  # for the reader of model.c
     offset: int
     block_bytes: int
     rows: int
     blocks: int
     tile_blocks: int
-    cut: tuple[int, ...]  # sc_cut
+    cut: dict[str, int]  # sc_cut
     level: str
     format: str
     drop: int
@@ -87,24 +88,26 @@ def _c_matrix(
     )  # fmt: skip
     if remainders is Remainders.ALL or taps:
         last = -(-w.k // WORD)  # up to where zeros have to be; its high bytes are further away
+    scales = f"groups of {w.group}" if w.x_bits == 0 and w.groups > 1 else "per channel"
     return CMatrix(
+        about=f"{w.k} -> {w.n}, {w.bits} bit, {scales}, {shape.blocks * shape.block_bytes} bytes",
         offset=0 if rides_in else p.offset,
         block_bytes=shape.block_bytes,
         rows=w.n,
         blocks=shape.blocks,
         tile_blocks=1 if rides_in else p.tile_blocks,
-        cut=(
-            w.k,
-            w.groups,
-            w.group,
-            shape.last,
-            -(-w.group // X_BLOCK),
-            -(-w.k // X_BLOCK) if w.x_bits else shape.x_blocks,
-            shape.group_words(w.group),
-            last,
-            shape.words,
-            w.x_bits or w.cmax,
-        ),
+        cut={
+            "k": w.k,
+            "groups": w.groups,
+            "group_elems": w.group,
+            "last_elems": shape.last,
+            "group_blocks": -(-w.group // X_BLOCK),
+            "blocks": -(-w.k // X_BLOCK) if w.x_bits else shape.x_blocks,
+            "group_words": shape.group_words(w.group),
+            "last_words": last,
+            "words": shape.words,
+            "range": w.x_bits or w.cmax,
+        },
         level="SC_IN_TWO" if p.interleave else f"SC_IN_{p.level.upper()}",
         format=c_format(w),
         drop=w.drop + (w.format.fold if w.engine == CORES else 0),
@@ -240,7 +243,7 @@ def emit(
     biases: list[tuple[str, list[int]]] = []
     matrices: list[tuple[str, CMatrix]] = []  # in stream order
     for i in range(graph.num_layers):
-        slots: list[int] = []
+        slots: list[str] = []
         added: list[str] = []
         for op in _of_type(graph, Linear, i):
             w, slot = op.weight, op.weight.name.rsplit(".", 1)[-1]
@@ -257,7 +260,7 @@ def emit(
             added.append("0" if op.bias is None else f"bias_{i}_{slot}")
             if op.bias is not None:
                 biases.append((added[-1], op.bias.tolist()))
-            slots.append(len(matrices))
+            slots.append(_constant(w.name))
             matrices.append((w.name, _c_matrix(w, shapes[w.name], plan, b)))
             stored.append((w.name, w, order))
         inputs = [op for op in graph.body(i) if isinstance(op, (NormQuant, Quant))]
@@ -271,7 +274,13 @@ def emit(
             {
                 "slots": slots,
                 "gathers": gathers,
-                "numbers": [number for op in graph.body(i) for number in op.numbers()],
+                "numbers": dict(
+                    zip(
+                        numbers_of(shape.steps),
+                        (number for op in graph.body(i) for number in op.numbers()),
+                        strict=True,
+                    )
+                ),
                 "biases": added,
                 "heads": _of_type(graph, RopeCache, i)[0],
             }
@@ -378,6 +387,8 @@ def emit(
         keep_trailing_newline=True,
     )
     env.filters["rows"] = _rows_of_numbers
+    env.filters["constant"] = _constant
+    env.filters["assigned"] = _assigned
     (out / "src").mkdir(parents=True)
     for template, file in (
         ("model.h.j2", "src/model.h"),
@@ -387,6 +398,16 @@ def emit(
         (out / file).write_text(env.get_template(template).render(values), encoding="utf-8")
     (out / "src/formats.h").write_text(formats_header(formats, widths, command), encoding="utf-8")
     _copy_runtime(out / "src", [TARGETS[name] for name in target.programs.values()])
+
+
+def _constant(name: str) -> str:
+    """The name of a matrix in C: ``layer0.qkv`` is LAYER0_QKV."""
+    return re.sub(r"[^A-Z0-9]+", "_", name.upper())
+
+
+def _assigned(fields: dict[str, int]) -> str:
+    """Initialisers of a struct by the names of its fields."""
+    return ", ".join(f".{name} = {value}" for name, value in fields.items())
 
 
 def c_identifier(name: str) -> str:

@@ -10,13 +10,61 @@
 
 extern const sc_engine sc_engine_neureka_both;
 
-static SC_L1_DATA const sc_matrix adapter_0_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 4, 0, 0};
-static SC_L1_DATA const sc_matrix adapter_0_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 3, 0, 0};
-static SC_L1_DATA const sc_matrix adapter_0_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 19, 0, 0};
-static SC_L1_DATA const sc_matrix adapter_1_qkv = {0u, 112, 128, 16, 1, {9, 1, 9, 9, 2, 2, 3, 3, 3, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 4, 0, 0};
-static SC_L1_DATA const sc_matrix adapter_1_o = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 20, 0, 0};
-static SC_L1_DATA const sc_matrix adapter_1_gate_up = {0u, 80, 192, 24, 1, {6, 1, 6, 6, 1, 1, 2, 2, 2, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 8, 0, 0};
-static SC_L1_DATA const sc_matrix adapter_1_down = {0u, 48, 64, 8, 1, {3, 1, 3, 3, 1, 1, 1, 1, 1, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_CORES, 19, 0, 0};
+/* Matrices in the order of a pass. */
+enum {
+    LAYER0_QKV_A,
+    LAYER0_QKV,
+    LAYER0_O,
+    LAYER0_GATE_UP_A,
+    LAYER0_GATE_UP,
+    LAYER0_DOWN_A,
+    LAYER0_DOWN,
+    LAYER1_QKV_A,
+    LAYER1_QKV,
+    LAYER1_O_A,
+    LAYER1_O,
+    LAYER1_GATE_UP_A,
+    LAYER1_GATE_UP,
+    LAYER1_DOWN_A,
+    LAYER1_DOWN,
+    HEAD,
+};
+
+/* 9 -> 128, 8 bit, per channel, 1792 bytes */
+static SC_L1_DATA const sc_matrix adapter_0_qkv = {
+     .offset = 0u, .block_bytes = 112, .rows = 128, .blocks = 16, .tile_blocks = 1,
+     .in = {.k = 9, .groups = 1, .group_elems = 9, .last_elems = 9, .group_blocks = 2, .blocks = 2, .group_words = 3, .last_words = 3, .words = 3, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 4, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+/* 6 -> 192, 8 bit, per channel, 1920 bytes */
+static SC_L1_DATA const sc_matrix adapter_0_gate_up = {
+     .offset = 0u, .block_bytes = 80, .rows = 192, .blocks = 24, .tile_blocks = 1,
+     .in = {.k = 6, .groups = 1, .group_elems = 6, .last_elems = 6, .group_blocks = 1, .blocks = 1, .group_words = 2, .last_words = 2, .words = 2, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 3, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+/* 3 -> 64, 8 bit, per channel, 384 bytes */
+static SC_L1_DATA const sc_matrix adapter_0_down = {
+     .offset = 0u, .block_bytes = 48, .rows = 64, .blocks = 8, .tile_blocks = 1,
+     .in = {.k = 3, .groups = 1, .group_elems = 3, .last_elems = 3, .group_blocks = 1, .blocks = 1, .group_words = 1, .last_words = 1, .words = 1, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+/* 9 -> 128, 8 bit, per channel, 1792 bytes */
+static SC_L1_DATA const sc_matrix adapter_1_qkv = {
+     .offset = 0u, .block_bytes = 112, .rows = 128, .blocks = 16, .tile_blocks = 1,
+     .in = {.k = 9, .groups = 1, .group_elems = 9, .last_elems = 9, .group_blocks = 2, .blocks = 2, .group_words = 3, .last_words = 3, .words = 3, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 4, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+/* 3 -> 64, 8 bit, per channel, 384 bytes */
+static SC_L1_DATA const sc_matrix adapter_1_o = {
+     .offset = 0u, .block_bytes = 48, .rows = 64, .blocks = 8, .tile_blocks = 1,
+     .in = {.k = 3, .groups = 1, .group_elems = 3, .last_elems = 3, .group_blocks = 1, .blocks = 1, .group_words = 1, .last_words = 1, .words = 1, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+/* 6 -> 192, 8 bit, per channel, 1920 bytes */
+static SC_L1_DATA const sc_matrix adapter_1_gate_up = {
+     .offset = 0u, .block_bytes = 80, .rows = 192, .blocks = 24, .tile_blocks = 1,
+     .in = {.k = 6, .groups = 1, .group_elems = 6, .last_elems = 6, .group_blocks = 1, .blocks = 1, .group_words = 2, .last_words = 2, .words = 2, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 8, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+/* 3 -> 64, 8 bit, per channel, 384 bytes */
+static SC_L1_DATA const sc_matrix adapter_1_down = {
+     .offset = 0u, .block_bytes = 48, .rows = 64, .blocks = 8, .tile_blocks = 1,
+     .in = {.k = 3, .groups = 1, .group_elems = 3, .last_elems = 3, .group_blocks = 1, .blocks = 1, .group_words = 1, .last_words = 1, .words = 1, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
 
 static const uint16_t perm_0_0[] = {
     2, 5, 10, 12, 17, 18, 32, 38, 39, 40, 44, 48, 54, 55, 56, 63, 1, 11, 13, 22,
@@ -51,13 +99,15 @@ static const uint16_t perm_1_2[] = {
 const uint16_t *const sc_head_perm = 0;
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
-    { { &sc_matrices[1], &sc_matrices[2], &sc_matrices[4], &sc_matrices[6] },
-      12, 12, 24011, -59, 16, 7, 5, 4,
-      { perm_0_0, 0, perm_0_2, 0 },
+    { /* layer 0 */
+      .m = {&sc_matrices[LAYER0_QKV], &sc_matrices[LAYER0_O], &sc_matrices[LAYER0_GATE_UP], &sc_matrices[LAYER0_DOWN]},
+      .k_unit = 12, .v_unit = 12, .score_mantissa = 24011, .score_exponent = -59, .mean_unit = 16, .gate_shift = 7, .silu_shift = 5, .up_shift = 4,
+      .perm = { perm_0_0, 0, perm_0_2, 0 },
     },
-    { { &sc_matrices[8], &sc_matrices[10], &sc_matrices[12], &sc_matrices[14] },
-      12, 12, 24011, -59, 16, 2, 10, 9,
-      { perm_1_0, perm_1_1, perm_1_2, 0 },
+    { /* layer 1 */
+      .m = {&sc_matrices[LAYER1_QKV], &sc_matrices[LAYER1_O], &sc_matrices[LAYER1_GATE_UP], &sc_matrices[LAYER1_DOWN]},
+      .k_unit = 12, .v_unit = 12, .score_mantissa = 24011, .score_exponent = -59, .mean_unit = 16, .gate_shift = 2, .silu_shift = 10, .up_shift = 9,
+      .perm = { perm_1_0, perm_1_1, perm_1_2, 0 },
     },
 };
 
@@ -75,25 +125,77 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 64, 64, 3, SC_ADD, SC_WORDS, SC_CONTROLLER_MATRIX}, /* out */
 };
 
-SC_L1_DATA const sc_matrix sc_embedding = {66736u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0, 0};
+/* 64 -> 107, 8 bit, groups of 16, 8736 bytes */
+SC_L1_DATA const sc_matrix sc_embedding = {
+     .offset = 66736u, .block_bytes = 624, .rows = 107, .blocks = 14, .tile_blocks = 14,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 20, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {9888u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer0.qkv.a */
-    {10944u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &adapter_0_qkv}, /* layer0.qkv */
-    {0u, 512, 64, 8, 8, {64, 1, 64, 64, 8, 8, 54, 16, 54, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 19, 3, 0}, /* layer0.o */
-    {17856u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer0.gate_up.a */
-    {18384u, 400, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &adapter_0_gate_up}, /* layer0.gate_up */
-    {27984u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0, 0}, /* layer0.down.a */
-    {28768u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, 0, &adapter_0_down}, /* layer0.down */
-    {32928u, 528, 9, 2, 2, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer1.qkv.a */
-    {33984u, 432, 128, 16, 16, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 19, 0, &adapter_1_qkv}, /* layer1.qkv */
-    {40896u, 528, 3, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 6, 0, 0}, /* layer1.o.a */
-    {41424u, 368, 64, 8, 8, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 4, SC_ON_CORES, 23, 0, &adapter_1_o}, /* layer1.o */
-    {44368u, 528, 6, 1, 1, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 19, 0, 0}, /* layer1.gate_up.a */
-    {44896u, 704, 192, 24, 24, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 19, 0, &adapter_1_gate_up}, /* layer1.gate_up */
-    {61792u, 784, 3, 1, 1, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 8, 0, SC_ON_CORES, 3, 0, 0}, /* layer1.down.a */
-    {62576u, 520, 64, 8, 8, {96, 6, 16, 16, 2, 12, 4, 4, 24, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, 5, SC_ON_CORES, 18, 0, &adapter_1_down}, /* layer1.down */
-    {66736u, 624, 107, 14, 14, {64, 4, 16, 16, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 8 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, SC_ON_CORES, 20, 0, 0}, /* head */
+    [LAYER0_QKV_A] = {
+     .offset = 9888u, .block_bytes = 528, .rows = 9, .blocks = 2, .tile_blocks = 2,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 9, 8 bit, groups of 16, 1056 bytes */
+    [LAYER0_QKV] = {
+     .offset = 10944u, .block_bytes = 432, .rows = 128, .blocks = 16, .tile_blocks = 16,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_0_qkv }, /* 64 -> 128, 4 bit, groups of 16, 6912 bytes */
+    [LAYER0_O] = {
+     .offset = 0u, .block_bytes = 512, .rows = 64, .blocks = 8, .tile_blocks = 8,
+     .in = {.k = 64, .groups = 1, .group_elems = 64, .last_elems = 64, .group_blocks = 8, .blocks = 8, .group_words = 54, .last_words = 16, .words = 54, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_NEUREKA_BOTH, .taps = 3, .b = 0 }, /* 64 -> 64, 8 bit, per channel, 4096 bytes */
+    [LAYER0_GATE_UP_A] = {
+     .offset = 17856u, .block_bytes = 528, .rows = 6, .blocks = 1, .tile_blocks = 1,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 6, 8 bit, groups of 16, 528 bytes */
+    [LAYER0_GATE_UP] = {
+     .offset = 18384u, .block_bytes = 400, .rows = 192, .blocks = 24, .tile_blocks = 24,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_0_gate_up }, /* 64 -> 192, 4 bit, groups of 16, 9600 bytes */
+    [LAYER0_DOWN_A] = {
+     .offset = 27984u, .block_bytes = 784, .rows = 3, .blocks = 1, .tile_blocks = 1,
+     .in = {.k = 96, .groups = 6, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 12, .group_words = 4, .last_words = 4, .words = 24, .range = 255},
+     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 3, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 96 -> 3, 8 bit, groups of 16, 784 bytes */
+    [LAYER0_DOWN] = {
+     .offset = 28768u, .block_bytes = 520, .rows = 64, .blocks = 8, .tile_blocks = 8,
+     .in = {.k = 96, .groups = 6, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 12, .group_words = 4, .last_words = 4, .words = 24, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 5, .shift = 18, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_0_down }, /* 96 -> 64, 4 bit, groups of 16, 4160 bytes */
+    [LAYER1_QKV_A] = {
+     .offset = 32928u, .block_bytes = 528, .rows = 9, .blocks = 2, .tile_blocks = 2,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 9, 8 bit, groups of 16, 1056 bytes */
+    [LAYER1_QKV] = {
+     .offset = 33984u, .block_bytes = 432, .rows = 128, .blocks = 16, .tile_blocks = 16,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_1_qkv }, /* 64 -> 128, 4 bit, groups of 16, 6912 bytes */
+    [LAYER1_O_A] = {
+     .offset = 40896u, .block_bytes = 528, .rows = 3, .blocks = 1, .tile_blocks = 1,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 6, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 3, 8 bit, groups of 16, 528 bytes */
+    [LAYER1_O] = {
+     .offset = 41424u, .block_bytes = 368, .rows = 64, .blocks = 8, .tile_blocks = 8,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 23, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_1_o }, /* 64 -> 64, 4 bit, groups of 16, 2944 bytes */
+    [LAYER1_GATE_UP_A] = {
+     .offset = 44368u, .block_bytes = 528, .rows = 6, .blocks = 1, .tile_blocks = 1,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 6, 8 bit, groups of 16, 528 bytes */
+    [LAYER1_GATE_UP] = {
+     .offset = 44896u, .block_bytes = 704, .rows = 192, .blocks = 24, .tile_blocks = 24,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_1_gate_up }, /* 64 -> 192, 8 bit, groups of 16, 16896 bytes */
+    [LAYER1_DOWN_A] = {
+     .offset = 61792u, .block_bytes = 784, .rows = 3, .blocks = 1, .tile_blocks = 1,
+     .in = {.k = 96, .groups = 6, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 12, .group_words = 4, .last_words = 4, .words = 24, .range = 255},
+     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 3, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 96 -> 3, 8 bit, groups of 16, 784 bytes */
+    [LAYER1_DOWN] = {
+     .offset = 62576u, .block_bytes = 520, .rows = 64, .blocks = 8, .tile_blocks = 8,
+     .in = {.k = 96, .groups = 6, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 12, .group_words = 4, .last_words = 4, .words = 24, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 5, .shift = 18, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_1_down }, /* 96 -> 64, 4 bit, groups of 16, 4160 bytes */
+    [HEAD] = {
+     .offset = 66736u, .block_bytes = 624, .rows = 107, .blocks = 14, .tile_blocks = 14,
+     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 20, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 107, 8 bit, groups of 16, 8736 bytes */
 };
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {

@@ -7,17 +7,37 @@
 #include "sc_kernels.h"
 #include "sc_model.h"
 
+/* Matrices in the order of a pass. */
+enum {
+    LAYER0_QKV,
+    LAYER0_O,
+    LAYER0_GATE_UP,
+    LAYER0_DOWN,
+    LAYER1_QKV,
+    LAYER1_O,
+    LAYER1_GATE_UP,
+    LAYER1_DOWN,
+    LAYER2_QKV,
+    LAYER2_O,
+    LAYER2_GATE_UP,
+    LAYER2_DOWN,
+    HEAD,
+};
+
 
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
-    { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
-      11, 11, 30372, -60, 15, 6, 6, 5,
+    { /* layer 0 */
+      .m = {&sc_matrices[LAYER0_QKV], &sc_matrices[LAYER0_O], &sc_matrices[LAYER0_GATE_UP], &sc_matrices[LAYER0_DOWN]},
+      .k_unit = 11, .v_unit = 11, .score_mantissa = 30372, .score_exponent = -60, .mean_unit = 15, .gate_shift = 6, .silu_shift = 6, .up_shift = 5,
     },
-    { { &sc_matrices[4], &sc_matrices[5], &sc_matrices[6], &sc_matrices[7] },
-      10, 10, 30372, -59, 15, 6, 6, 5,
+    { /* layer 1 */
+      .m = {&sc_matrices[LAYER1_QKV], &sc_matrices[LAYER1_O], &sc_matrices[LAYER1_GATE_UP], &sc_matrices[LAYER1_DOWN]},
+      .k_unit = 10, .v_unit = 10, .score_mantissa = 30372, .score_exponent = -59, .mean_unit = 15, .gate_shift = 6, .silu_shift = 6, .up_shift = 5,
     },
-    { { &sc_matrices[8], &sc_matrices[9], &sc_matrices[10], &sc_matrices[11] },
-      11, 11, 30372, -60, 15, 6, 6, 5,
+    { /* layer 2 */
+      .m = {&sc_matrices[LAYER2_QKV], &sc_matrices[LAYER2_O], &sc_matrices[LAYER2_GATE_UP], &sc_matrices[LAYER2_DOWN]},
+      .k_unit = 11, .v_unit = 11, .score_mantissa = 30372, .score_exponent = -60, .mean_unit = 15, .gate_shift = 6, .silu_shift = 6, .up_shift = 5,
     },
 };
 
@@ -35,22 +55,65 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 60, 60, 3, SC_ADD, SC_WORDS, SC_CONTROLLER_MATRIX}, /* out */
 };
 
-SC_L1_DATA const sc_matrix sc_embedding = {179248u, 304, 2600, 325, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED, 4, -12, 0};
+/* 60 -> 2600, 4 bit, groups of 16, 98800 bytes */
+SC_L1_DATA const sc_matrix sc_embedding = {
+     .offset = 179248u, .block_bytes = 304, .rows = 2600, .blocks = 325, .tile_blocks = 2,
+     .in = {.k = 60, .groups = 4, .group_elems = 16, .last_elems = 12, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED, .drop = 4, .shift = -12, .b = 0 };
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {0u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer0.qkv */
-    {5520u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer0.o */
-    {8464u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer0.gate_up */
-    {20608u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer0.down */
-    {26816u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 19, 0}, /* layer1.qkv */
-    {32336u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer1.o */
-    {35280u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer1.gate_up */
-    {47424u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer1.down */
-    {53632u, 368, 120, 15, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer2.qkv */
-    {59152u, 368, 60, 8, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 23, 0}, /* layer2.o */
-    {62096u, 368, 260, 33, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 4, 19, 0}, /* layer2.gate_up */
-    {74240u, 776, 60, 8, 1, {130, 9, 16, 2, 2, 17, 4, 2, 34, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED | SC_FMT_ASYM, 5, 18, 0}, /* layer2.down */
-    {80448u, 304, 2600, 325, 2, {60, 4, 16, 12, 2, 8, 4, 4, 16, 255}, SC_IN_WMEM, 4 | SC_FMT_GROUPED, 4, 20, 0}, /* head */
+    [LAYER0_QKV] = {
+     .offset = 0u, .block_bytes = 368, .rows = 120, .blocks = 15, .tile_blocks = 2,
+     .in = {.k = 60, .groups = 4, .group_elems = 16, .last_elems = 12, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 19, .b = 0 }, /* 60 -> 120, 4 bit, groups of 16, 5520 bytes */
+    [LAYER0_O] = {
+     .offset = 5520u, .block_bytes = 368, .rows = 60, .blocks = 8, .tile_blocks = 2,
+     .in = {.k = 60, .groups = 4, .group_elems = 16, .last_elems = 12, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 23, .b = 0 }, /* 60 -> 60, 4 bit, groups of 16, 2944 bytes */
+    [LAYER0_GATE_UP] = {
+     .offset = 8464u, .block_bytes = 368, .rows = 260, .blocks = 33, .tile_blocks = 2,
+     .in = {.k = 60, .groups = 4, .group_elems = 16, .last_elems = 12, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 19, .b = 0 }, /* 60 -> 260, 4 bit, groups of 16, 12144 bytes */
+    [LAYER0_DOWN] = {
+     .offset = 20608u, .block_bytes = 776, .rows = 60, .blocks = 8, .tile_blocks = 1,
+     .in = {.k = 130, .groups = 9, .group_elems = 16, .last_elems = 2, .group_blocks = 2, .blocks = 17, .group_words = 4, .last_words = 2, .words = 34, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 5, .shift = 18, .b = 0 }, /* 130 -> 60, 4 bit, groups of 16, 6208 bytes */
+    [LAYER1_QKV] = {
+     .offset = 26816u, .block_bytes = 368, .rows = 120, .blocks = 15, .tile_blocks = 2,
+     .in = {.k = 60, .groups = 4, .group_elems = 16, .last_elems = 12, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 5, .shift = 19, .b = 0 }, /* 60 -> 120, 4 bit, groups of 16, 5520 bytes */
+    [LAYER1_O] = {
+     .offset = 32336u, .block_bytes = 368, .rows = 60, .blocks = 8, .tile_blocks = 2,
+     .in = {.k = 60, .groups = 4, .group_elems = 16, .last_elems = 12, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 23, .b = 0 }, /* 60 -> 60, 4 bit, groups of 16, 2944 bytes */
+    [LAYER1_GATE_UP] = {
+     .offset = 35280u, .block_bytes = 368, .rows = 260, .blocks = 33, .tile_blocks = 2,
+     .in = {.k = 60, .groups = 4, .group_elems = 16, .last_elems = 12, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 19, .b = 0 }, /* 60 -> 260, 4 bit, groups of 16, 12144 bytes */
+    [LAYER1_DOWN] = {
+     .offset = 47424u, .block_bytes = 776, .rows = 60, .blocks = 8, .tile_blocks = 1,
+     .in = {.k = 130, .groups = 9, .group_elems = 16, .last_elems = 2, .group_blocks = 2, .blocks = 17, .group_words = 4, .last_words = 2, .words = 34, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 5, .shift = 18, .b = 0 }, /* 130 -> 60, 4 bit, groups of 16, 6208 bytes */
+    [LAYER2_QKV] = {
+     .offset = 53632u, .block_bytes = 368, .rows = 120, .blocks = 15, .tile_blocks = 2,
+     .in = {.k = 60, .groups = 4, .group_elems = 16, .last_elems = 12, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 19, .b = 0 }, /* 60 -> 120, 4 bit, groups of 16, 5520 bytes */
+    [LAYER2_O] = {
+     .offset = 59152u, .block_bytes = 368, .rows = 60, .blocks = 8, .tile_blocks = 2,
+     .in = {.k = 60, .groups = 4, .group_elems = 16, .last_elems = 12, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 23, .b = 0 }, /* 60 -> 60, 4 bit, groups of 16, 2944 bytes */
+    [LAYER2_GATE_UP] = {
+     .offset = 62096u, .block_bytes = 368, .rows = 260, .blocks = 33, .tile_blocks = 2,
+     .in = {.k = 60, .groups = 4, .group_elems = 16, .last_elems = 12, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 19, .b = 0 }, /* 60 -> 260, 4 bit, groups of 16, 12144 bytes */
+    [LAYER2_DOWN] = {
+     .offset = 74240u, .block_bytes = 776, .rows = 60, .blocks = 8, .tile_blocks = 1,
+     .in = {.k = 130, .groups = 9, .group_elems = 16, .last_elems = 2, .group_blocks = 2, .blocks = 17, .group_words = 4, .last_words = 2, .words = 34, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 5, .shift = 18, .b = 0 }, /* 130 -> 60, 4 bit, groups of 16, 6208 bytes */
+    [HEAD] = {
+     .offset = 80448u, .block_bytes = 304, .rows = 2600, .blocks = 325, .tile_blocks = 2,
+     .in = {.k = 60, .groups = 4, .group_elems = 16, .last_elems = 12, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
+     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED, .drop = 4, .shift = 20, .b = 0 }, /* 60 -> 2600, 4 bit, groups of 16, 98800 bytes */
 };
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {

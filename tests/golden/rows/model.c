@@ -16,14 +16,29 @@ SC_L1_DATA const sc_engine *const sc_engines[] = {
     [SC_ON_NEUREKA_BOTH] = &sc_engine_neureka_both,
 };
 
+/* Matrices in the order of a pass. */
+enum {
+    LAYER0_QKV,
+    LAYER0_O,
+    LAYER0_GATE_UP,
+    LAYER0_DOWN,
+    LAYER1_QKV,
+    LAYER1_O,
+    LAYER1_GATE_UP,
+    LAYER1_DOWN,
+    HEAD,
+};
+
 
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
-    { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
-      5, 5, 16978, -56, 15, 1, 12, 11,
+    { /* layer 0 */
+      .m = {&sc_matrices[LAYER0_QKV], &sc_matrices[LAYER0_O], &sc_matrices[LAYER0_GATE_UP], &sc_matrices[LAYER0_DOWN]},
+      .k_unit = 5, .v_unit = 5, .score_mantissa = 16978, .score_exponent = -56, .mean_unit = 15, .gate_shift = 1, .silu_shift = 12, .up_shift = 11,
     },
-    { { &sc_matrices[4], &sc_matrices[5], &sc_matrices[6], &sc_matrices[7] },
-      5, 5, 16978, -56, 15, 1, 12, 11,
+    { /* layer 1 */
+      .m = {&sc_matrices[LAYER1_QKV], &sc_matrices[LAYER1_O], &sc_matrices[LAYER1_GATE_UP], &sc_matrices[LAYER1_DOWN]},
+      .k_unit = 5, .v_unit = 5, .score_mantissa = 16978, .score_exponent = -56, .mean_unit = 15, .gate_shift = 1, .silu_shift = 12, .up_shift = 11,
     },
 };
 
@@ -41,18 +56,49 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 16, 16, 3, SC_ADD, SC_WORDS, SC_CONTROLLER_MATRIX}, /* out */
 };
 
-SC_L1_DATA const sc_matrix sc_embedding = {12928u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 20, 1, 0};
+/* 16 -> 107, 8 bit, per channel, 3584 bytes */
+SC_L1_DATA const sc_matrix sc_embedding = {
+     .offset = 12928u, .block_bytes = 256, .rows = 107, .blocks = 14, .tile_blocks = 14,
+     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 };
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {0u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_1X1, 20, 0, 0}, /* layer0.qkv */
-    {1088u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 19, 1, 0}, /* layer0.o */
-    {2176u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 20, 1, 0}, /* layer0.gate_up */
-    {5376u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 18, 6, 18, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 16, 1, 0}, /* layer0.down */
-    {6464u, 256, 32, 4, 4, {16, 1, 16, 16, 2, 2, 4, 4, 4, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_1X1, 20, 0, 0}, /* layer1.qkv */
-    {7552u, 256, 16, 2, 2, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 19, 1, 0}, /* layer1.o */
-    {8640u, 256, 48, 6, 6, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 20, 1, 0}, /* layer1.gate_up */
-    {11840u, 256, 16, 2, 2, {24, 1, 24, 24, 3, 3, 18, 6, 18, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 16, 1, 0}, /* layer1.down */
-    {12928u, 256, 107, 14, 14, {16, 1, 16, 16, 2, 2, 12, 4, 12, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, SC_ON_NEUREKA_BOTH, 20, 1, 0}, /* head */
+    [LAYER0_QKV] = {
+     .offset = 0u, .block_bytes = 256, .rows = 32, .blocks = 4, .tile_blocks = 4,
+     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 4, .last_words = 4, .words = 4, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_1X1, .taps = 0, .b = 0 }, /* 16 -> 32, 8 bit, per channel, 1024 bytes */
+    [LAYER0_O] = {
+     .offset = 1088u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2,
+     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 16 -> 16, 8 bit, per channel, 512 bytes */
+    [LAYER0_GATE_UP] = {
+     .offset = 2176u, .block_bytes = 256, .rows = 48, .blocks = 6, .tile_blocks = 6,
+     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 16 -> 48, 8 bit, per channel, 1536 bytes */
+    [LAYER0_DOWN] = {
+     .offset = 5376u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2,
+     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 18, .last_words = 6, .words = 18, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 24 -> 16, 8 bit, per channel, 512 bytes */
+    [LAYER1_QKV] = {
+     .offset = 6464u, .block_bytes = 256, .rows = 32, .blocks = 4, .tile_blocks = 4,
+     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 4, .last_words = 4, .words = 4, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_1X1, .taps = 0, .b = 0 }, /* 16 -> 32, 8 bit, per channel, 1024 bytes */
+    [LAYER1_O] = {
+     .offset = 7552u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2,
+     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 16 -> 16, 8 bit, per channel, 512 bytes */
+    [LAYER1_GATE_UP] = {
+     .offset = 8640u, .block_bytes = 256, .rows = 48, .blocks = 6, .tile_blocks = 6,
+     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 16 -> 48, 8 bit, per channel, 1536 bytes */
+    [LAYER1_DOWN] = {
+     .offset = 11840u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2,
+     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 18, .last_words = 6, .words = 18, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 24 -> 16, 8 bit, per channel, 512 bytes */
+    [HEAD] = {
+     .offset = 12928u, .block_bytes = 256, .rows = 107, .blocks = 14, .tile_blocks = 14,
+     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 16 -> 107, 8 bit, per channel, 3584 bytes */
 };
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {

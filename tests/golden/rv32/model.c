@@ -7,14 +7,29 @@
 #include "sc_kernels.h"
 #include "sc_model.h"
 
+/* Matrices in the order of a pass. */
+enum {
+    LAYER0_QKV,
+    LAYER0_O,
+    LAYER0_GATE_UP,
+    LAYER0_DOWN,
+    LAYER1_QKV,
+    LAYER1_O,
+    LAYER1_GATE_UP,
+    LAYER1_DOWN,
+    HEAD,
+};
+
 
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
-    { { &sc_matrices[0], &sc_matrices[1], &sc_matrices[2], &sc_matrices[3] },
-      5, 5, 25669, -54, 16, 0, 13, 12,
+    { /* layer 0 */
+      .m = {&sc_matrices[LAYER0_QKV], &sc_matrices[LAYER0_O], &sc_matrices[LAYER0_GATE_UP], &sc_matrices[LAYER0_DOWN]},
+      .k_unit = 5, .v_unit = 5, .score_mantissa = 25669, .score_exponent = -54, .mean_unit = 16, .gate_shift = 0, .silu_shift = 13, .up_shift = 12,
     },
-    { { &sc_matrices[4], &sc_matrices[5], &sc_matrices[6], &sc_matrices[7] },
-      5, 5, 25669, -54, 16, 0, 13, 12,
+    { /* layer 1 */
+      .m = {&sc_matrices[LAYER1_QKV], &sc_matrices[LAYER1_O], &sc_matrices[LAYER1_GATE_UP], &sc_matrices[LAYER1_DOWN]},
+      .k_unit = 5, .v_unit = 5, .score_mantissa = 25669, .score_exponent = -54, .mean_unit = 16, .gate_shift = 0, .silu_shift = 13, .up_shift = 12,
     },
 };
 
@@ -32,18 +47,49 @@ SC_L1_DATA const sc_layer_step sc_layer_steps[] = {
     {sc_step_linear, SC_AT_XV, SC_AT_X, 0, 24, 24, 3, SC_ADD, SC_WORDS, SC_CONTROLLER_MATRIX}, /* out */
 };
 
-SC_L1_DATA const sc_matrix sc_embedding = {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0};
+/* 24 -> 107, 8 bit, per channel, 2912 bytes */
+SC_L1_DATA const sc_matrix sc_embedding = {
+     .offset = 9696u, .block_bytes = 208, .rows = 107, .blocks = 14, .tile_blocks = 14,
+     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 };
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    {0u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer0.qkv */
-    {1872u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 19, 0}, /* layer0.o */
-    {2976u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer0.gate_up */
-    {4224u, 208, 24, 3, 3, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 16, 0}, /* layer0.down */
-    {4848u, 208, 70, 9, 9, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer1.qkv */
-    {6720u, 368, 24, 3, 3, {42, 1, 42, 42, 6, 6, 11, 11, 11, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 19, 0}, /* layer1.o */
-    {7824u, 208, 48, 6, 6, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* layer1.gate_up */
-    {9072u, 208, 24, 3, 3, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 16, 0}, /* layer1.down */
-    {9696u, 208, 107, 14, 14, {24, 1, 24, 24, 3, 3, 6, 6, 6, 14}, SC_IN_WMEM, 8 | SC_FMT_Q16, 0, 21, 0}, /* head */
+    [LAYER0_QKV] = {
+     .offset = 0u, .block_bytes = 208, .rows = 70, .blocks = 9, .tile_blocks = 9,
+     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 }, /* 24 -> 70, 8 bit, per channel, 1872 bytes */
+    [LAYER0_O] = {
+     .offset = 1872u, .block_bytes = 368, .rows = 24, .blocks = 3, .tile_blocks = 3,
+     .in = {.k = 42, .groups = 1, .group_elems = 42, .last_elems = 42, .group_blocks = 6, .blocks = 6, .group_words = 11, .last_words = 11, .words = 11, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .b = 0 }, /* 42 -> 24, 8 bit, per channel, 1104 bytes */
+    [LAYER0_GATE_UP] = {
+     .offset = 2976u, .block_bytes = 208, .rows = 48, .blocks = 6, .tile_blocks = 6,
+     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 }, /* 24 -> 48, 8 bit, per channel, 1248 bytes */
+    [LAYER0_DOWN] = {
+     .offset = 4224u, .block_bytes = 208, .rows = 24, .blocks = 3, .tile_blocks = 3,
+     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .b = 0 }, /* 24 -> 24, 8 bit, per channel, 624 bytes */
+    [LAYER1_QKV] = {
+     .offset = 4848u, .block_bytes = 208, .rows = 70, .blocks = 9, .tile_blocks = 9,
+     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 }, /* 24 -> 70, 8 bit, per channel, 1872 bytes */
+    [LAYER1_O] = {
+     .offset = 6720u, .block_bytes = 368, .rows = 24, .blocks = 3, .tile_blocks = 3,
+     .in = {.k = 42, .groups = 1, .group_elems = 42, .last_elems = 42, .group_blocks = 6, .blocks = 6, .group_words = 11, .last_words = 11, .words = 11, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .b = 0 }, /* 42 -> 24, 8 bit, per channel, 1104 bytes */
+    [LAYER1_GATE_UP] = {
+     .offset = 7824u, .block_bytes = 208, .rows = 48, .blocks = 6, .tile_blocks = 6,
+     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 }, /* 24 -> 48, 8 bit, per channel, 1248 bytes */
+    [LAYER1_DOWN] = {
+     .offset = 9072u, .block_bytes = 208, .rows = 24, .blocks = 3, .tile_blocks = 3,
+     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .b = 0 }, /* 24 -> 24, 8 bit, per channel, 624 bytes */
+    [HEAD] = {
+     .offset = 9696u, .block_bytes = 208, .rows = 107, .blocks = 14, .tile_blocks = 14,
+     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
+     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 }, /* 24 -> 107, 8 bit, per channel, 2912 bytes */
 };
 
 SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {
