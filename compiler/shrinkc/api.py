@@ -201,6 +201,7 @@ def run(
     verify: bool | int = True,
     check: bool = True,
     profile: bool = False,
+    trace: bool = False,
     make_options: Mapping[str, str] | None = None,
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
@@ -226,6 +227,7 @@ def run(
             chosen token only for every Nth token and the last.  False compares nothing.
         check: Raise Mismatch if an integer differs.  If False, ``verdict.ok`` of the result says so.
         profile: Count cycles, instructions and stalls of each operation.  Only on gvsoc.
+        trace: Also record what each core, transfer and engine does when.  Includes ``profile``.
         make_options: Variables of the directory's Makefile, such as ``{"SAN": "1"}``.
         timeout: Seconds until the run is stopped.  None: 600, on gvsoc 7200.
         env: Environment in which programs are found.
@@ -250,7 +252,7 @@ def run(
     request = RunRequest(
         on, prompt=prompt, chat=chat, prompt_ids=prompt_ids, tokens=tokens, seed=seed, temperature=temperature,
         top_p=top_p, ignore_eos=ignore_eos, verify=int(verify), make_options=make_options or {},
-        timeout=timeout, profile=profile, prompt_lookup=prompt_lookup,
+        timeout=timeout, profile=profile or trace, prompt_lookup=prompt_lookup, trace=trace,
     )  # fmt: skip
     result = run_directory(
         Path(directory), request, env=_environment(env), reporter=reporter or Silent(),

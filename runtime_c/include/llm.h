@@ -80,7 +80,17 @@ enum llm_watch_flags {
     LLM_WATCH_PROFILE = 4,    /* counters of each operation, in builds with SC_PROFILE */
     LLM_WATCH_ALL_LOGITS = 8, /* logits of every token, in builds for the host; alone */
 };
-enum llm_probe_kind { LLM_HASH, LLM_LOGITS, LLM_ALL_LOGITS, LLM_INT32, LLM_INT8, LLM_INT16, LLM_COUNTERS };
+enum llm_probe_kind {
+    LLM_HASH,
+    LLM_LOGITS,
+    LLM_ALL_LOGITS,
+    LLM_INT32,
+    LLM_INT8,
+    LLM_INT16,
+    LLM_COUNTERS,
+    LLM_CORES,
+    LLM_SPANS
+};
 struct llm_probe {
     enum llm_probe_kind kind;
     const char *op;    /* name of the operation; NULL for hashes and logits */
@@ -88,7 +98,7 @@ struct llm_probe {
     uint32_t position; /* of the token, or of the pass's first token */
     uint32_t first, count;
     const void *values; /* first .. first + count - 1. LLM_HASH: uint32. LLM_INT8 and _INT16: int8, low bytes
-                         * of 16 bits. LLM_COUNTERS: uint32, see sc_profile.c. Else int32 */
+                         * of 16 bits. LLM_COUNTERS, _CORES, _SPANS: uint32, see sc_profile.c. Else int32 */
     const int8_t *high; /* LLM_INT16: high bytes */
 };
 

@@ -221,7 +221,8 @@ void sc_report_hashes(void);
 void sc_report_all_logits(void);
 void sc_report(const llm_probe *probe); /* to the session's probe hook */
 #ifdef SC_PROFILE
-#define SC_CONTROLLER SC_CORES   /* core number */
+#define SC_CONTROLLER SC_CORES                                                /* core number */
+#define sc_profile_attend(core) (SC_SPANS ? sc_profile_start(core) : (void)0) /* by the controller */
 void sc_profile_start(int core); /* time from here on counts for the next op */
 /* Time since the last call was spent on `op`. By all workers and, for an op of a layer, the controller;
  * outside a pass (SC_OP_NEXT) by the controller alone. */
@@ -231,6 +232,7 @@ void sc_profile_resume(uint32_t untimed, int core);
 void sc_profile_report(void); /* by the controller */
 #else
 #define sc_profile_start(core) ((void)0)
+#define sc_profile_attend(core) ((void)0)
 #define sc_profile_op(op, layer, core) ((void)0)
 #define sc_profile_resume(untimed, core) ((void)(untimed))
 #define sc_profile_report() ((void)0)

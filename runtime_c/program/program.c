@@ -79,9 +79,10 @@ static const char *tagged(const char *tag, const char *name, uint32_t number) {
     return line;
 }
 
-static void put_counters(const llm_probe *p) {
+static void put_counters(const char *tag, const llm_probe *p) {
     const uint32_t *values = p->values;
-    sc_puts(SC_LINE_PROFILE " ");
+    sc_puts(tag);
+    sc_puts(" ");
     sc_puts(p->position < prompt ? SC_PREFILL : SC_DECODE);
     if (p->layer < SC_MODEL.layers)
         put_number(p->layer);
@@ -122,7 +123,13 @@ static void put_probe(void *unused, const llm_probe *p) {
         sc_put_bytes(tagged(SC_LINE_DUMP, p->op, 0), p->values, p->high, p->count);
         break;
     case LLM_COUNTERS:
-        put_counters(p);
+        put_counters(SC_LINE_PROFILE, p);
+        break;
+    case LLM_CORES:
+        put_counters(SC_LINE_CORES, p);
+        break;
+    case LLM_SPANS:
+        put_counters(SC_LINE_SPANS, p);
         break;
     }
 }

@@ -282,6 +282,7 @@ SC_HOT void sc_forward(void *unused, int core) {
     (void)unused;
 #if SC_TEAM > SC_CORES
     if (core == SC_CORES) {
+        sc_profile_attend(core);
         accompany();
         return;
     }

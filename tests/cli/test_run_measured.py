@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.trace_events import check_trace
 from shrinkc.targets import SIRACUSA, TARGETS
 
 from .conftest import Cli
@@ -151,6 +152,57 @@ def test_profile_is_for_gvsoc(cli: Cli, compiled: Path, machine: str) -> None:
     assert (result.code, result.out) == (2, "")
     assert f"--profile is not possible on {machine}" in result.words
     assert "add --on gvsoc" in result.words
+
+
+@pytest.mark.parametrize("machine", ["host", "qemu"])
+def test_trace_is_for_gvsoc(cli: Cli, compiled: Path, tmp_path: Path, machine: str) -> None:
+    file = tmp_path / "trace.json"
+    result = cli("run", compiled, "--on", machine, "--trace", file)
+    assert (result.code, result.out) == (2, "")
+    assert f"--trace is not possible on {machine}" in result.words
+    assert "add --on gvsoc, or leave --trace out" in result.words
+    assert not file.exists()
+
+
+def test_a_trace_needs_a_place(cli: Cli, compiled: Path, tmp_path: Path) -> None:
+    result = cli("run", compiled, "--on", "gvsoc", "--trace", tmp_path)
+    assert result.code == 40 and str(tmp_path) in result.words
+
+
+def test_trace_needs_counters(
+    cli: Cli, compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = replace(SIRACUSA, program=replace(SIRACUSA.program, options={}))
+    monkeypatch.setitem(TARGETS, "siracusa", without)
+    result = cli("run", compiled, "--on", "gvsoc", "--trace", tmp_path / "trace.json")
+    assert (result.code, result.out) == (2, "")
+    assert "--trace is not possible: programs for siracusa cannot count" in result.words
+
+
+@pytest.mark.gvsoc
+def test_trace(cli: Cli, program: Path, tmp_path: Path, needs: Needs) -> None:
+    """The workers' operations add up to the cycles of the same run's profile."""
+    needs("make", "riscv64-unknown-elf-gcc", "gvsoc")
+    file = tmp_path / "trace.json"
+    options = ["--on", "gvsoc", "--prompt", "x", "--tokens", 3, "--ignore-eos", "--json"]
+    result = cli("run", program, *options, "--trace", file)
+    assert result.code == 0 and result.json["verdict"]["mismatched"] == 0
+    found = json.loads(file.read_text())
+    lanes = check_trace(found)
+    assert {("cluster", f"worker {core}") for core in range(8)} < lanes.keys()
+    passes = [s["name"] for s in lanes["model", "passes and layers"] if "pass" in s["args"]]
+    assert passes == ["prefill", "decode step 1", "decode step 2"]
+    profile = result.json["profile"]
+    cycles = profile["prefill"]["counted"] + 2 * profile["decode"]["counted"]
+    ops = [
+        slice_["dur"] / (1 if slice_["name"] == "next" else 8)
+        for (process, _), slices in lanes.items()
+        for slice_ in slices
+        if process == "cluster" and "active" in slice_["args"]
+        if slice_["tid"] < 8 or slice_["name"] == "next"
+    ]
+    assert sum(ops) == pytest.approx(cycles, abs=1)
+    assert found["otherData"]["lost_spans"] == 0
 
 
 def test_profile_needs_counters(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

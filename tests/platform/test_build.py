@@ -281,6 +281,7 @@ def test_check_passes_on_what_is_asked_and_how_it_is_built(tmp_path: Path) -> No
     out = make_directory(tmp_path / "out")
     changed = {
         "OPT": "-O1 -g", "SAN": "1", "CORES": "8", "LAZY": "1", "STACKS": "1", "PROFILE": "1",
+        "TRACE": "1",
         "CC": "gcc -m64", "CROSS": "other-",
     }  # fmt: skip
     assert set(changed) == set(OPTIONS)

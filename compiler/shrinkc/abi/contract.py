@@ -105,6 +105,9 @@ class Line(StrEnum):
     END = "@Z", "tokens: the run is complete"
     REFUSED = "@E", "message: why the input was refused"
     PROFILE = "@P", "P|D layer op cores elapsed ...: one op of one pass, see sc_profile.c"
+    # in builds with SC_SPANS, after the PROFILE line of the op; cycles of each core's own clock
+    CORES = "@S", "P|D layer op core begin arrived end active ...: of that core and the next"
+    SPANS = "@W", "P|D - unit core begin end: a wait for the unit, or N-EUREKA's work"
 
 
 class Time(StrEnum):
@@ -112,6 +115,24 @@ class Time(StrEnum):
 
     PREFILL = "P"
     DECODE = "D"
+
+
+class Unit(StrEnum):
+    """What a SPANS line is about (sc_profile.c).  ``works``: a span is the unit's work, not a wait for it."""
+
+    label: str
+    works: bool
+
+    def __new__(cls, name: str, label: str, works: bool) -> Unit:
+        self = str.__new__(cls, name)
+        self._value_ = name
+        self.label = label
+        self.works = works
+        return self
+
+    DMA = "dma", "DMA", False
+    NEUREKA = "neureka", "N-EUREKA", True
+    HYPERBUS = "hyperbus", "HyperBus", False
 
 
 def input_words(context: int) -> int:

@@ -17,7 +17,7 @@ from shrinkc.core.errors import BadArtifact, BuildFailed, OutputError, ToolMissi
 from shrinkc.core.shell import quoted
 from shrinkc.targets import TARGETS
 
-OPTIONS = ("OPT", "SAN", "CORES", "LAZY", "STACKS", "PROFILE", "CC", "CROSS")
+OPTIONS = ("OPT", "SAN", "CORES", "LAZY", "STACKS", "PROFILE", "TRACE", "CC", "CROSS")
 """Variables of the generated Makefile that change the program."""
 
 _COMPILE_LINE = re.compile(r" -c \S+ -o \S+$")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -63,6 +64,10 @@ class Every(click.ParamType):
     metavar="FILE",
     help="Draw the profile to this SVG file; needs --profile.",
 )
+@click.option(
+    "--trace", type=PATH, metavar="FILE",
+    help="Write what each core and unit does when, as JSON for ui.perfetto.dev; includes --profile.",
+)  # fmt: skip
 def run_command(
     directory: Path,
     prompt: str | None,
@@ -72,6 +77,7 @@ def run_command(
     no_verify: bool,
     make_options: tuple[str, ...],
     timeline: Path | None,
+    trace: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -81,9 +87,11 @@ def run_command(
     """
     console = Console()
     if timeline is not None:
-        if not options["profile"]:
+        if not options["profile"] and trace is None:
             raise UsageError("--timeline needs a profile.", "add --profile.")
         check_file(timeline)
+    if trace is not None:
+        check_file(trace)
     if no_verify and verify is not None:
         raise UsageError("--verify and --no-verify cannot be used together.", "give one of them.")
     if prompt_file is not None:
@@ -102,12 +110,15 @@ def run_command(
         reporter=console,
         on_text=None if as_json else _Teller(),
         make_options=make_variables(make_options),
+        trace=trace is not None,
         **options,
     )
     for line in result.lines():
         console.note(line)
     if timeline is not None:
         write_file(timeline, result.timeline())
+    if trace is not None and result.trace is not None:
+        write_file(trace, json.dumps(result.trace.to_json()) + "\n")
     if as_json:
         print_json(result.to_json())
     result.check()

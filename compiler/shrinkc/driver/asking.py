@@ -31,6 +31,7 @@ class RunRequest:
     """Options of :func:`shrinkc.run`, by name; ``machine`` is its ``on``.
 
     ``verify``: 0: nothing; 1: every integer; N: logits and the chosen token only for every Nth token.
+    ``trace``: only with ``profile``.
     """
 
     machine: Machine
@@ -47,6 +48,7 @@ class RunRequest:
     timeout: float | None = None
     profile: bool = False
     prompt_lookup: int | None = None
+    trace: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError if a value is not possible."""
@@ -71,9 +73,10 @@ class RunRequest:
                 "allowed: all, or every:N with N of at least 1; --no-verify turns verification off.",
             )
         if self.profile and self.machine != PROFILED:
+            option = "--trace" if self.trace else "--profile"
             raise UsageError(
-                f"--profile is not possible on {self.machine}: only the simulator {PROFILED} counts cycles.",
-                f"add --on {PROFILED}, or leave --profile out.",
+                f"{option} is not possible on {self.machine}: only the simulator {PROFILED} counts cycles.",
+                f"add --on {PROFILED}, or leave {option} out.",
             )
         if self.prompt_lookup is not None:
             _check_lookup(self.prompt_lookup, self.temperature)

@@ -12,6 +12,7 @@ from shrinkc.driver.estimating import Predicted, profile_chart
 from shrinkc.pictures.timeline import timeline
 from shrinkc.simulate.profile import Profile
 from shrinkc.simulate.proof import Pass, Record, Request, Verdict
+from shrinkc.simulate.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class RunResult:
         changed: Files that differ from the compiled ones.
         heard: Seconds from the start to each token.
         predicted: The cost model's estimate of the profile, or None.
+        trace: What each core and unit did when; its ``to_json()`` is a file for ui.perfetto.dev.  None
+            without ``trace``.
     """
 
     manifest: artifact.Manifest
@@ -85,6 +88,7 @@ class RunResult:
     drafts: Drafts | None = None
     heard: tuple[float, ...] = ()
     predicted: Predicted | None = None
+    trace: Trace | None = None
 
     def __repr__(self) -> str:
         proof = "not verified"
@@ -192,6 +196,8 @@ class RunResult:
             out.append(self.drafts.line())
         if (profile := self._beside()) is not None:
             out += profile.lines()
+        if self.trace is not None:
+            out += self.trace.lines()
         return [*out, self._verified()]
 
     def _verified(self) -> str:

@@ -36,6 +36,8 @@ from shrinkc.simulate.proof import (
     parse,
     reference,
 )
+from shrinkc.simulate.trace import Trace as RunTrace
+from shrinkc.simulate.trace import read_trace
 from shrinkc.targets import TARGETS, Target
 
 
@@ -94,8 +96,9 @@ class Program:
                 "leave it out.",
             )
         if request.profile and "PROFILE" not in target.program.options:
+            option = "--trace" if request.trace else "--profile"
             raise UsageError(
-                f"--profile is not possible: programs for {target.name} cannot count cycles.",
+                f"{option} is not possible: programs for {target.name} cannot count cycles.",
                 "leave it out.",
             )
         with reporter.stage("reading the program"):
@@ -111,6 +114,7 @@ class Program:
         """Build the program if needed.  Raises ToolMissing, BuildFailed or OutputError."""
         request, name = self.request, self.target.programs[self.request.machine]
         options = dict(request.make_options) | ({"PROFILE": "1"} if request.profile else {})
+        options |= {"TRACE": "1"} if request.trace else {}
         with reporter.stage(f"building for {name}"):
             build_program(self.directory, name, env=self.env, options=options)
 
@@ -138,6 +142,7 @@ class Program:
         record = parse(output.lines)
         _check_ending(output, record, request.machine)
         profile = _profile(directory, output, record) if request.profile else None
+        trace = _trace(directory, output) if request.trace else None
         drafts = _drafts(directory, record) if asked.prompt_lookup else None
 
         verdict = None
@@ -158,6 +163,7 @@ class Program:
             self.manifest, request.machine, asked, text, output.seconds, record, verdict,
             _reports(output), self.changed, profile, drafts, tuple(story.seconds),
             None if profile is None else _predicted(directory, self.target, asked, record),
+            trace,
         )  # fmt: skip
         if profile is not None:
             write_file(
@@ -229,6 +235,17 @@ def _profile(directory: Path, output: RunOutput, record: Record) -> Profile:
             "compile the model again.",
         )
     return profile
+
+
+def _trace(directory: Path, output: RunOutput) -> RunTrace:
+    """Return the run's trace.  Raises BadArtifact if the program is too old to have one."""
+    trace = read_trace(output.lines)
+    if trace is None:
+        raise BadArtifact(
+            f"{directory} cannot be traced: an older version of shrinkc compiled it.",
+            "compile the model again.",
+        )
+    return trace
 
 
 def _check_room_for_lookup(directory: Path) -> None:

@@ -26,7 +26,7 @@ PULP_OPEN = Target(
         folders=("pulp-open", "pulp"),
         isa="rv32imc_zicsr",
         defines=("SC_XPULP=1",),
-        options={"STACKS": "SC_STACK_REPORT", "PROFILE": "SC_PROFILE"},
+        options={"STACKS": "SC_STACK_REPORT", "PROFILE": "SC_PROFILE", "TRACE": "SC_SPANS"},
         symbols={"SC_CL_STACK": STACK},
         sections=True,
     ),

@@ -17,6 +17,22 @@ sc_dma sc_dma_start_long(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t d
 
 #ifdef SC_PROFILE
 struct sc_waits sc_waits[CLUSTER_CORES];
+#if SC_SPANS
+struct sc_spans sc_spans[CLUSTER_CORES];
+uint32_t sc_neureka_since;
+
+void sc_span_done(enum sc_unit unit, uint32_t begin) {
+    const uint32_t end = SC_CSR(mcycle);
+    struct sc_spans *s = &sc_spans[hart_id()];
+    if (s->used - s->reported == SC_SPAN_ROOM) {
+        s->lost++;
+        return;
+    }
+    const uint32_t at = s->used % SC_SPAN_ROOM;
+    s->of[at].unit = unit, s->of[at].begin = begin, s->of[at].end = end;
+    s->used++;
+}
+#endif
 #endif
 
 /* ---- flash ---- */
@@ -34,7 +50,7 @@ void sc_flash_wait(uint32_t left) {
     while (left > 0 ? HYPER_QUEUED(REG(HYPER_STATUS)) > left : (REG(HYPER_STATUS) & 1) != 0) {
     }
     __asm__ volatile("" ::: "memory");
-    SC_WAIT_END
+    SC_WAIT_END(SC_UNIT_HYPERBUS)
 }
 
 #if SC_RAM_BYTES > 0
@@ -56,7 +72,7 @@ void sc_ram_wait(void) {
     while ((REG(RAM_STATUS) & 1) != 0) {
     }
     __asm__ volatile("" ::: "memory");
-    SC_WAIT_END
+    SC_WAIT_END(SC_UNIT_HYPERBUS)
 }
 
 #endif

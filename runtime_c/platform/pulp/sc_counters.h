@@ -51,12 +51,38 @@ static inline uint32_t sc_counters_restart(void) {
     return now;
 }
 
+/* Builds for a trace (TRACE=1) also keep the begin and end of waits and of N-EUREKA's work. A ring per core,
+ * which the core fills and sc_profile.c empties. */
+#ifndef SC_SPANS
+#define SC_SPANS 0
+#endif
+#define SC_SPAN_ROOM 64 /* a power of two */
+enum sc_unit { SC_UNIT_DMA, SC_UNIT_HYPERBUS, SC_UNIT_NEUREKA, SC_UNITS };
+extern struct sc_spans {
+    uint32_t used, reported, lost;
+    struct {
+        uint32_t unit, begin, end;
+    } of[SC_SPAN_ROOM];
+} sc_spans[CLUSTER_CORES];
+void sc_span_done(enum sc_unit unit, uint32_t begin); /* it ends now */
+
+/* First cycle of N-EUREKA's jobs in progress; 0: it is idle. One core at a time writes jobs. */
+extern uint32_t sc_neureka_since;
+static inline void sc_neureka_begun(void) {
+    if (sc_neureka_since == 0) sc_neureka_since = SC_CSR(mcycle);
+}
+static inline void sc_neureka_ended(void) {
+    if (sc_neureka_since) sc_span_done(SC_UNIT_NEUREKA, sc_neureka_since);
+    sc_neureka_since = 0;
+}
+
 #define SC_WAIT_BEGIN const uint32_t from_ = SC_CSR(mcycle), active_ = SC_CSR(0x780);
-#define SC_WAIT_END                                                                                          \
+#define SC_WAIT_END(unit)                                                                                    \
     {                                                                                                        \
         struct sc_waits *w_ = &sc_waits[hart_id()];                                                          \
         w_->elapsed += SC_CSR(mcycle) - from_;                                                               \
         w_->active += SC_CSR(0x780) - active_;                                                               \
+        if (SC_SPANS) sc_span_done(unit, from_);                                                             \
     }
 
 #endif

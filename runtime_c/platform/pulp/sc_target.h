@@ -43,7 +43,10 @@ typedef uint32_t sc_dma; /* counter of the transfer, 0 .. 15 */
 #include "sc_counters.h"
 #else
 #define SC_WAIT_BEGIN
-#define SC_WAIT_END
+#define SC_WAIT_END(unit)
+#define SC_SPANS 0
+#define sc_neureka_begun() ((void)0)
+#define sc_neureka_ended() ((void)0)
 #endif
 
 static inline void sc_barrier(void) { (void)elw(EU_BARRIER_WAIT(WORKER_BARRIER)); }
@@ -87,7 +90,7 @@ static inline void sc_dma_wait(sc_dma counter) {
     }
     REG(DMA_STATUS) = 1u << counter;
     __asm__ volatile("" ::: "memory");
-    SC_WAIT_END
+    SC_WAIT_END(SC_UNIT_DMA)
 }
 
 static inline uint32_t sc_time(void) { return REG(TIMER_COUNT); }

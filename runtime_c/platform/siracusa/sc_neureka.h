@@ -130,6 +130,7 @@ static inline void sc_neureka_hold(void) { sc_neureka_at()[NEUREKA_COMMIT] = 1; 
 
 static inline void sc_neureka_commit(void) {
     __asm__ volatile("" ::: "memory");
+    if (SC_SPANS) sc_neureka_begun();
     sc_neureka_at()[NEUREKA_COMMIT] = 0;
 }
 
@@ -145,6 +146,7 @@ static inline __attribute__((always_inline)) void sc_neureka_wait(uint32_t left)
         REG(EU_MASK) = SC_EVENTS;
     }
     __asm__ volatile("" ::: "memory");
+    if (SC_SPANS && left == 0) sc_neureka_ended();
 }
 
 #endif
