@@ -23,6 +23,7 @@ RUN printf '%s\n' \
         'path-exclude=/usr/share/doc/*' 'path-exclude=/usr/share/man/*' 'path-exclude=/usr/share/info/*' \
         'path-exclude=/usr/share/locale/*' \
         'path-exclude=/usr/bin/qemu-*' 'path-include=/usr/bin/qemu-riscv32' \
+        'path-include=/usr/bin/qemu-system-riscv32' 'path-exclude=/usr/share/qemu/*' \
         'path-exclude=/usr/lib/gcc/riscv64-unknown-elf/*/rv*' \
         'path-include=/usr/lib/gcc/riscv64-unknown-elf/*/rv32im/*' \
         'path-exclude=/usr/lib/gcc/riscv64-unknown-elf/*/plugin/*' \
@@ -33,7 +34,7 @@ RUN printf '%s\n' \
         > /etc/dpkg/dpkg.cfg.d/lean \
     && apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        gcc gcc-riscv64-unknown-elf libc6-dev make python3 qemu-user \
+        gcc gcc-riscv64-unknown-elf libc6-dev make python3 qemu-system-riscv qemu-user \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
 RUN useradd --create-home --uid 1000 shrinkc && mkdir /data && chown shrinkc: /data
 ENV PATH=/opt/shrinkc/bin:$PATH OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1

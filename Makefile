@@ -85,6 +85,7 @@ packages:
 	want 'gcc -x c -include stdio.h -E /dev/null' 'gcc libc6-dev'; \
 	want 'riscv64-unknown-elf-gcc --version' gcc-riscv64-unknown-elf; \
 	want 'qemu-riscv32 --version' qemu-user; \
+	want 'qemu-system-riscv32 --version' qemu-system-riscv; \
 	$(find_python); test -n "$$python" || missing="$$missing python3 python3-venv"; \
 	$(install)
 

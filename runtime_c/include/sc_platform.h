@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What the runtime needs from a target: workers, transfers, time. Implemented by port.c in platform/host,
- * platform/rv32 and platform/pulp (whose chips have a folder each).
+ * platform/one_core and platform/pulp (whose chips have a folder each).
  *
  * One controller calls the library. Workers only run inside sc_run_workers() and sc_run_team(). sc_target.h of
  * a platform defines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from shrinkc.core.artifact import read_manifest
 
 from .conftest import Cli
 
+Needs = Callable[..., None]
 BOARD = ("--target", "rv32", "--ram", "64KiB", "--flash", "1MiB")
 
 
@@ -90,3 +92,19 @@ def test_a_compiled_directory_knows_its_board(cli: Cli, model: Path, tmp_path: P
     assert result.code == 2 and "allowed: --on host or qemu" in result.words
     result = cli("run", out, "--on", "host", "--prompt", "hello", "--make", "CORES=2")
     assert result.code == 2 and "compiled for a board with 1 core" in result.words
+
+
+@pytest.mark.slow
+@pytest.mark.qemu
+def test_a_run_counts_instructions(cli: Cli, model: Path, tmp_path: Path, needs: Needs) -> None:
+    needs("cc", "make", "riscv64-unknown-elf-gcc", "qemu-system-riscv32")
+    out = tmp_path / "a, b"
+    assert cli("compile", model, *BOARD, "-o", out).code == 0
+    asked = ("run", out, "--on", "qemu", "--prompt", "hello", "--tokens", "4", "--ignore-eos")
+    first, second = (cli(*asked, "--json").json for _ in range(2))
+    assert first["verdict"]["mismatched"] == 0 and first["cycles"] is None
+    assert first["instructions"] == second["instructions"]
+    assert first["instructions"]["prefill"] > 1000 and len(first["instructions"]["decode"]) == 3
+    assert "instructions per token (QEMU)" in cli(*asked).err
+    host = cli("run", out, "--prompt", "hello", "--tokens", "4", "--ignore-eos", "--json").json
+    assert host["new_tokens"] == first["new_tokens"] and host["instructions"] is None

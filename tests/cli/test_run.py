@@ -343,7 +343,14 @@ def test_doctor(cli: Cli, needs: Needs) -> None:
     result = cli("doctor", "--json")
     assert result.code == 0 and result.json["ok"] is True
     names = [t["name"] for t in result.json["tools"]]
-    assert names == ["cc", "make", "riscv64-unknown-elf-gcc", "qemu-riscv32", "gvsoc"]
+    assert names == [
+        "cc",
+        "make",
+        "riscv64-unknown-elf-gcc",
+        "qemu-riscv32",
+        "qemu-system-riscv32",
+        "gvsoc",
+    ]
     assert cli("doctor").out.count("\n") >= 5
 
 

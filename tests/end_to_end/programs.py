@@ -47,7 +47,8 @@ WARM = Sampling(inv_temp_q16=65536, top_p_q16=58982, seed=7)  # temperature 1, t
 
 def missing(on: str, target: Target = SIRACUSA) -> str | None:
     """Why programs for the machine ``on`` cannot be built or run here, or None."""
-    for name in ("make", *NEEDS[on]):
+    emulator = target.program.emulator[:1] if on == "qemu" and target.board else ()
+    for name in ("make", *NEEDS[on], *emulator):
         tool = find_tool(name, ENV, target.name if name == "gvsoc" else None)
         if not tool.usable:
             return f"{tool.name}: {tool.problem}; {tool.fix}"

@@ -15,7 +15,7 @@ from shrinkc.importer import load_model
 from shrinkc.memory.planner import check_fits
 from shrinkc.quantize import QuantOptions, lower
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import KIB, MIB, board_of
+from shrinkc.targets import BOARD, KIB, MIB, board_of
 
 from .programs import WARM, Program, compile_graph, need, random_request, shape_of
 from .shapes import draw, float_model, prove, requests
@@ -53,7 +53,7 @@ FEATURES = {
 
 @pytest.mark.parametrize("seed", slow_but(SEEDS, 12))
 def test_random_shape_gives_the_interpreters_integers(tmp_path: Path, seed: int) -> None:
-    need("qemu")
+    need("qemu", BOARD)
     program = build(seed, tmp_path)
     runs = requests(program, seed)
     assert prove(program, "qemu", seed, runs) > 0
@@ -80,7 +80,7 @@ def test_the_shapes_above_are_of_all_kinds(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_long_context_and_large_norms(tmp_path: Path) -> None:
     """Norms of more than 8 KiB are read in flash, too; and the exponential has a table in RAM."""
-    need("qemu")
+    need("qemu", BOARD)
     write_tiny_llama(tmp_path / "model", hidden=512, intermediate=64, max_position=160)
     model = load_model(tmp_path / "model")
     graph = lower(model, QuantOptions(bits=4), 160)

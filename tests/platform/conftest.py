@@ -16,9 +16,10 @@ ENV = dict(os.environ)
 NEEDS = {
     "host": ("cc",),
     "rv32": ("riscv64-unknown-elf-gcc", "qemu-riscv32"),
+    "virt": ("riscv64-unknown-elf-gcc", "qemu-system-riscv32"),
     **dict.fromkeys(CHIPS, ("riscv64-unknown-elf-gcc", "gvsoc")),
 }
-"""What building and running a target's program takes, besides make."""
+"""What building and running a program takes, besides make."""
 
 Built = Callable[..., Path]
 

@@ -12,7 +12,7 @@ from shrinkc.abi import INPUT_MAGIC, InputWord
 from shrinkc.abi import input_words as words_for
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.importer.encode_table import EncodeTable, Step
-from shrinkc.targets import KIB, SIRACUSA, TARGETS, Target
+from shrinkc.targets import KIB, PROGRAMS, SIRACUSA, Target
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = 24
@@ -97,5 +97,5 @@ def makefile(target: Target) -> str:
         text_bytes=1,
         command="shrinkc compile selftest",
         target=target,
-        targets=TARGETS | {target.name: target},
+        targets=PROGRAMS | {target.program.name: target},
     )

@@ -18,13 +18,13 @@ from shrinkc.build import PROGRAM, build_program
 from shrinkc.build.make import OPTIONS
 from shrinkc.core.errors import BadArtifact, BuildFailed, OutputError, ToolMissing, UsageError
 from shrinkc.simulate import run_program
-from shrinkc.targets import CHIPS, SIRACUSA, TARGETS, Target
+from shrinkc.targets import CHIPS, PROGRAMS, SIRACUSA, TARGETS, Target
 
 END_CODE = 42  # selftest.c ends with it when the input's seed is that
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", sorted(PROGRAM))
+@pytest.mark.parametrize("target", sorted(TARGETS))
 def test_same_bytes_in_another_directory(built: Built, tmp_path: Path, target: str) -> None:
     first = built(target) / PROGRAM[target]
     compiled = TARGETS[target] if target in CHIPS else SIRACUSA
@@ -303,14 +303,14 @@ def test_check_without_shrinkc_says_so(tmp_path: Path, few_tools: dict[str, str]
     assert "proving needs shrinkc" in done.stderr and "SHRINKC=" in done.stderr
 
 
-@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
+@pytest.mark.parametrize("target", PROGRAMS.values(), ids=lambda t: t.program.name)
 def test_machines_are_the_targets(tmp_path: Path, target: Target) -> None:
     """check runs on those of the target; the others are refused by name, and not linked for."""
     out = make_directory(tmp_path / "out", target=target)
     lines = run_make(out, "check").stdout.splitlines()
     runs = [lines[i + 1] for i, line in enumerate(lines) if line == "<--on>"]
     assert set(runs) == {f"<{on}>" for on in target.runs_on}
-    for program, other in TARGETS.items():
+    for program, other in PROGRAMS.items():
         if program not in target.programs.values():
             goals = (
                 [program] if other.machine in target.runs_on else [program, f"run-{other.machine}"]
@@ -319,8 +319,9 @@ def test_machines_are_the_targets(tmp_path: Path, target: Target) -> None:
                 done = run_make(out, goal)
                 assert done.returncode == 2
                 where = program if other.machine in target.runs_on else other.machine
-                assert f"compiled for {target.name} and does not run on" in done.stderr
-                assert where in done.stderr and f"--target {program}" in done.stderr
+                name = "a board" if target.board else target.name
+                assert f"compiled for {name} and does not run on" in done.stderr
+                assert where in done.stderr and f" {other.asked}" in done.stderr
     assert not (out / "build").exists()
 
 

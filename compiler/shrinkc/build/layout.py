@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shrinkc.targets import FETCHED, TARGETS, by_access
+from shrinkc.targets import FETCHED, PROGRAMS, by_access
 
-PROGRAM = {name: target.output for name, target in TARGETS.items()}
-"""Target -> path of its built program, relative to the compiled directory."""
+PROGRAM = {name: target.output for name, target in PROGRAMS.items()}
+"""Program -> path of its built program, relative to the compiled directory."""
 
 INPUT_SECTION = ".sc_input"
 """Section of a SoC's program with the input words of a run."""

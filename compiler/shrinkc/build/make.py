@@ -15,7 +15,7 @@ from shrinkc.build.layout import PROGRAM
 from shrinkc.build.tools import require_tool
 from shrinkc.core.errors import BadArtifact, BuildFailed, OutputError, ToolMissing, UsageError
 from shrinkc.core.shell import quoted
-from shrinkc.targets import TARGETS
+from shrinkc.targets import PROGRAMS
 
 OPTIONS = ("OPT", "SAN", "CORES", "LAZY", "STACKS", "PROFILE", "TRACE", "CC", "CROSS")
 """Variables of the generated Makefile that change the program."""
@@ -72,7 +72,7 @@ def build_program(
 def _require_compiler(target: str, options: Mapping[str, str], env: Mapping[str, str]) -> None:
     """Raise ToolMissing unless the compiler (or the one named in ``options``) can be started."""
     variable = "CC" if target == "host" else "CROSS"
-    usual = TARGETS[target].program.compiler
+    usual = PROGRAMS[target].program.compiler
     value = options.get(variable, "").strip()
     name = f"{value}gcc" if value and variable == "CROSS" else value.partition(" ")[0]
     if name in ("", usual):

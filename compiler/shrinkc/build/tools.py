@@ -57,6 +57,7 @@ _ON_PATH = (
         f"running {listed([t.name for t in TARGETS.values() if t.machine == 'qemu'])} programs",
         "qemu-user",
     ),
+    _on_path("qemu-system-riscv32", "running programs for boards", "qemu-system-riscv"),
 )
 SOCS = {t.name: t.gvsoc for t in TARGETS.values() if t.gvsoc}
 """Targets that GVSoC runs -> their names in GVSoC."""

@@ -45,7 +45,7 @@ from shrinkc.memory.parts import (
 from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import WORD, MatrixShape
-from shrinkc.targets import OUTSIDE, TARGETS, Target
+from shrinkc.targets import OUTSIDE, PROGRAMS, Target
 
 T = TypeVar("T", bound=Op)
 
@@ -330,7 +330,7 @@ def emit(
         "per_layer": numbers_of(shape.steps),
         "plan": plan,
         "target": target,
-        "targets": TARGETS | {target.name: target},
+        "targets": PROGRAMS | {target.program.name: target},
         "layers": layers,
         "adapters": adapters,
         "matrices": matrices,
@@ -397,7 +397,7 @@ def emit(
     ):
         (out / file).write_text(env.get_template(template).render(values), encoding="utf-8")
     (out / "src/formats.h").write_text(formats_header(formats, widths, command), encoding="utf-8")
-    _copy_runtime(out / "src", [TARGETS[name] for name in target.programs.values()])
+    _copy_runtime(out / "src", [PROGRAMS[name] for name in target.programs.values()])
 
 
 def _constant(name: str) -> str:
@@ -498,4 +498,4 @@ def _copy_runtime(src: Path, programs: list[Target]) -> None:
     for folder in sorted(folders | ({"freestanding"} if bare else set())):
         shutil.copytree(runtime / "platform" / folder, src / "platform" / folder)
     for t in bare:
-        shutil.copytree(resource("toolchain") / t.name, src / "toolchain" / t.name)
+        shutil.copytree(resource("toolchain") / t.program.name, src / "toolchain" / t.program.name)

@@ -124,6 +124,14 @@ class RunResult:
         return {"prefill": self.record.prefill_time, "decode": self.record.decode_times}
 
     @property
+    def instructions(self) -> dict[str, object] | None:
+        """Executed instructions of ``prefill`` and of each forward pass of ``decode``.  None except for a board's
+        program on qemu, whose other programs have no clock."""
+        if self.machine != "qemu" or not self.record.prefill_time:
+            return None
+        return {"prefill": self.record.prefill_time, "decode": self.record.decode_times}
+
+    @property
     def speed(self) -> dict[str, dict[str, float] | None] | None:
         """Tokens per second of wall-clock time.  None on gvsoc.
 
@@ -187,11 +195,12 @@ class RunResult:
             out = [*self.reports, f"{head}, {self.seconds:.2f} s with {what}"]
             if rates:
                 out.append(", ".join(rates))
-        if self.machine == "gvsoc" and (prefill := self.record.prefill_time) is not None:
-            line = f"prefill {prefill / prompt:,.0f} cycles per token"
+        if (prefill := self.record.prefill_time) and self.machine in ("gvsoc", "qemu"):
+            unit = "cycles" if self.machine == "gvsoc" else "instructions"
+            line = f"prefill {prefill / prompt:,.0f} {unit} per token"
             if decode := self.record.decode_times:
-                line += f", decode {sum(decode) / (new - 1):,.0f} cycles per token"
-            out.append(f"{line} (GVSoC, a simulator)")
+                line += f", decode {sum(decode) / (new - 1):,.0f} {unit} per token"
+            out.append(f"{line} ({'GVSoC, a simulator' if self.machine == 'gvsoc' else 'QEMU'})")
         if self.drafts is not None:
             out.append(self.drafts.line())
         if (profile := self._beside()) is not None:
@@ -226,6 +235,7 @@ class RunResult:
             "new_tokens": self.record.tokens,
             "text": self.text,
             "cycles": self.cycles,
+            "instructions": self.instructions,
             "profile": None if profile is None else profile.to_json(),
             "prompt_lookup": None if self.drafts is None else self.drafts.to_json(),
             "seconds": round(self.seconds, 3),

@@ -23,7 +23,7 @@ from shrinkc.core.errors import BadArtifact, RunFailed, UsageError
 from shrinkc.core.shell import quoted
 from shrinkc.simulate.elf import replace_section
 from shrinkc.simulate.process import Finished, run_streaming
-from shrinkc.targets import DEFAULT, OUTSIDE, Target
+from shrinkc.targets import DEFAULT, EMULATED_FLASH, OUTSIDE, PROGRAMS, Target
 
 Words = Sequence[int] | npt.NDArray[np.integer]
 
@@ -74,11 +74,10 @@ def run_program(
         if on == "gvsoc":
             done = _on_gvsoc(start, program, out, target, content, scratch, env, on_line)
         else:
-            emulator = [str(require_tool("qemu-riscv32", env))] if on == "qemu" else []
             file = scratch / "input.bin"
             file.write_bytes(content)
+            command = _in_qemu(program, target, scratch, env) if on == "qemu" else [str(program)]
             with file.open("rb") as stdin:
-                command = [*emulator, str(program)]
                 done = start(command, env=env, stdin=stdin, on_line=on_line, terminal=False)
     return _judged(done, on, timeout_s)
 
@@ -155,6 +154,23 @@ def _program(out: Path, name: str) -> Path:
         hint = f"build it:\n{quoted('make', '-C', out, name)}"
         raise BadArtifact(f"{out} has no {PROGRAM[name]}.", hint)
     return program
+
+
+def _in_qemu(program: Path, target: Target, scratch: Path, env: Mapping[str, str]) -> list[str]:
+    """Return the command line that runs ``program`` in QEMU, with a link to it in the working directory ``scratch``.
+
+    Raises UsageError if a board's program is too large for QEMU's board.
+    """
+    runs = target if target.board else PROGRAMS[target.programs["qemu"]]
+    if target.board and program.stat().st_size > EMULATED_FLASH:
+        raise UsageError(
+            f"{program} has more bytes than the flash of QEMU's board, {EMULATED_FLASH}.",
+            "run it with --on host.",
+        )
+    link = scratch / program.name  # a path of any characters may not be an option's value
+    link.symlink_to(program)
+    name, *words = runs.program.emulator
+    return [str(require_tool(name, env)), *(word.format(link.name) for word in words)]
 
 
 def _on_gvsoc(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shrinkc.core.errors import UsageError
-from shrinkc.targets.board import BOARD, SIZES, board_of, with_sizes
+from shrinkc.targets.board import BOARD, EMULATED_FLASH, SIZES, board_of, with_sizes
 from shrinkc.targets.host import HOST
 from shrinkc.targets.pulp_open import PULP_OPEN
 from shrinkc.targets.rv32 import RV32
@@ -28,13 +28,16 @@ from shrinkc.targets.target import (
 )
 
 __all__ = [
-    "BOARD", "CHIPS", "COPIED", "DEFAULT", "FETCHED", "HOST", "KIB", "L1", "L2", "MACHINES", "MAPPED", "MEMORIES",
-    "MIB", "ON_CHIP", "OUTSIDE", "PULP_OPEN", "RV32", "SIRACUSA", "SIZES", "TARGETS", "Level", "Target", "board_of",
-    "by_access", "fetched", "memory_kind", "target_named", "with_sizes",
+    "BOARD", "CHIPS", "COPIED", "DEFAULT", "EMULATED_FLASH", "FETCHED", "HOST", "KIB", "L1", "L2", "MACHINES",
+    "MAPPED", "MEMORIES", "MIB", "ON_CHIP", "OUTSIDE", "PROGRAMS", "PULP_OPEN", "RV32", "SIRACUSA", "SIZES",
+    "TARGETS", "Level", "Target", "board_of", "by_access", "fetched", "memory_kind", "target_named", "with_sizes",
 ]  # fmt: skip
 
 TARGETS = {t.name: t for t in (SIRACUSA, RV32, HOST, PULP_OPEN)}
 """Name -> target."""
+
+PROGRAMS = {t.program.name: t for t in (*TARGETS.values(), BOARD)}
+"""Name of a program -> its target; for boards one of a usual size."""
 
 CHIPS = tuple(t.name for t in TARGETS.values() if t.gvsoc)
 """Targets with the limited memories of a chip."""

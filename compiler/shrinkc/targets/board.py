@@ -6,13 +6,20 @@ from dataclasses import replace
 
 from shrinkc.core.errors import UsageError
 from shrinkc.targets.rv32 import RV32
-from shrinkc.targets.target import KIB, L1, MAPPED, MIB, Level, Target
+from shrinkc.targets.target import KIB, L1, MAPPED, MIB, Level, Program, Target
 
 STACK = 4 * KIB  # in RAM; the linker script reserves it
 VARIABLES = 2 * KIB  # of the runtime and of start-up code, in RAM
 CODE = 40 * KIB  # with strings and small tables, in flash; the linker refuses more than there is
 SIZES = ("ram", "flash")
 """Names of the options that give the sizes of a board."""
+# The emulated machine has 64 MiB of flash. It places a device tree at the end of its RAM, behind the board's. Its
+# cycle counter counts instructions.
+EMULATOR = (
+    "qemu-system-riscv32", "-M", "virt", "-bios", "none", "-nodefaults", "-display", "none",
+    "-icount", "shift=0", "-chardev", "stdio,id=uart,signal=off", "-serial", "chardev:uart",
+)  # fmt: skip
+EMULATED_FLASH = 64 * MIB
 MOST = 1024 * MIB  # of each memory: both have to lie in one address space
 
 
@@ -28,6 +35,20 @@ def board_of(ram: int, flash: int) -> Target:
         levels=(Level(L1, ram), Level(MAPPED, flash)),
         l1_system=STACK + VARIABLES,
         l2_system=CODE,
+        programs={"host": "host", "qemu": "virt"},
+        program=Program(
+            folders=("virt", "one_core"),
+            isa=RV32.program.isa,
+            symbols={"SC_RAM": ram, "SC_FLASH": flash, "SC_STACK": STACK},
+            sections=True,
+            emulator=(
+                *EMULATOR,
+                "-m",
+                f"{ram // MIB + 16}M",
+                "-device",
+                "loader,cpu-num=0,file={}",
+            ),
+        ),
         board=True,
     )
 

@@ -13,5 +13,7 @@ RV32 = Target(
     l1_system=0,
     l2_system=0,
     programs={"host": "host", "qemu": "rv32"},
-    program=Program(folders=("rv32",), isa="rv32imc_zicsr"),
+    program=Program(
+        folders=("rv32", "one_core"), isa="rv32imc_zicsr", emulator=("qemu-riscv32", "{}")
+    ),
 )

@@ -92,12 +92,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Program:
-    """Build settings of a target's program, for ``make <target>``.
+    """Build settings of a target's program, for ``make <name>``.
 
     ``folders``: parts of ``runtime_c/platform`` with sources; headers are searched in this order.  ``isa``: -march of a
-    program without a C library, linked by ``toolchain/<target>/link.ld``; None: built by the machine's own compiler.
+    program without a C library, linked by ``toolchain/<name>/link.ld``; None: built by the machine's own compiler.
     ``defines``: always set.  ``options``: variable of the Makefile -> definition if it is set.  ``symbols``: numbers
-    passed to link.ld.  ``sections``: each blob has a section, and flash is not part of the program.
+    passed to link.ld.  ``sections``: each blob has a section, and off-chip flash is not part of the program.
+    ``emulator``: command line of the QEMU that runs it; ``{}`` stands for the program's file.
     """
 
     folders: tuple[str, ...]
@@ -106,6 +107,12 @@ class Program:
     options: Mapping[str, str] = field(default_factory=dict)
     symbols: Mapping[str, int] = field(default_factory=dict)
     sections: bool = False
+    emulator: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Return the program's name: its first folder."""
+        return self.folders[0]
 
     @property
     def compiler(self) -> str:
@@ -114,7 +121,7 @@ class Program:
 
     @property
     def file(self) -> str:
-        """Return the program's file name in build/<target>."""
+        """Return the program's file name in build/<name>."""
         return "model" if self.isa is None else "model.elf"
 
 
@@ -125,7 +132,7 @@ class Target:
     ``levels``: memories.  Lower memories that keep their content before the start hold weights; they are filled in
     this order.  ``l1_system`` and ``l2_system``: bytes reserved for the runtime: stacks, small state and
     layer-independent tables in L1; code, stacks and console in L2.  ``programs``: machine that runs the
-    models -> target of the program that this machine runs.  ``gvsoc``: the SoC's name in the simulator, if
+    models -> name of the program that this machine runs.  ``gvsoc``: the SoC's name in the simulator, if
     supported.  ``engines``: names of the engines that multiply matrices (shrinkc/engines).
     ``code``: memories allowed for the code of the decode path, the default first; its ``code_bytes`` are already
     excluded there.  If empty, link.ld decides.  ``controller``: the core that starts the workers is of their kind
@@ -153,7 +160,7 @@ class Target:
         """Raise ValueError, which lists contradictions and unsupported values."""
         names = [v.name for v in self.levels]
         unknown = sorted({*names} - {*MEMORIES})
-        own = [machine for machine, name in self.programs.items() if name == self.name]
+        own = [machine for machine, name in self.programs.items() if name == self.program.name]
         sizes = {
             "l1_system": self.l1_system, "l2_system": self.l2_system, "code_bytes": self.code_bytes,
         }  # fmt: skip
@@ -178,9 +185,11 @@ class Target:
                 ("one machine runs the target's own program", len(own) != 1),
                 ("gvsoc runs it, or it has no name there", (own == ["gvsoc"]) != bool(self.gvsoc)),
                 ("headers are looked for in the target's own folder first",
-                 p.folders[:1] != (self.name,)),
+                 p.name != self.name and not self.board),
+                ("qemu runs a program with its command line",
+                 (own == ["qemu"]) != bool(p.emulator)),
                 ("the host has no linker script", p.isa is None and (p.symbols or p.sections)),
-                ("on a SoC every blob has its section", bool(self.gvsoc) != p.sections),
+                ("on a chip every blob has its section", bool(self.gvsoc or self.board) != p.sections),
                 ("code lies in memories that the DMA copies from",
                  not {*self.code} <= {*ON_CHIP}),
                 ("code has memories and bytes, or neither", bool(self.code) != bool(self.code_bytes)),
@@ -203,7 +212,12 @@ class Target:
     @property
     def machine(self) -> str:
         """Return the machine that runs the target's own program."""
-        return next(machine for machine, name in self.programs.items() if name == self.name)
+        return next(machine for machine, name in self.programs.items() if name == self.program.name)
+
+    @property
+    def asked(self) -> str:
+        """Return the options that ask for it."""
+        return f"--target {self.name}" + (" --ram SIZE --flash SIZE" if self.board else "")
 
     @property
     def l1(self) -> int:
@@ -273,4 +287,4 @@ class Target:
     @property
     def output(self) -> Path:
         """Return the path of the built program, relative to the compiled directory."""
-        return Path("build", self.name, self.program.file)
+        return Path("build", self.program.name, self.program.file)

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Port to one RV32 core: one worker; transfers are copies. */
+ * Port to one RV32 core: one worker; transfers are copies. Each platform has its own sc_time(). */
 #include "sc_mem.h"
 #include "sc_platform.h"
-
-extern const uint8_t sc_blob_flash[];
 
 /* ---- the one worker ---- */
 
@@ -29,11 +27,15 @@ sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes) {
 
 void sc_dma_wait(sc_dma handle) { (void)handle; }
 
+#ifdef SC_HAS_FLASH
+extern const uint8_t sc_blob_flash[];
+
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
     memcpy(l2, sc_blob_flash + flash_offset, bytes);
 }
 
 void sc_flash_wait(uint32_t left) { (void)left; }
+#endif
 
 #if SC_RAM_BYTES > 0
 static uint8_t ram[SC_RAM_BYTES];
@@ -48,8 +50,3 @@ void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes, enum sc_directi
 
 void sc_ram_wait(void) {}
 #endif
-
-/* ---- time ---- */
-
-/* qemu's user mode returns host time for rdinstret, which differs in every run. */
-uint32_t sc_time(void) { return 0; }

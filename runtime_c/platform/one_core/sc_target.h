@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * RV32IMC under a Linux user-mode emulator (qemu-riscv32): one worker, no C library. */
+ * One RV32IMC core, the only worker, without a C library. What is constant needs no section of its own: it
+ * lies with all other constants. */
 #ifndef SC_TARGET_H
 #define SC_TARGET_H
 
