@@ -48,7 +48,8 @@ class Manifest:
     """Facts about a compiled program that a run needs.
 
     ``bos_id``: the id that prompts start with, or None.  ``files``: relative path with slashes -> record,
-    without build results.
+    without build results.  ``stack_bytes``: whose stack -> bytes reserved for it.  ``static_bytes``: memory -> most
+    bytes that a program takes, with stacks and cache.
     """
 
     model: str
@@ -59,6 +60,8 @@ class Manifest:
     command: str
     shrinkc: str
     options: dict[str, Option]
+    stack_bytes: dict[str, int] = field(default_factory=dict)
+    static_bytes: dict[str, int] = field(default_factory=dict)
     files: dict[str, FileRecord] = field(default_factory=dict)
 
 

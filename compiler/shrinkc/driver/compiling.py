@@ -106,5 +106,7 @@ def _write_records(folder: Path, prepared: Planned, graph: Graph, tokenizer: Tok
             command=prepared.command,
             shrinkc=shrinkc.__version__,
             options=prepared.options,
+            stack_bytes=dict(prepared.target.program.stacks),
+            static_bytes=dict(prepared.plan.used),
         ),
     )

@@ -173,6 +173,7 @@ class Planned:
                 level: {"used": p.used[level], "available": have}
                 for level, have in p.capacity.items()
             },
+            "stack_bytes": dict(self.target.program.stacks),
             "weight_bytes": self.weight_bytes,
             "copy_bytes": self.copy_bytes,
             "chunk": p.chunk,

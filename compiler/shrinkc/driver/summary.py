@@ -28,7 +28,8 @@ def summary(planned: Planned, verbose: bool) -> list[str]:
     rows += _engines(planned)
     rows += [("note", note) for note in planned.notes]
     if verbose:
-        rows += [*_estimate(planned.speed), *_schedule(planned), *_modes(planned)]
+        rows += [*_stacks(planned), *_estimate(planned.speed)]
+        rows += [*_schedule(planned), *_modes(planned)]
     return [
         f"{planned.name} fits {planned.target.name} ({c.num_layers} layers, hidden {c.hidden_size}, "
         f"vocabulary {c.vocab_size}, context {planned.context}{default})",
@@ -120,6 +121,16 @@ def _engines(planned: Planned) -> list[Row]:
             text += f"; helps with {len(planned.products)} of those in prefill"
         out.append((unit, text))
     return out
+
+
+def _stacks(planned: Planned) -> list[Row]:
+    """Return the bytes of each stack, which are part of the memories' sizes."""
+    stacks = planned.target.program.stacks
+    if not stacks:
+        return []
+    return [
+        ("stacks", listed([f"{bytes_:,} bytes per {owner}" for owner, bytes_ in stacks.items()]))
+    ]
 
 
 def _estimate(speed: Speed | None) -> list[Row]:

@@ -40,6 +40,7 @@ def board_of(ram: int, flash: int) -> Target:
             folders=("virt", "one_core"),
             isa=RV32.program.isa,
             symbols={"SC_RAM": ram, "SC_FLASH": flash, "SC_STACK": STACK},
+            stacks={"core": STACK},
             sections=True,
             emulator=(
                 *EMULATOR,

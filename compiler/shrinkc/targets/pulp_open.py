@@ -6,6 +6,7 @@ from shrinkc.targets.target import KIB, MIB, Level, Program, Target
 
 # 16 more than a multiple of 64, so that stacks of the cores start in different L1 banks
 STACK = 1040
+CONTROL_STACK = 1024  # SC_FC_STACK of link.ld
 
 PULP_OPEN = Target(
     name="pulp-open",
@@ -28,6 +29,7 @@ PULP_OPEN = Target(
         defines=("SC_XPULP=1",),
         options={"STACKS": "SC_STACK_REPORT", "PROFILE": "SC_PROFILE", "TRACE": "SC_SPANS"},
         symbols={"SC_CL_STACK": STACK},
+        stacks={"cluster core": STACK, "fabric controller": CONTROL_STACK},
         sections=True,
     ),
     gvsoc="pulp-open",

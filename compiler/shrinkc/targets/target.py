@@ -97,8 +97,9 @@ class Program:
     ``folders``: parts of ``runtime_c/platform`` with sources; headers are searched in this order.  ``isa``: -march of a
     program without a C library, linked by ``toolchain/<name>/link.ld``; None: built by the machine's own compiler.
     ``defines``: always set.  ``options``: variable of the Makefile -> definition if it is set.  ``symbols``: numbers
-    passed to link.ld.  ``sections``: each blob has a section, and off-chip flash is not part of the program.
-    ``emulator``: command line of the QEMU that runs it; ``{}`` stands for the program's file.
+    passed to link.ld.  ``stacks``: whose stack -> bytes that link.ld reserves for it.  ``sections``: each blob has a
+    section, and off-chip flash is not part of the program.  ``emulator``: command line of the QEMU that runs it; ``{}``
+    stands for the program's file.
     """
 
     folders: tuple[str, ...]
@@ -106,6 +107,7 @@ class Program:
     defines: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     symbols: Mapping[str, int] = field(default_factory=dict)
+    stacks: Mapping[str, int] = field(default_factory=dict)
     sections: bool = False
     emulator: tuple[str, ...] = ()
 
