@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The controller's part of a forward pass, overlapped with the workers: engine control, prefetch, cache
- * transfers, hashes. Only if the team includes the controller. Only for sc_forward.c. */
+ * transfers, hashes. Only if the team includes the controller. Only for forward.c. */
 #ifndef SC_ACCOMPANY_H
 #define SC_ACCOMPANY_H
 
-#include "sc_ahead.h"
+#include "sc_forward.h"
 
 #if SC_TEAM > SC_CORES
 #if SC_Q16
@@ -37,12 +37,12 @@ SC_PHASE static void await_token(const sc_matrix *m, int norm) {
 }
 
 /* Controller's part of heads and attention of one token, if it processes no heads. Short code: see
- * accompany(). */
-static inline void accompany_heads(uint32_t layer) {
+ * accompany() in forward.c. */
+static inline void await_heads(uint32_t layer) {
     sc_meet();
     if (!sc_only_caches(layer)) gain_ahead(SC_CORES);
 }
-static inline void accompany_attention(uint32_t layer) {
+static inline void await_attention(uint32_t layer) {
     (void)layer;
     sc_meet();
 #if SC_KV_WINDOW > 0
@@ -54,49 +54,51 @@ static inline void accompany_attention(uint32_t layer) {
     if (sc_hashes_beside() && layer > 0) sc_hash_layer(layer - 1);
 }
 
-/* Controller's part of a step. Runs steps that produce vectors; of matrices only what the engine needs; of
- * other steps only their first barrier. */
-static inline void accompany_step(const sc_layer_step *s, uint32_t index) {
-    const sc_layer *const l = &sc_layers[index];
-    const sc_matrix *const m = l->m[s->slot];
-    if (s->controller_task == SC_CONTROLLER_HEADS && !sc_is_worker(SC_FETCHER)) await_cache(index, SC_CORES);
-    if (s->controller_task == SC_CONTROLLER_MATRIX) {
-        const uint32_t first = sc_first_of(s, index);
-        set_out(s->slot, SC_CORES);
-        sc_engine_attend(m, sc_now.tokens - first);
-#if SC_RANK > 0
-        if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
-#endif
-    } else if (s->controller_task >= SC_CONTROLLER_QUANT && IS_AWAITED(m, SC_PERM(l->perm[s->slot]))) {
-        await_token(m, s->controller_task == SC_CONTROLLER_NORM);
-    } else if (s->controller_task >= SC_CONTROLLER_QUANT ||
-               (s->controller_task >= SC_CONTROLLER_HEADS &&
-                (SC_HEAD_CORES > SC_CORES || sc_now.tokens > 1))) {
-        s->run(s, index, SC_CORES);
-    } else if (s->controller_task == SC_CONTROLLER_HEADS) {
-        accompany_heads(index);
-    } else if (s->controller_task == SC_CONTROLLER_ATTENTION) {
-        accompany_attention(index);
-    } else {
-        sc_meet();
-    }
+/* Controller's parts of a layer's steps. It runs steps that produce vectors; of matrices only what the engine
+ * needs; of other steps only their first barrier. */
+#define NO_NORM (~0u)
+SC_PHASE static void accompany_vector(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t norm,
+                                      uint32_t layer) {
+    const sc_layer *const l = &sc_layers[layer];
+    const sc_matrix *const m = l->m[slot];
+    if (IS_AWAITED(m, SC_PERM(l->perm[slot])))
+        await_token(m, norm != NO_NORM);
+    else if (norm != NO_NORM)
+        sc_step_norm(slot, src, stride, norm, layer, SC_CORES);
+    else
+        sc_step_quant(slot, src, stride, layer, SC_CORES);
 }
 
-/* Controller's part of a whole pass. For one token everything but attention fits the controller's own
- * instruction cache; the workers wait while it loads from the shared one. */
-SC_HOT static void accompany(void) {
-    if (SC_FETCHER == SC_CORES) fetch_first();
-    for (uint32_t l = 0; l < SC_LAYERS; l++) {
-        const sc_layer_step *s = sc_layer_steps;
-        const enum sc_op last = sc_only_caches(l) ? SC_LAYER_CACHED : SC_LAYER_LAST;
-        for (enum sc_op op = SC_LAYER_FIRST; op <= last; op++, s++) {
-            accompany_step(s, l);
-            sc_op_done(op, l, SC_CORES);
-        }
-        sc_layer_done(l);
-    }
-    sc_last_hash(SC_CORES);
-    if (sc_now.want == SC_NO_LOGITS) return;
+SC_PHASE static void accompany_matrix(enum sc_slot slot, uint32_t layer) {
+    const sc_matrix *const m = sc_layers[layer].m[slot];
+    const uint32_t first = sc_first_of(slot, layer);
+    set_out(slot, SC_CORES);
+    sc_engine_attend(m, sc_now.tokens - first);
+#if SC_RANK > 0
+    if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
+#endif
+}
+
+/* Whether the controller processes heads in this pass. */
+static inline int helps_with_heads(void) { return SC_HEAD_CORES > SC_CORES || sc_now.tokens > 1; }
+
+static inline void accompany_heads(const int32_t *qkv, uint32_t stride, uint32_t layer) {
+    if (!sc_is_worker(SC_FETCHER)) await_cache(layer, SC_CORES);
+    if (helps_with_heads())
+        sc_step_heads(qkv, stride, layer, SC_CORES);
+    else
+        await_heads(layer);
+}
+
+static inline void accompany_attention(int32_t *dst, uint32_t stride, uint32_t layer) {
+    if (helps_with_heads())
+        sc_step_attention(dst, stride, layer, SC_CORES);
+    else
+        await_attention(layer);
+}
+
+/* Controller's part of the LM head. */
+static inline void accompany_head(void) {
     const sc_matrix *const m = &sc_matrices[SC_MATRICES - 1];
     const uint32_t first = sc_first_of_head();
     if (IS_AWAITED(m, SC_PERM(sc_head_perm)))

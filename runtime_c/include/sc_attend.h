@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Two steps of a layer: RoPE and quantisation of the heads, which appends to the KV cache, and attention over
  * the cache. Workers run them, with the controller for some (sc_head_cores()). The cache is in L1, or passes
- * through it in two buffers. Only for sc_forward.c. */
+ * through it in two buffers. Only for forward.c. */
 #ifndef SC_ATTEND_H
 #define SC_ATTEND_H
 
@@ -9,7 +9,7 @@
 #include "sc_heads.h"
 #include "sc_shares.h"
 
-SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
+SC_PHASE static void sc_step_heads(const int32_t *qkv, uint32_t stride, uint32_t layer, int core) {
     if (sc_is_worker(SC_FETCHER)) await_cache(layer, core);
     sc_meet();
     if (!sc_only_caches(layer)) gain_ahead(core);
@@ -21,7 +21,7 @@ SC_PHASE void sc_step_heads(const sc_layer_step *s, uint32_t layer, int core) {
     for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t];
-        h.qkv = sc_source(s) + t * s->src_stride, h.rope = rope[t];
+        h.qkv = qkv + t * stride, h.rope = rope[t];
         head = (uint32_t)heads_prepare(&h, (int)head + (t < wanted ? SC_HEADS : 0), cores);
     }
 }
@@ -64,7 +64,7 @@ SC_PHASE static void attend_shared(const sc_heads *h, int core) {
 }
 
 /* Attention for any number of tokens. */
-SC_WARM static void attend_any(const sc_layer_step *s, uint32_t index, int core) {
+SC_WARM static void attend_any(int32_t *dst, uint32_t stride, uint32_t index, int core) {
     const uint32_t first = sc_first_wanted(index);
     const int one = sc_now.tokens - first == 1, cores = sc_head_cores(sc_now.tokens - first);
     if (sc_is_worker(core)) scales_of_pass(index, core);
@@ -75,7 +75,7 @@ SC_WARM static void attend_any(const sc_layer_step *s, uint32_t index, int core)
     for (uint32_t t = first, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
         h.q8 = q8[t], h.q_scale = q_scale[t], h.value_scales = pass_scales[t];
-        h.out = SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride;
+        h.out = dst + t * stride;
         const int shared = one && heads_shared(h.position);
         head = (uint32_t)heads_attend(&h, (int)head, cores, SC_HEADS - (shared ? SC_SHARED_HEADS : 0), 0);
         if (shared) attend_shared(&h, core);
@@ -83,7 +83,7 @@ SC_WARM static void attend_any(const sc_layer_step *s, uint32_t index, int core)
 }
 
 /* Attention of a pass with one token that follows the last known position. */
-static inline void attend_next(const sc_layer_step *s, uint32_t index, int core) {
+static inline void attend_next(int32_t *dst, uint32_t index, int core) {
     /* with chunks of one token, prompts have passes that only fill caches */
     if (SC_CHUNK == 1 && sc_only_caches(index)) return;
     const sc_heads h = {.layer = &sc_layers[index],
@@ -93,22 +93,22 @@ static inline void attend_next(const sc_layer_step *s, uint32_t index, int core)
                         .k = KEYS(index),
                         .v = VALUES_OF(index),
                         .scratch = &scratch[core],
-                        .out = SC_BUFFER(int32_t *, s->dst),
+                        .out = dst,
                         .value_scales = value_scales[index]};
     const int shared = heads_shared(h.position);
     heads_attend(&h, core, SC_HEAD_CORES, SC_HEADS - (shared ? SC_SHARED_HEADS : 0), 1);
     if (shared) attend_shared(&h, core);
 }
 
-static inline void attend_whole(const sc_layer_step *s, uint32_t index, int core) {
+static inline void attend_whole(int32_t *dst, uint32_t stride, uint32_t index, int core) {
     sc_meet();
 #if !SC_KV_IN_L1
     if (core == SC_KEEPER) kv_store(index);
 #endif
     if (__builtin_expect(sc_now.next, 1))
-        attend_next(s, index, core);
+        attend_next(dst, index, core);
     else
-        attend_any(s, index, core);
+        attend_any(dst, stride, index, core);
 #if !SC_KV_IN_L1
     if (core == SC_KEEPER) kv_stored(index);
 #endif
@@ -140,11 +140,9 @@ static void head_pass(enum kv_pass pass, uint32_t item, const uint8_t *kv, uint3
         sc_head_values(&state[core], &scratch[core], kv_head, kv, first, n);
 }
 
-static void head_store(const sc_layer *layer, const sc_layer_step *s, uint32_t item, int core) {
+static void head_store(const sc_layer *layer, int32_t *dst, uint32_t stride, uint32_t item, int core) {
     uint32_t t = item / SC_HEADS;
-    sc_head_finish(&state[core],
-                   SC_BUFFER(int32_t *, s->dst) + t * s->dst_stride + (item - t * SC_HEADS) * SC_HEAD_DIM,
-                   layer);
+    sc_head_finish(&state[core], dst + t * stride + (item - t * SC_HEADS) * SC_HEAD_DIM, layer);
 }
 
 /* Part n of a round: K blocks for the scores, the same K blocks for the scales of the values, then V
@@ -171,7 +169,7 @@ static void kv_load_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t 
 
 /* Attention over a cache too large for L1. SC_CORES heads at a time; for each round the cache passes through
  * two L1 buffers. */
-SC_PHASE static void attend_in_pieces(const sc_layer_step *s, uint32_t index, int core) {
+SC_PHASE static void attend_in_pieces(int32_t *dst, uint32_t stride, uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const uint32_t items = sc_now.tokens * SC_HEADS;
     const uint32_t blocks = kv_blocks(sc_now.position + sc_now.tokens);
@@ -195,23 +193,23 @@ SC_PHASE static void attend_in_pieces(const sc_layer_step *s, uint32_t index, in
                       n % pieces * SC_KV_TILE_BLOCKS * SC_KV_POSITIONS, SC_KV_TILE_BLOCKS * SC_KV_POSITIONS,
                       core);
         }
-        if (item < items) head_store(layer, s, item, core);
+        if (item < items) head_store(layer, dst, stride, item, core);
     }
     if (core == SC_LAST_CORE(SC_CORES)) sc_cache_swap(index);
 }
 
 #endif
 
-SC_PHASE void sc_step_attention(const sc_layer_step *s, uint32_t index, int core) {
+SC_PHASE static void sc_step_attention(int32_t *dst, uint32_t stride, uint32_t index, int core) {
 #if SC_KV_IN_L1 || SC_KV_WINDOW >= SC_KV_BLOCKS
-    attend_whole(s, index, core);
+    attend_whole(dst, stride, index, core);
 #elif SC_KV_WINDOW == 0
-    attend_in_pieces(s, index, core);
+    attend_in_pieces(dst, stride, index, core);
 #else
     if (kv_whole())
-        attend_whole(s, index, core);
+        attend_whole(dst, stride, index, core);
     else
-        attend_in_pieces(s, index, core);
+        attend_in_pieces(dst, stride, index, core);
 #endif
 }
 

@@ -97,9 +97,9 @@ static inline int sc_only_caches(uint32_t layer) {
     return __builtin_expect(first > 0, 0) && first == sc_now.tokens;
 }
 /* First token of the pass that a step processes. */
-static inline uint32_t sc_first_of(const sc_layer_step *s, uint32_t layer) {
+static inline uint32_t sc_first_of(enum sc_slot slot, uint32_t layer) {
     const uint32_t first = sc_first_wanted(layer);
-    return __builtin_expect(first > 0, 0) && s->slot == SC_QKV ? 0 : first;
+    return __builtin_expect(first > 0, 0) && slot == SC_QKV ? 0 : first;
 }
 
 /* First token that the LM head processes. */
@@ -118,8 +118,6 @@ static inline uint32_t sc_vectors_at(const sc_matrix *m, uint32_t tokens) {
     (void)m, (void)tokens;
     return SC_AT_XQ;
 }
-/* Input of a step for the first token. */
-static inline int32_t *sc_source(const sc_layer_step *s) { return SC_BUFFER(int32_t *, s->src); }
 /* End of the matrices that this pass uses. */
 static inline const sc_matrix *sc_pass_end(void) {
     if (sc_only_caches(SC_LAYERS - 1)) return sc_layers[SC_LAYERS - 1].m[SC_QKV] + 1;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Types of the generated tables in model.c: matrices, layers, steps. All cores read them, most in L1. */
+ * Types of the generated tables in model.c: matrices, layers. All cores read them, most in L1. */
 #ifndef SC_MODEL_H
 #define SC_MODEL_H
 
@@ -92,36 +92,18 @@ typedef struct {
 #endif
 } sc_layer;
 
-/* Steps of a layer, one per op, in the order of enum sc_op. All workers call run(); it begins with sc_meet(),
- * except for matrices, whose input is ready. src, dst: arena offsets of input and result; strides in words
- * per token. */
-typedef struct sc_layer_step sc_layer_step;
-typedef void sc_step_fn(const sc_layer_step *s, uint32_t layer, int core);
-
+/* Where the result of a layer's op is in the L1 arena. Only observation reads it. */
 enum sc_form { SC_WORDS, SC_BYTES, SC_VECTOR }; /* int32; int8; array of sc_qvec */
-/* The controller's part in a step. */
-enum sc_controller_task {
-    SC_CONTROLLER_NOTHING,
-    SC_CONTROLLER_MATRIX,
-    SC_CONTROLLER_HEADS,
-    SC_CONTROLLER_ATTENTION,
-    SC_CONTROLLER_QUANT,
-    SC_CONTROLLER_NORM
-};
-
-struct sc_layer_step {
-    sc_step_fn *run;
-    uint32_t src, dst;
-    uint32_t src_stride, dst_stride; /* not for sc_qvec */
-    uint32_t count;                  /* values per token with padding; not for sc_qvec */
-    uint8_t slot;                    /* of its matrix, or of the matrix that reads its result */
-    uint8_t how;  /* sc_step_linear: enum sc_epilogue; sc_step_norm: index of the RMSNorm weights */
-    uint8_t form; /* enum sc_form of the result */
-    uint8_t controller_task; /* enum sc_controller_task */
-};
+typedef struct {
+    uint32_t at;     /* arena offset */
+    uint32_t stride; /* words per token; not for sc_qvec */
+    uint32_t count;  /* values per token with padding; not for sc_qvec */
+    uint8_t slot;    /* SC_VECTOR: enum sc_slot of the matrix that reads it */
+    uint8_t form;    /* enum sc_form */
+} sc_result;
 
 #define SC_LAYER_STEPS (SC_LAYER_LAST - SC_LAYER_FIRST + 1)
-extern const sc_layer_step sc_layer_steps[]; /* [SC_LAYER_STEPS] */
+extern const sc_result sc_results[]; /* [SC_LAYER_STEPS], in the order of enum sc_op */
 
 extern const char *const sc_op_names[]; /* of enum sc_op */
 

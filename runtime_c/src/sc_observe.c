@@ -92,16 +92,15 @@ static __attribute__((noinline)) void dump(enum sc_op op, uint32_t layer) {
     const sc_layer *const l = &sc_layers[layer];
     const uint32_t t = sc_now.dump_position - sc_now.position; /* huge if it is before the chunk */
     if (t >= sc_now.tokens || op < SC_LAYER_FIRST || op > SC_LAYER_LAST) return; /* not an op of a layer */
-    const sc_layer_step *s = &sc_layer_steps[op - SC_LAYER_FIRST];
+    const sc_result *s = &sc_results[op - SC_LAYER_FIRST];
     const char *name = sc_op_names[op];
     if (s->form == SC_VECTOR)
-        report_qvec(name, layer, SC_BUFFER(const sc_qvec *, s->dst) + t, l->m[s->slot],
-                    sc_now.tokens - sc_first_of(s, layer));
+        report_qvec(name, layer, SC_BUFFER(const sc_qvec *, s->at) + t, l->m[s->slot],
+                    sc_now.tokens - sc_first_of(s->slot, layer));
     else if (s->form == SC_BYTES)
-        report_op(LLM_INT8, name, layer, SC_BUFFER(const int8_t *, s->dst) + t * s->count, 0, s->count);
+        report_op(LLM_INT8, name, layer, SC_BUFFER(const int8_t *, s->at) + t * s->count, 0, s->count);
     else
-        report_op(LLM_INT32, name, layer, SC_BUFFER(const int32_t *, s->dst) + t * s->dst_stride, 0,
-                  s->count);
+        report_op(LLM_INT32, name, layer, SC_BUFFER(const int32_t *, s->at) + t * s->stride, 0, s->count);
 }
 
 static __attribute__((noinline)) void report_logits(void) {

@@ -35,13 +35,17 @@ WATCH = """/* SPDX-License-Identifier: Apache-2.0 */
 #include "sc_platform.h"
 #include "sc_engine.h"
 
-sc_step_fn %(kernels)s;
 typedef struct { int step; uint32_t at, bytes; } span;
 static const span spans[] = { %(spans)s };
 
 /* All but the spans of a step, and of these not the one whose number the environment has. */
-static void watch(int step) {
+void watch(int step);
+void watch(int step) {
     const char *without = getenv("SC_WITHOUT");
+    if (step < 0) { /* after a step */
+        ASAN_UNPOISON_MEMORY_REGION(sc_arena, SC_ARENA_BYTES);
+        return;
+    }
     ASAN_POISON_MEMORY_REGION(sc_arena, SC_ARENA_BYTES);
     for (int pass = 0; pass < 2; pass++)
         for (int i = 0; i < (int)(sizeof spans / sizeof *spans); i++) {
@@ -54,12 +58,6 @@ static void watch(int step) {
         }
 }
 
-"""
-WATCHED = """void watched_%(step)d(const sc_layer_step *s, uint32_t layer, int core) {
-    watch(%(step)d);
-    %(kernel)s(s, layer, core);
-    ASAN_UNPOISON_MEMORY_REGION(sc_arena, SC_ARENA_BYTES);
-}
 """
 
 
@@ -87,18 +85,21 @@ def declared(sizes: PassSizes) -> Iterator[tuple[int, str, str]]:
 
 def watched(program: Program) -> Watched:
     """Puts a function that watches before each step, and builds."""
-    uses = list(declared(planned_sizes(program.shape, SIRACUSA, program.plan)))
-    model = program.out / "src" / "model.c"
-    text = model.read_text()
-    kernels = re.findall(r"\{(sc_step_\w+), SC_AT", text)
-    for step in range(len(kernels)):
-        text = re.sub(r"\{sc_step_\w+, SC_AT", f"{{watched_{step}, SC_AT", text, count=1)
-    names = ", ".join(f"watched_{step}" for step in range(len(kernels)))
-    model.write_text(re.sub(r"^sc_step_fn .*;$", f"sc_step_fn {names};", text, flags=re.MULTILINE))
+    sizes = planned_sizes(program.shape, SIRACUSA, program.plan)
+    uses = list(declared(sizes))
+    forward = program.out / "src" / "forward.c"
+    workers, rest = forward.read_text().split("#if SC_TEAM > SC_CORES", 1)
+    numbers = itertools.count()
+    workers = re.sub(
+        r"^( +sc_step_\w+\(.*\);)(.*)$",
+        lambda call: f"watch({next(numbers)});{call[1]} watch(-1);{call[2]}",
+        workers,
+        flags=re.MULTILINE,
+    )
+    assert next(numbers) == len({number for number, _, _ in declared(sizes)})
+    forward.write_text("void watch(int step);\n" + workers + "#if SC_TEAM > SC_CORES" + rest)
     spans = ", ".join(f"{{{n}, SC_AT_{b.upper()}, SC_BYTES_{b.upper()}}}" for n, _, b in uses)
-    source = WATCH % {"kernels": ", ".join(dict.fromkeys(kernels)), "spans": spans}
-    for step, kernel in enumerate(kernels):
-        source += WATCHED % {"step": step, "kernel": kernel}
+    source = WATCH % {"spans": spans}
     (program.out / "src" / "watch.c").write_text(source)
     return Watched(program.build("host", SAN="1"), [(name, buffer) for _, name, buffer in uses])
 

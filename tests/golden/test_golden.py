@@ -18,7 +18,7 @@ from .models import compile_pinned
 
 FOLDER = Path(__file__).parent
 PINNED = ("rows", "groups", "gptq", "rv32")
-TEXTS = ("ir.txt", "plan.json", "src/model.h", "src/model.c", "src/formats.h")
+TEXTS = ("ir.txt", "plan.json", "src/model.h", "src/model.c", "src/forward.c", "src/formats.h")
 HASHED = ("blobs/wmem.bin", "blobs/l2.bin", "blobs/flash.bin", "ir.safetensors")
 """Those of them that a target has."""
 

@@ -26,7 +26,7 @@ from shrinkc.storage import WIDTHS, MatrixShape
 
 # what needs a whole model; everything else of runtime_c/src is linked
 ENGINE = (
-    "sc_session.c", "sc_forward.c", "sc_stored.c", "sc_stream.c", "sc_observe.c",
+    "sc_session.c", "sc_stored.c", "sc_stream.c", "sc_observe.c",
 )  # fmt: skip
 NUMBERS, VECTOR, MATRIX, EMBED, HEADS, SAMPLE, WIDE_VECTORS, ENGINE_ROWS = range(1, 9)
 NUMBER_FUNCTIONS = (

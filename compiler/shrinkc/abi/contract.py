@@ -177,7 +177,7 @@ def product_bytes(tokens: int, sums: int, wide: int) -> int:
 
 
 def split_bytes(cores: int) -> int:
-    """Sums of a block of every core that splits one, of two tokens (sc_forward.c)."""
+    """Sums of a block of every core that splits one, of two tokens (sc_multiply.h)."""
     return 2 * cores * 4 * ROW_BLOCK
 
 

@@ -1,4 +1,4 @@
-"""Writes the generated program: model.h, model.c, blobs, Makefile and a copy of the runtime."""
+"""Writes the generated program: model.h, model.c, forward.c, blobs, Makefile and a copy of the runtime."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from shrinkc.abi import (
     kv_block_bytes,
 )
 from shrinkc.codegen.formats import c_format, flat_format, formats_header
+from shrinkc.codegen.forward import CALLS, printed_steps
 from shrinkc.codegen.pack import gate_up_order, pack_stored
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.core.resources import resource
@@ -126,60 +127,6 @@ def _in_products(shape: MatrixShape) -> bool:
 
 def _of_type(graph: Graph, kind: type[T], layer: int | None = None) -> list[T]:
     return [op for op in graph.ops if isinstance(op, kind) and (layer is None or op.layer == layer)]
-
-
-@dataclass(frozen=True)
-class CStep:
-    """One row of sc_layer_steps."""
-
-    name: str
-    run: str
-    src: str
-    dst: str
-    src_stride: int
-    dst_stride: int
-    count: int
-    slot: int
-    how: int | str
-    form: str
-    controller_task: str
-
-
-VECTORS = ("q8", "q16")  # kinds of values that a sc_qvec describes
-FORMS = {"i32": "SC_WORDS", "heads8": "SC_BYTES", "q8": "SC_VECTOR", "q16": "SC_VECTOR"}
-CONTROLLER_TASKS = {  # what the controller does in a step, by its kernel; of others by what they give
-    "sc_step_linear": "SC_CONTROLLER_MATRIX",
-    "sc_step_heads": "SC_CONTROLLER_HEADS",
-    "sc_step_attention": "SC_CONTROLLER_ATTENTION",
-    "sc_step_norm": "SC_CONTROLLER_NORM",
-}
-
-
-def _steps(graph: Graph, sizes: PassSizes, held: dict[str, int]) -> list[CStep]:
-    """The steps of a layer; ``held``: bytes of the L1 buffers."""
-    slots = [slot for slot in (op.slot() for op in graph.body(0)) if slot]
-    kinds = {op.name: graph.types[op.out] for op in graph.ops if op.layer <= 0}
-
-    def stride(value: str) -> int:
-        per_token = held[sizes.buffer(value)] // sizes.chunk
-        return 0 if kinds[value].kind in VECTORS else per_token // 4
-
-    out = []
-    for step in (s for s in sizes.steps if s.in_layer):
-        source, kind, slot = step.inputs[0], kinds[step.name], slot_of(step, sizes.steps)
-        count = {"i32": kind.width, "heads8": 4 * stride(step.name)}.get(kind.kind, 0)
-        out.append(
-            CStep(
-                step.name, step.op.KERNEL, sizes.buffer(source), sizes.buffer(step.name),
-                stride(source), stride(step.name), count,
-                slots.index(slot) if slot in slots else 0,
-                step.op.kernel_parameter(step, sizes.steps), FORMS[kind.kind],
-                CONTROLLER_TASKS.get(
-                    step.op.KERNEL, "SC_CONTROLLER_QUANT" if kind.kind in VECTORS else "SC_CONTROLLER_NOTHING"
-                ),
-            )
-        )  # fmt: skip
-    return out
 
 
 def _in_place(sizes: PassSizes, held: dict[str, int]) -> dict[str, tuple[str, int]]:
@@ -324,7 +271,8 @@ def emit(
         "ops": graph.device_ops(),
         "cached_op": sizes.steps[sizes.attention_step].name,
         "layer_ops": [step.name for step in shape.steps if step.in_layer],
-        "steps": _steps(graph, sizes, held),
+        "steps": printed_steps(graph, sizes, held, shapes),
+        "known": tuple(CALLS),
         "macros": _macros(graph),
         "gate_shifts": sorted({op.gate_shift for op in _of_type(graph, SiluMul)}),
         "per_layer": numbers_of(shape.steps),
@@ -393,6 +341,7 @@ def emit(
     for template, file in (
         ("model.h.j2", "src/model.h"),
         ("model.c.j2", "src/model.c"),
+        ("forward.c.j2", "src/forward.c"),
         ("Makefile.j2", "Makefile"),
     ):
         (out / file).write_text(env.get_template(template).render(values), encoding="utf-8")

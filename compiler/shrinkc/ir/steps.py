@@ -44,7 +44,7 @@ class Use:
 class OnDevice:
     """Execution of an op on the device, for planner and code generator.
 
-    ``KERNEL`` is the C function of the step (sc_model.h) with ``kernel_parameter`` and ``NUMBERS`` as parameters.
+    ``KERNEL`` is the step in C (forward.c) with ``kernel_parameter`` and ``NUMBERS`` as parameters.
     ``buffer`` and ``uses`` describe its L1 buffers, ``work`` and ``arithmetic`` its costs."""
 
     # executed by the kernel of the matrix product that computes its input

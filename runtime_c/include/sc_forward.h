@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One forward pass over a chunk of tokens: embedding, layers, LM head. All workers run it and, if it is in
- * the team, the controller (sc_accompany.h). Activations are in L1; weights come tile by tile to L1, or an
- * engine or the cores read them in place. */
-#include "sc_platform.h"
+ * The steps that forward.c calls: embedding, steps of a layer, LM head. All workers run them and, if it is in
+ * the team, the controller some (sc_accompany.h). Activations are in L1; weights come tile by tile to L1, or
+ * an engine or the cores read them in place. Only for forward.c. */
+#ifndef SC_FORWARD_H
+#define SC_FORWARD_H
 
-#include "sc_accompany.h"
 #include "sc_ahead.h"
 #include "sc_attend.h"
 #include "sc_multiply.h"
@@ -31,8 +31,6 @@ _Static_assert(sizeof(sc_part) == SC_PART_BYTES, "planned size of sc_part");
 _Static_assert(sizeof(sc_top) == SC_TOP_BYTES, "planned size of sc_top");
 _Static_assert(SC_K_BLOCK == SC_K_BLOCK_BYTES, "planned size of 4 positions' keys");
 _Static_assert(SC_V_BLOCK == SC_V_BLOCK_BYTES, "planned size of 4 positions' values");
-_Static_assert(sizeof(void *) != 4 || SC_LAYER_STEPS * sizeof(sc_layer_step) <= 512,
-               "more steps than there is room for in the runtime's own L1");
 _Static_assert(SC_CORES <= SC_PLANNED_CORES, "cores the plan has buffers for");
 
 SC_PHASE static void embed(int core) {
@@ -118,57 +116,57 @@ static inline
     }
 }
 
-SC_PHASE static void quantize_any(const sc_layer_step *s, uint32_t layer, const int32_t *gain, int core) {
+/* int32 values in buffer NAME of the L1 arena. */
+#define WORDS(NAME) SC_BUFFER(int32_t *, SC_AT_##NAME)
+
+SC_PHASE static void quantize_any(enum sc_slot slot, const int32_t *src, uint32_t stride, const int32_t *gain,
+                                  uint32_t layer, int core) {
     const sc_layer *l = &sc_layers[layer];
-    quantize(l->m[s->slot], sc_source(s), s->src_stride, gain, SC_PERM(l->perm[s->slot]),
-             sc_first_of(s, layer), vectors(l->m[s->slot], sc_now.tokens - sc_first_of(s, layer)), xv, core);
+    const uint32_t first = sc_first_of(slot, layer);
+    quantize(l->m[slot], src, stride, gain, SC_PERM(l->perm[slot]), first,
+             vectors(l->m[slot], sc_now.tokens - first), xv, core);
 }
 
-/* Quantised input of a layer's matrix; with gain: after RMSNorm. */
-SC_INLINE void quantize_step(const sc_layer_step *s, uint32_t layer, const int32_t *gain, int core) {
+/* src, `stride` words per token -> xv: quantised input of a layer's matrix; with gain: after RMSNorm. */
+SC_INLINE void quantize_step(enum sc_slot slot, const int32_t *src, uint32_t stride, const int32_t *gain,
+                             uint32_t layer, int core) {
 #if SC_Q16
     const sc_layer *l = &sc_layers[layer];
-    const sc_matrix *m = l->m[s->slot];
-    if (__builtin_expect(one_token(m, SC_PERM(l->perm[s->slot])), 1)) {
-        quantize_token(m, sc_source(s), gain, core);
+    const sc_matrix *m = l->m[slot];
+    if (__builtin_expect(one_token(m, SC_PERM(l->perm[slot])), 1)) {
+        quantize_token(m, src, gain, core);
         return;
     }
 #endif
-    quantize_any(s, layer, gain, core);
+    quantize_any(slot, src, stride, gain, layer, core);
 }
 
-SC_PHASE void sc_step_norm(const sc_layer_step *s, uint32_t layer, int core) {
-    quantize_step(s, layer, gain_of(2 * layer + s->how, core), core);
+/* norm: index of the RMSNorm weights in sc_gains. */
+SC_PHASE static void sc_step_norm(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t norm,
+                                  uint32_t layer, int core) {
+    (void)norm;
+    quantize_step(slot, src, stride, gain_of(norm, core), layer, core);
 }
 
-SC_PHASE void sc_step_quant(const sc_layer_step *s, uint32_t layer, int core) {
-    quantize_step(s, layer, 0, core);
+SC_PHASE static void sc_step_quant(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t layer,
+                                   int core) {
+    quantize_step(slot, src, stride, 0, layer, core);
 }
 
-SC_PHASE void sc_step_linear(const sc_layer_step *s, uint32_t layer, int core) {
+/* xv -> dst: the product of a layer's matrix and the quantised vectors. */
+SC_PHASE static void sc_step_linear(enum sc_slot slot, enum sc_epilogue how, int32_t *dst, uint32_t stride,
+                                    uint32_t layer, int core) {
     const sc_layer *l = &sc_layers[layer];
-    const uint32_t first = sc_first_of(s, layer);
-    if (SC_IN_PLACE && sc_is_worker(SC_FETCHER) && s->slot == SC_QKV) set_out(SC_QKV, core);
-    sc_output out = {.kind = s->how, .stride = s->dst_stride};
-    out.dst = SC_BUFFER(int32_t *, s->dst);
-    if (__builtin_expect(first > 0, 0)) out.dst += first * s->dst_stride;
+    const uint32_t first = sc_first_of(slot, layer);
+    if (SC_IN_PLACE && sc_is_worker(SC_FETCHER) && slot == SC_QKV) set_out(SC_QKV, core);
+    sc_output out = {.kind = (uint8_t)how, .stride = stride};
+    out.dst = dst;
+    if (__builtin_expect(first > 0, 0)) out.dst += first * stride;
     out.gate_shift = l->gate_shift, out.silu_shift = l->silu_shift, out.up_shift = l->up_shift;
 #ifdef SC_HAS_BIAS
-    out.bias = l->bias[s->slot];
+    out.bias = l->bias[slot];
 #endif
-    linear(l->m[s->slot], xv + first, sc_now.tokens - first, &out, core);
-}
-
-SC_PHASE static void layers(int core) {
-    for (uint32_t l = 0; l < SC_LAYERS; l++) {
-        const sc_layer_step *s = sc_layer_steps;
-        const enum sc_op last = sc_only_caches(l) ? SC_LAYER_CACHED : SC_LAYER_LAST;
-        for (enum sc_op op = SC_LAYER_FIRST; op <= last; op++, s++) {
-            s->run(s, l, core);
-            sc_op_done(op, l, core);
-        }
-        if (SC_TEAM == SC_CORES && core == 0) sc_layer_done(l);
-    }
+    linear(l->m[slot], xv + first, sc_now.tokens - first, &out, core);
 }
 
 /* Compares a window of logits before the next window overwrites it. */
@@ -278,17 +276,4 @@ static inline void before(int core) {
 #endif
 }
 
-SC_HOT void sc_forward(void *unused, int core) {
-    (void)unused;
-#if SC_TEAM > SC_CORES
-    if (core == SC_CORES) {
-        sc_profile_attend(core);
-        accompany();
-        return;
-    }
 #endif
-    before(core);
-    layers(core);
-    sc_last_hash(core);
-    if (sc_now.want != SC_NO_LOGITS) head(core);
-}

@@ -1,0 +1,101 @@
+"""The calls of forward.c: one per step of a layer, for the workers and for the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shrinkc.ir.graph import Graph
+from shrinkc.ir.steps import PassSizes, slot_of
+from shrinkc.storage import MatrixShape
+
+VECTORS = ("q8", "q16")  # kinds of values that a sc_qvec describes
+FORMS = {"i32": "SC_WORDS", "heads8": "SC_BYTES", "q8": "SC_VECTOR", "q16": "SC_VECTOR"}
+SLOTS = ("SC_QKV", "SC_O", "SC_GU", "SC_DOWN")  # enum sc_slot
+
+# by kernel: the arguments of the workers' call, and the controller's call
+CALLS = {
+    "sc_step_norm": (
+        "{slot}, WORDS({src}), {src_stride}, 2 * l + {how}, l, core",
+        "accompany_vector({slot}, WORDS({src}), {src_stride}, 2 * l + {how}, l);",
+    ),
+    "sc_step_quant": (
+        "{slot}, WORDS({src}), {src_stride}, l, core",
+        "accompany_vector({slot}, WORDS({src}), {src_stride}, NO_NORM, l);",
+    ),
+    "sc_step_linear": (
+        "{slot}, {how}, WORDS({dst}), {dst_stride}, l, core",
+        "accompany_matrix({slot}, l);",
+    ),
+    "sc_step_heads": (
+        "WORDS({src}), {src_stride}, l, core",
+        "accompany_heads(WORDS({src}), {src_stride}, l);",
+    ),
+    "sc_step_attention": (
+        "WORDS({dst}), {dst_stride}, l, core",
+        "accompany_attention(WORDS({dst}), {dst_stride}, l);",
+    ),
+}
+OTHER = ("WORDS({src}), {src_stride}, {dst_stride}, {count}, l, core", "sc_meet();")
+
+
+@dataclass(frozen=True)
+class CStep:
+    """A step of a layer: its calls in forward.c, and where observation finds its result."""
+
+    name: str
+    run: str
+    call: str
+    accompanied: str
+    about: str
+    dst: str
+    dst_stride: int
+    count: int
+    slot: str
+    form: str
+
+
+def printed_steps(
+    graph: Graph, sizes: PassSizes, held: Mapping[str, int], shapes: Mapping[str, MatrixShape]
+) -> list[CStep]:
+    """The steps of a layer; ``held``: bytes of the L1 buffers; ``shapes``: of the matrices by name."""
+    slots = [slot for slot in (op.slot() for op in graph.body(0)) if slot]
+    kinds = {op.name: graph.types[op.out] for op in graph.ops if op.layer <= 0}
+
+    def stride(value: str) -> int:
+        per_token = held[sizes.buffer(value)] // sizes.chunk
+        return 0 if kinds[value].kind in VECTORS else per_token // 4
+
+    out = []
+    for step in (s for s in sizes.steps if s.in_layer):
+        source, kind, slot = step.inputs[0], kinds[step.name], slot_of(step, sizes.steps)
+        count = {"i32": kind.width, "heads8": 4 * stride(step.name)}.get(kind.kind, 0)
+        said = {
+            "src": sizes.buffer(source).upper(),
+            "dst": sizes.buffer(step.name).upper(),
+            "src_stride": stride(source),
+            "dst_stride": stride(step.name),
+            "count": count,
+            "slot": SLOTS[slots.index(slot) if slot in slots else 0],
+            "how": step.op.kernel_parameter(step, sizes.steps),
+        }
+        call, accompanied = CALLS.get(step.op.KERNEL, OTHER)
+        about = f"{step.name}: {said['src']} -> {said['dst']}"
+        matrix = shapes.get(f"layer0.{step.matrix}") if step.matrix else None
+        if matrix is not None:
+            about += f", {matrix.k} -> {matrix.rows}, {matrix.bits} bit"
+        out.append(
+            CStep(
+                step.name,
+                step.op.KERNEL,
+                f"{step.op.KERNEL}({call.format(**said)});",
+                accompanied.format(**said),
+                about,
+                str(said["dst"]),
+                stride(step.name),
+                count,
+                str(said["slot"]),
+                FORMS[kind.kind],
+            )
+        )
+    return out
