@@ -44,6 +44,7 @@ enum sc_trace {
     SC_TRACE_PROOF = 1, /* lines: tokens, logits, hash of every layer's output */
     SC_TRACE_DUMP = 2,  /* in addition, every op of one layer at one position */
     SC_TRACE_TIME = 4,  /* lines: tokens and time only */
+    SC_TRACE_HOOK = 16, /* with TIME alone: the longest time between two calls of the layer hook */
     SC_TRACE_LOGITS = 8 /* raw int32 logits of every prompt position, no new tokens */
 };
 
@@ -63,6 +64,7 @@ enum sc_exit_code {
 #define SC_LINE_TIME "@C"    /* P|D time: of prefill or one decode pass, including sampling */
 #define SC_LINE_TOKEN "@T"   /* position token hex: the token chosen after position, and its bytes */
 #define SC_LINE_PASS "@V"    /* position tokens kept: tokens that the pass processed, and accepted ones */
+#define SC_LINE_HOOK "@Y"    /* time: the longest between two calls of the layer hook */
 #define SC_LINE_END "@Z"     /* tokens: the run is complete */
 #define SC_LINE_REFUSED "@E" /* message: why the input was refused */
 #define SC_LINE_PROFILE "@P" /* P|D layer op cores elapsed ...: one op of one pass, see sc_profile.c */

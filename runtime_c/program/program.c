@@ -3,6 +3,7 @@
 #include "program.h"
 
 #include "sc_abi.h"
+#include "sc_platform.h"
 
 #define CONTEXT (SC_INPUT_WORDS - SC_IN_TOKENS)
 
@@ -134,6 +135,18 @@ static void put_probe(void *unused, const llm_probe *p) {
     }
 }
 
+/* ---- time between calls of the layer hook ---- */
+
+static uint32_t last_call, longest;
+
+static int time_hook(void *unused, uint32_t layer) {
+    (void)unused, (void)layer;
+    const uint32_t now = sc_time();
+    if (now - last_call > longest) longest = now - last_call;
+    last_call = now;
+    return 0;
+}
+
 /* ---- one input ---- */
 
 static const char *fault_of(const uint32_t *in) {
@@ -169,13 +182,19 @@ int sc_program(void) {
     if (result < 0) return refuse_result(result);
 
     for (uint32_t i = 0; trace == SC_TRACE_TEXT && i < prompt; i++) put_text(session.tokens[i]);
+    const int timed = trace == (SC_TRACE_TIME | SC_TRACE_HOOK);
+    if (timed) llm_on_layer(&session, time_hook, 0);
+    if (timed) last_call = sc_time();
     result = llm_feed(&session, session.tokens, prompt);
+    if (timed) time_hook(0, 0);
     if (trace & SC_TRACE_LOGITS) return 0;
     uint32_t made = 0;
     while (result >= 0 && made < most) {
         const int queued = session.returned < session.count;
         if (!queued) how.lookup = made && lookup > most - made - 1 ? most - made - 1 : lookup;
+        if (timed) last_call = sc_time();
         result = llm_next(&session, &how);
+        if (timed) time_hook(0, 0);
         if (result == LLM_ERROR_SAMPLING)
             return refuse("no room for lookup: a pass of this program cannot verify a draft");
         if (result < 0 && result != LLM_END) break;
@@ -189,6 +208,11 @@ int sc_program(void) {
         made++;
     }
     if (result < 0 && result != LLM_END) return refuse_result(result);
+    if (timed) {
+        sc_puts(SC_LINE_HOOK);
+        put_number(longest);
+        sc_puts("\n");
+    }
     if (trace != SC_TRACE_TEXT) {
         sc_puts(SC_LINE_END);
         put_number(made);

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.abi import Line, Trace
 from shrinkc.build.layout import PROGRAM
 from shrinkc.core.resources import resource
 from shrinkc.importer import load_model
 from shrinkc.quantize import QuantOptions, lower
-from shrinkc.simulate.proof import Request
+from shrinkc.simulate.proof import Request, parse
 from shrinkc.targets import SIRACUSA
 
 from .programs import ENV, GREEDY, WARM, compile_graph, need, shape_of, smallest_l1
@@ -63,3 +64,22 @@ def test_stack_and_static_memory(tmp_path: Path, bits: int, small: bool) -> None
     assert taken["l1"] <= plan.used["l1"]
     assert taken["l2"] <= plan.used["l2"]
     assert taken["wmem"] <= plan.used["wmem"] + SIRACUSA.code_bytes + 64
+
+
+@pytest.mark.gvsoc
+def test_time_between_calls_of_the_layer_hook(tmp_path: Path) -> None:
+    """Shorter than a pass, and at least a layer's share of one; the run's tokens and cycles stay."""
+    need("gvsoc")
+    write_tiny_llama(tmp_path / "model", hidden=64, intermediate=128, layers=4)
+    model = load_model(tmp_path / "model")
+    program = compile_graph(lower(model, QuantOptions(), 64), model, tmp_path / "out")
+    request = Request(tuple(range(3, 23)), 3, GREEDY, ignore_eos=True)
+    program.build("gvsoc")
+    plain = program.run("gvsoc", request, trace=Trace.TIME, timeout_s=300)
+    lines = program.run("gvsoc", request, trace=Trace.TIME | Trace.HOOK, timeout_s=300)
+    (longest,) = [int(line.split()[1]) for line in lines if line.startswith(Line.HOOK)]
+    assert not [line for line in plain if line.startswith(Line.HOOK)]
+    got, want = parse(lines), parse(plain)
+    assert got.tokens == want.tokens and got.prefill_time and want.prefill_time
+    assert got.prefill_time < 1.02 * want.prefill_time
+    assert got.prefill_time / 6 < longest < got.prefill_time

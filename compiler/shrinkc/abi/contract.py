@@ -67,6 +67,7 @@ class Trace(Number):
     PROOF = 1, "lines: tokens, logits, hash of every layer's output"
     DUMP = 2, "in addition, every op of one layer at one position"
     TIME = 4, "lines: tokens and time only"
+    HOOK = 16, "with TIME alone: the longest time between two calls of the layer hook"
     # only where a target has SC_ALL_LOGITS; more blocks of input, of full length, may follow
     LOGITS = 8, "raw int32 logits of every prompt position, no new tokens"
 
@@ -102,6 +103,7 @@ class Line(StrEnum):
         "@V",
         "position tokens kept: tokens that the pass processed, and accepted ones",
     )
+    HOOK = "@Y", "time: the longest between two calls of the layer hook"
     END = "@Z", "tokens: the run is complete"
     REFUSED = "@E", "message: why the input was refused"
     PROFILE = "@P", "P|D layer op cores elapsed ...: one op of one pass, see sc_profile.c"
