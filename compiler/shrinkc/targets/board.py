@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from shrinkc.core.errors import UsageError
 from shrinkc.targets.rv32 import RV32
-from shrinkc.targets.target import KIB, L1, MAPPED, MIB, Level, Program, Target
+from shrinkc.targets.target import KIB, L1, MAPPED, MIB, Image, Level, Program, Target
 
 STACK = 4 * KIB  # in RAM; the linker script reserves it
 VARIABLES = 2 * KIB  # of the runtime and of start-up code, in RAM
@@ -42,6 +42,7 @@ def board_of(ram: int, flash: int) -> Target:
             symbols={"SC_RAM": ram, "SC_FLASH": flash, "SC_STACK": STACK},
             stacks={"core": STACK},
             sections=True,
+            images=(Image("flash", "all of flash", (".text", ".rodata", ".sc_wmem", ".data")),),
             emulator=(
                 *EMULATOR,
                 "-m",

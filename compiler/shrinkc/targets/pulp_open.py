@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shrinkc.targets.target import KIB, MIB, Level, Program, Target
+from shrinkc.targets.target import KIB, MIB, Image, Level, Program, Target
 
 # 16 more than a multiple of 64, so that stacks of the cores start in different L1 banks
 STACK = 1040
@@ -31,6 +31,13 @@ PULP_OPEN = Target(
         symbols={"SC_CL_STACK": STACK},
         stacks={"cluster core": STACK, "fabric controller": CONTROL_STACK},
         sections=True,
+        images=(
+            Image("l2-private", "code, in the private banks of L2", (".text", ".data")),
+            Image(
+                "l2", "constants, input and weights, in L2", (".rodata", ".sc_input", ".sc_l2_blob")
+            ),
+            Image("l1", "tables, in L1", (".sc_l1_data",)),
+        ),
     ),
     gvsoc="pulp-open",
 )

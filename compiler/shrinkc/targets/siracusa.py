@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shrinkc.targets.pulp_open import PULP_OPEN
-from shrinkc.targets.target import KIB, MIB, Level
+from shrinkc.targets.target import KIB, MIB, Image, Level
 
 # of the decode path: 33.4 KiB in a program with all kernels; the linker refuses larger code
 CODE = 34 * KIB
@@ -25,7 +25,15 @@ SIRACUSA = replace(
         Level("hyperram", 64 * MIB),
     ),
     programs={"host": "host", "qemu": "rv32", "gvsoc": "siracusa"},
-    program=replace(PULP_OPEN.program, folders=("siracusa", "pulp")),
+    program=replace(
+        PULP_OPEN.program,
+        folders=("siracusa", "pulp"),
+        images=(
+            Image("hot-code", "code of decode steps, in weight memory or L2", (".sc_hot",)),
+            Image("weight-memory", "weights, in weight memory", (".sc_wmem",)),
+            *PULP_OPEN.program.images,
+        ),
+    ),
     gvsoc="siracusa",
     # fetching code is faster from the weight memory than from L2
     code=("wmem", "l2"),

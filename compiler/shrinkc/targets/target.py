@@ -90,6 +90,17 @@ class Level:
         return MEMORIES[self.name].access
 
 
+class Image(NamedTuple):
+    """File for a programmer: content of one memory before the start.
+
+    ``sections``: those of the program that it holds, in the order of their load addresses.
+    """
+
+    file: str
+    about: str
+    sections: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Program:
     """Build settings of a target's program, for ``make <name>``.
@@ -98,8 +109,8 @@ class Program:
     program without a C library, linked by ``toolchain/<name>/link.ld``; None: built by the machine's own compiler.
     ``defines``: always set.  ``options``: variable of the Makefile -> definition if it is set.  ``symbols``: numbers
     passed to link.ld.  ``stacks``: whose stack -> bytes that link.ld reserves for it.  ``sections``: each blob has a
-    section, and off-chip flash is not part of the program.  ``emulator``: command line of the QEMU that runs it; ``{}``
-    stands for the program's file.
+    section, and off-chip flash is not part of the program.  ``images``: what ``make image`` writes.  ``emulator``:
+    command line of the QEMU that runs it; ``{}`` stands for the program's file.
     """
 
     folders: tuple[str, ...]
@@ -109,6 +120,7 @@ class Program:
     symbols: Mapping[str, int] = field(default_factory=dict)
     stacks: Mapping[str, int] = field(default_factory=dict)
     sections: bool = False
+    images: tuple[Image, ...] = ()
     emulator: tuple[str, ...] = ()
 
     @property
