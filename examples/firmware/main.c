@@ -4,7 +4,10 @@
 #include "board.h"
 #include "llm.h"
 
-enum { CONTEXT = 512, LINE = 256, ANSWER = 24 }; /* CONTEXT: at least that of the compiled model */
+#ifndef ANSWER
+#define ANSWER 24 /* most tokens of an answer */
+#endif
+enum { CONTEXT = 512, LINE = 256 }; /* CONTEXT: at least that of the compiled model */
 
 extern const llm_model MODEL;
 extern const llm_tokenizer TOKENIZER;
