@@ -73,7 +73,7 @@ def compile_model(
         with reporter.stage("generating code and weights") as update:
             emit(
                 graph, prepared.shape, prepared.plan, prepared.target, model.tokenizer, folder,
-                prepared.command, update, name=prepared.name,
+                prepared.command, update, name=prepared.name, license_name=prepared.checkpoint.license,
             )  # fmt: skip
         with reporter.stage("writing the integer model"):
             _write_records(folder, prepared, graph, model.tokenizer)

@@ -54,6 +54,7 @@ class Checkpoint:
         notes: Missing parts and assumptions.
         hub: The id of a model that was fetched from the hub.
         permuted: Modules whose inputs are stored in another order; without weights, those that may be.
+        license: Of the weights, as the model's files state it; empty if they state none.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Checkpoint:
     _load: _Load | None = field(default=None, repr=False, compare=False)
     hub: str | None = None
     permuted: frozenset[str] = frozenset()
+    license: str = ""
 
     def __repr__(self) -> str:
         c, stored = self.config, "floats" if self.formats is None else "integers"
@@ -176,19 +178,37 @@ def _open(path: Path, adapter: Path | None, whole: bool) -> Checkpoint:
     given = adapter is not None
     if not whole and path.is_file() and path.suffix == ".json":
         name, config, integers, notes = _bare(path)
-        tokenizer, load = None, None
+        tokenizer, load, licence = None, None, ""
     else:
         source = _Source.of(path)
         name, config = name_of(path), source.config
         integers, tokenizer, load, notes = _contents(source, whole)
+        licence = _stated_license(source)
         if not given and source.gptq is not None:
             adapter = find_adapter(path)
     found = integers.formats or None
     ranks = {} if adapter is None else adapter_ranks(adapter, config, found or {})
     return Checkpoint(
         path, name, config, found, tokenizer, adapter, given, ranks, tuple(notes), load,
-        permuted=integers.permuted,
+        permuted=integers.permuted, license=licence,
     )  # fmt: skip
+
+
+def _stated_license(source: _Source) -> str:
+    """Return ``general.license`` of a GGUF file, or ``license`` at the head of a directory's README.md."""
+    if source.file is not None:
+        return str(source.file.metadata.get("general.license", "")).strip()
+    card = source.path / "README.md"
+    lines = (
+        card.read_text(encoding="utf-8", errors="replace").splitlines() if card.is_file() else []
+    )
+    if lines[:1] != ["---"] or "---" not in lines[1:]:
+        return ""
+    for line in lines[1 : lines.index("---", 1)]:
+        key, _, value = line.partition(":")
+        if key == "license":
+            return value.strip().strip("\"'")
+    return ""
 
 
 class _Integers(NamedTuple):
