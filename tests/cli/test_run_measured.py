@@ -99,7 +99,8 @@ def test_lookup_on_gvsoc(cli: Cli, program: Path, needs: Needs) -> None:
         assert f"decode {sum(decode) / 11:,.0f} cycles per token" in result.err
     decode = result.json["profile"]["decode"]
     assert decode["steps"] == passes
-    assert decode["counted"] == pytest.approx(decode["cycles"], rel=0.03)
+    # a pass begins and ends outside of the counted operations, which takes the same time for every model
+    assert 0 <= decode["cycles"] - decode["counted"] < 1500
 
 
 @pytest.mark.parametrize(
