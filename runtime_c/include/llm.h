@@ -26,7 +26,8 @@ enum llm_result {
     LLM_FULL = -2,            /* the context has too little room; nothing was done */
     LLM_STOPPED = -3,         /* the layer hook asked to stop; the session can go on */
     LLM_ERROR_VERSION = -10,  /* header and library have different versions */
-    LLM_ERROR_WEIGHTS = -11,  /* the weights in memory are not those of the library */
+    LLM_ERROR_WEIGHTS = -11,  /* the weights in memory are not those of the library; the session
+                               * can be used, with other results */
     LLM_ERROR_MEMORY = -12,   /* the token buffer is NULL or too small */
     LLM_ERROR_SESSION = -13,  /* the session is not initialised, or another one uses the model now */
     LLM_ERROR_TOKEN = -14,    /* a token id outside the vocabulary */

@@ -22,6 +22,7 @@ from shrinkc.abi import (
 from shrinkc.core import resources
 from shrinkc.core.resources import resource
 from shrinkc.importer import load_model
+from shrinkc.targets import SIRACUSA, TARGETS
 
 from .header import header
 
@@ -68,13 +69,15 @@ def compiles(src: Path, on: str) -> bool:
             ("-march=rv32imc_zicsr", "-mabi=ilp32", "-ffreestanding"),
         ),
     }[on]
-    includes = [f"-I{src / folder}" for folder in (".", "runtime", "program", f"platform/{on}")]
-    files = [src / "runtime" / f"sc_{name}.c" for name in ("forward", "tables", "session")]
+    platforms = (f"platform/{folder}" for folder in TARGETS[on].program.folders)
+    includes = [f"-I{src / folder}" for folder in (".", "runtime", "program", *platforms)]
+    files = [src / "forward.c", *(src / f"runtime/sc_{name}.c" for name in ("tables", "session"))]
     files.append(src / "program/program.c")
     given = [
         f"-DSC_INPUT_WORDS={input_words(CONTEXT)}",
         "-DSC_MODEL=test_model",
         "-DSC_TEXT_BYTES=8",
+        *(f"-DSC_HAS_{level.name.upper()}" for level in SIRACUSA.stored),
     ]
     command = [compiler, "-std=c11", "-fsyntax-only", "-w", *given, *flags, *includes]
     done = subprocess.run(
