@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "quantize": {"core", "engines", "importer", "ir", "model", "numerics", "storage"},
     "schedule": {"engines", "importer", "ir", "model", "quantize", "storage", "targets"},
     "memory": {"abi", "core", "costs", "engines", "ir", "schedule", "storage", "targets"},
-    "codegen": {"abi", "core", "engines", "importer", "ir", "memory", "schedule", "storage", "targets"},
+    "codegen": {"abi", "core", "engines", "importer", "ir", "memory", "numerics", "schedule", "storage", "targets"},
     "build": {"core", "targets"},
     "simulate": {"abi", "build", "core", "ir", "numerics", "targets"},
     "pictures": {"core", "memory", "schedule", "targets"},

@@ -15,8 +15,9 @@ extern const llm_tokenizer TOKENIZER;
 int main(void) {
     static llm session;
     static uint32_t tokens[CONTEXT], ids[2 * LINE];
-    static char line[LINE], text[64];
+    static char line[LINE], text[256];
     int length, result = llm_init(&session, &MODEL, tokens, CONTEXT);
+    if (MODEL.text_bytes > sizeof text) result = LLM_ERROR_MEMORY;
     while (result == LLM_OK && (length = board_read_line(line, LINE)) >= 0) {
         const int n = llm_encode(&TOKENIZER, line, (size_t)length, ids, 2 * LINE);
         /* the id that begins every text is only for the first line */

@@ -45,7 +45,7 @@ typedef struct {
     uint32_t inverse_temperature; /* 65536 / temperature; 0: the most probable token */
     uint32_t top_p;               /* 65536 * top-p, 1 .. 65536; 0: 65536 */
     uint32_t seed;
-    uint32_t lookup; /* prompt lookup: draft up to so many tokens, 0 .. LLM_LOOKUP_MAX; needs temperature 0 */
+    uint32_t lookup; /* prompt lookup: most tokens of a draft, 0 .. LLM_LOOKUP_MAX; needs temperature 0 */
     int ignore_end;  /* an end token does not end the text */
 } llm_sampling;
 
@@ -137,7 +137,7 @@ static inline int llm_feed(llm *s, const uint32_t *ids, size_t n) {
     return s->model ? s->model->feed(s, ids, n) : LLM_ERROR_SESSION;
 }
 
-/* Chooses the next token and returns its id. After LLM_END the end token is the last of s->tokens. */
+/* Chooses the next token and returns its id. how: NULL for the most probable token. After LLM_END the end token is the last of s->tokens. */
 static inline int llm_next(llm *s, const llm_sampling *how) {
     return s->model ? s->model->next(s, how) : LLM_ERROR_SESSION;
 }

@@ -24,39 +24,45 @@ void sc_put_hex(uint32_t v, int digits) {
     while (digits-- > 0) sc_putc("0123456789abcdef"[v >> (4 * digits) & 15]);
 }
 
-void sc_put_uint(uint32_t v) {
-    char t[11];
+const char *sc_decimal(uint32_t v, char digits[11]) {
     int i = 10;
-    t[i] = 0;
-    do t[--i] = (char)('0' + v % 10);
+    digits[i] = 0;
+    do digits[--i] = (char)('0' + v % 10);
     while (v /= 10);
-    sc_puts(t + i);
+    return digits + i;
 }
 
-static void begin_line(const char *tag, uint32_t first) {
-    sc_puts(tag);
-    sc_puts(" ");
-    sc_put_uint(first);
+void sc_put_uint(uint32_t v) {
+    char digits[11];
+    sc_puts(sc_decimal(v, digits));
 }
 
-void sc_put_words(const char *tag, uint32_t first, const int32_t *v, uint32_t n) {
-    for (uint32_t i = 0; i < n;) {
-        begin_line(tag, first + i);
-        for (uint32_t end = n - i < 24 ? n : i + 24; i < end; i++) {
+/* Value i, of int32 values or of the bytes of int8 or 16-bit ones. */
+static uint32_t value(const int32_t *words, const int8_t *low, const int8_t *high, uint32_t i) {
+    return words ? (uint32_t)words[i] : (uint32_t)(low[i] + (high ? 256 * high[i] : 0));
+}
+
+static void put_values(const char *tag, const char *name, uint32_t first, const int32_t *words,
+                       const int8_t *low, const int8_t *high, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        if (i % 24 == 0) {
+            if (i) sc_puts("\n");
+            sc_puts(tag);
             sc_puts(" ");
-            sc_put_hex((uint32_t)v[i], 8);
+            sc_puts(name);
+            sc_puts(" ");
+            sc_put_uint(first + i);
         }
-        sc_puts("\n");
+        sc_puts(" ");
+        sc_put_hex(value(words, low, high, i), 8);
     }
+    if (n) sc_puts("\n");
 }
 
-void sc_put_bytes(const char *tag, const int8_t *v, const int8_t *high, uint32_t n) {
-    for (uint32_t i = 0; i < n;) {
-        begin_line(tag, i);
-        for (uint32_t end = n - i < 24 ? n : i + 24; i < end; i++) {
-            sc_puts(" ");
-            sc_put_hex((uint32_t)(v[i] + (high ? 256 * high[i] : 0)), 8);
-        }
-        sc_puts("\n");
-    }
+void sc_put_words(const char *tag, const char *name, uint32_t first, const int32_t *v, uint32_t n) {
+    put_values(tag, name, first, v, 0, 0, n);
+}
+
+void sc_put_bytes(const char *tag, const char *name, const int8_t *v, const int8_t *high, uint32_t n) {
+    put_values(tag, name, 0, 0, v, high, n);
 }

@@ -19,7 +19,7 @@ static int refuse(const char *message) {
 }
 
 static int refuse_result(int result) {
-    sc_puts(SC_LINE_REFUSED " llm result -");
+    sc_puts(SC_LINE_REFUSED " result of llm.h: -");
     sc_put_uint((uint32_t)-result);
     sc_puts("\n");
     return SC_EXIT_REFUSED;
@@ -65,21 +65,6 @@ static void put_pass(int lookup) {
     sc_puts("\n");
 }
 
-/* Text of a tag, a name or number, in a buffer that the next call overwrites. */
-static const char *tagged(const char *tag, const char *name, uint32_t number) {
-    static char line[40];
-    char digits[11];
-    int at = 0, i = 10;
-    digits[i] = 0;
-    do digits[--i] = (char)('0' + number % 10);
-    while (number /= 10);
-    while (*tag) line[at++] = *tag++;
-    line[at++] = ' ';
-    for (const char *rest = name ? name : digits + i; *rest && at < 39; rest++) line[at++] = *rest;
-    line[at] = 0;
-    return line;
-}
-
 static void put_counters(const char *tag, const llm_probe *p) {
     const uint32_t *values = p->values;
     sc_puts(tag);
@@ -105,23 +90,24 @@ static void put_hash(const llm_probe *p) {
 }
 
 static void put_probe(void *unused, const llm_probe *p) {
+    char digits[11];
     (void)unused;
     switch (p->kind) {
     case LLM_HASH:
         put_hash(p);
         break;
     case LLM_LOGITS:
-        sc_put_words(tagged(SC_LINE_LOGITS, 0, p->position), p->first, p->values, p->count);
+        sc_put_words(SC_LINE_LOGITS, sc_decimal(p->position, digits), p->first, p->values, p->count);
         break;
     case LLM_ALL_LOGITS:
         sc_write(p->values, 4 * p->count);
         break;
     case LLM_INT32:
-        sc_put_words(tagged(SC_LINE_DUMP, p->op, 0), p->first, p->values, p->count);
+        sc_put_words(SC_LINE_DUMP, p->op, p->first, p->values, p->count);
         break;
     case LLM_INT8:
     case LLM_INT16:
-        sc_put_bytes(tagged(SC_LINE_DUMP, p->op, 0), p->values, p->high, p->count);
+        sc_put_bytes(SC_LINE_DUMP, p->op, p->values, p->high, p->count);
         break;
     case LLM_COUNTERS:
         put_counters(SC_LINE_PROFILE, p);

@@ -58,8 +58,6 @@ sc_piece sc_piece_of(uint32_t token) {
 
 uint8_t sc_piece_byte(uint32_t at) { return *piece_table(4 * (SC_VOCAB + 1) + at); }
 
-#define SAMPLED_WORDS 64 /* as in codegen/emit.py */
-
 static uint32_t stored_word(uint32_t level, uint32_t at) {
     if (level != SC_IN_FLASH) return *(const uint32_t *)(const void *)(SC_BLOB(level) + at);
     static SC_L2 uint32_t word;
@@ -73,7 +71,8 @@ int sc_weights_match(void) {
         uint32_t level, words, hash;
     } stored[] = {SC_STORED_WEIGHTS};
     for (uint32_t i = 0; i < sizeof stored / sizeof stored[0]; i++) {
-        const uint32_t words = stored[i].words, step = words < 2 * SAMPLED_WORDS ? 1 : words / SAMPLED_WORDS;
+        const uint32_t words = stored[i].words,
+                       step = words < 2 * SC_SAMPLED_WORDS ? 1 : words / SC_SAMPLED_WORDS;
         uint32_t hash = 0;
         for (uint32_t n = 0; n < words; n += step)
             hash = hash * SC_HASH_MULTIPLIER + stored_word(stored[i].level, 4 * n);

@@ -34,6 +34,11 @@ def header() -> str:
     numbers = (
         ("INPUT_MAGIC", f"0x{contract.INPUT_MAGIC:08X}u", '"SCI1"'),
         ("HASH_MULTIPLIER", f"0x{contract.HASH_MULTIPLIER:08X}u", "h = h * this + word, from 0"),
+        (
+            "SAMPLED_WORDS",
+            contract.SAMPLED_WORDS,
+            "minimum words of the weights in each memory that llm_init() checks",
+        ),
         ("ROWS", contract.ROW_BLOCK, "rows of a block"),
         ("BLOCK", contract.X_BLOCK, "inputs that a core quantises at a time"),
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from shrinkc.importer import Tokenizer, load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.simulate.proof import Request, reference
-from shrinkc.targets import PULP_OPEN, SIRACUSA, Target
+from shrinkc.targets import KIB, PULP_OPEN, SIRACUSA, Target, board_of
 
 from .programs import ENV, compile_model, need
 
@@ -51,12 +50,24 @@ def converse(board: str, target: Target, folder: Path, answer: int = ANSWER) -> 
     assert done.stdout.replace(b"\r", b"").endswith(told), (done.stdout, told)
 
 
-@pytest.mark.parametrize("board", ["host", "virt"])
-def test_a_conversation(board: str, tmp_path: Path) -> None:
-    need("host" if board == "host" else "qemu")
-    if board == "virt" and shutil.which("qemu-system-riscv32") is None:
-        pytest.skip("qemu-system-riscv32 is not installed; apt-get install qemu-system-riscv")
-    converse(board, SIRACUSA, tmp_path)
+def test_a_conversation_on_the_host(tmp_path: Path) -> None:
+    need("host")
+    converse("host", SIRACUSA, tmp_path)
+
+
+def test_a_conversation_on_a_board(tmp_path: Path) -> None:
+    """The linker script has the sizes of memory that the model was compiled for, and the firmware keeps them."""
+    board = board_of(150 * KIB, 700 * KIB)
+    need("qemu", board)
+    converse("virt", board, tmp_path)
+    listed = subprocess.run(
+        ["riscv64-unknown-elf-size", "-A", tmp_path / "build/firmware.elf"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    rows = (line.split() for line in listed.splitlines() if line.startswith("."))
+    sizes = {name: int(size) for name, size, _ in rows}
+    assert sizes[".stack"] + sizes[".data"] + sizes[".bss"] <= board.l1
+    assert sum(sizes[f".{x}"] for x in ("text", "rodata", "sc_wmem", "data")) <= board.room("wmem")
 
 
 @pytest.mark.slow

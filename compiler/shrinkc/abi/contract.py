@@ -11,6 +11,7 @@ from enum import IntEnum, StrEnum
 
 INPUT_MAGIC = 0x31494353  # "SCI1"
 HASH_MULTIPLIER = 0x01000193  # odd: a difference in any single word always changes the hash
+SAMPLED_WORDS = 64  # of the weights in each memory, at least, that a session checks (sc_stored.c)
 ROW_BLOCK = 8  # rows the kernels walk together; storage is padded to it, never the result
 PRODUCT_BLOCKS = 8  # row blocks of a tile that N-EUREKA multiplies with several tokens at a time
 PRODUCT_WORDS = 8  # of inputs of a row that it takes at a time

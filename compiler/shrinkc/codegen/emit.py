@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 
 from shrinkc.abi import (
-    HASH_MULTIPLIER,
+    SAMPLED_WORDS,
     X_BLOCK,
     head_scratch_bytes,
     head_state_bytes,
@@ -44,13 +44,12 @@ from shrinkc.memory.parts import (
     pieces_in,
 )
 from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
+from shrinkc.numerics.fixed import hash_words
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import WORD, MatrixShape
 from shrinkc.targets import OUTSIDE, PROGRAMS, Target
 
 T = TypeVar("T", bound=Op)
-
-SAMPLED_WORDS = 64  # of each memory with weights, at least, when a session checks them
 
 
 @dataclass(frozen=True)
@@ -367,11 +366,11 @@ def c_identifier(name: str) -> str:
 
 def _sampled_hash(blob: Path) -> tuple[int, int]:
     """Words of a blob, and the hash of up to 127 of them, evenly spread: what sc_weights_match() computes."""
-    words = np.fromfile(blob, "<u4", blob.stat().st_size // 4)
-    value = 0
-    for word in words[:: max(1, len(words) // SAMPLED_WORDS)]:
-        value = (value * HASH_MULTIPLIER + int(word)) & 0xFFFFFFFF
-    return len(words), value
+    count = blob.stat().st_size // 4
+    if count == 0:
+        return 0, 0
+    words = np.memmap(blob, "<u4", "r", shape=count)
+    return count, hash_words(words[:: max(1, count // SAMPLED_WORDS)])
 
 
 def _rows_of_numbers(values: list[int], per_line: int = 20) -> str:

@@ -3,6 +3,7 @@
  * for dispatched functions. */
 #include "sc_platform.h"
 
+#include "messages.h"
 #include "sc_abi.h"
 #include "sc_console.h"
 
@@ -36,19 +37,6 @@ void sc_write(const char *text, uint32_t bytes) {
     }
 }
 
-static void put_text(const char *text) {
-    while (*text != 0) {
-        put(*text++);
-    }
-}
-
-static void put_hex(uint32_t value) {
-    put_text("0x");
-    for (int shift = 28; shift >= 0; shift -= 4) {
-        put("0123456789abcdef"[value >> shift & 15]);
-    }
-}
-
 /* ---- end of the run ---- */
 
 static void __attribute__((noreturn)) leave(int code) {
@@ -71,10 +59,10 @@ static void report_stacks(void) {
         while (unused < (uintptr_t)SC_CL_STACK && stack_of(core)[unused / 4] == PAINT) {
             unused += 4;
         }
-        put_text("platform: stack bytes used by core ");
+        sc_message("platform: stack bytes used by core ");
         put((char)('0' + core));
-        put_text(": ");
-        put_hex((uintptr_t)SC_CL_STACK - unused);
+        sc_message(": ");
+        sc_message_hex((uintptr_t)SC_CL_STACK - unused);
         put('\n');
     }
 }
@@ -86,26 +74,26 @@ void sc_exit(int code) {
 #endif
     for (uint32_t core = 0; core < CLUSTER_CORES; core++) {
         if (*stack_of(core) != PAINT) {
-            put_text("platform: stack overflow on core ");
+            sc_message("platform: stack overflow on core ");
             put((char)('0' + core));
             put('\n');
             code = SC_EXIT_STACK;
         }
     }
     if (*__sc_fc_stack_start != PAINT) {
-        put_text("platform: stack overflow on the fabric controller\n");
+        sc_message("platform: stack overflow on the fabric controller\n");
         code = SC_EXIT_STACK;
     }
     leave(code);
 }
 
 void __attribute__((noreturn, used)) sc_trap_report(uint32_t cause, uint32_t pc) {
-    put_text("platform: trap on hart ");
-    put_hex(hart_id());
-    put_text(" cause ");
-    put_hex(cause);
-    put_text(" pc ");
-    put_hex(pc);
+    sc_message("platform: trap on hart ");
+    sc_message_hex(hart_id());
+    sc_message(" cause ");
+    sc_message_hex(cause);
+    sc_message(" pc ");
+    sc_message_hex(pc);
     put('\n');
     leave(SC_EXIT_TRAP);
 }

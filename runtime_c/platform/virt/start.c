@@ -3,6 +3,7 @@
  * emulator. For another board, replace addresses and registers. */
 #include "uart.h"
 
+#include "messages.h"
 #include "sc_abi.h"
 #include "sc_console.h"
 
@@ -34,19 +35,6 @@ void sc_write(const char *text, uint32_t bytes) {
     }
 }
 
-static void put_text(const char *text) {
-    while (*text != 0) {
-        put(*text++);
-    }
-}
-
-static void put_hex(uint32_t value) {
-    put_text("0x");
-    for (int shift = 28; shift >= 0; shift -= 4) {
-        put("0123456789abcdef"[value >> shift & 15]);
-    }
-}
-
 /* ---- end ---- */
 
 void sc_exit(int code) {
@@ -58,12 +46,12 @@ void sc_exit(int code) {
 /* From crt0.S. */
 void __attribute__((noreturn, used)) sc_trap_report(uint32_t cause, uint32_t pc, uint32_t address) {
     const int overflow = address >= (uintptr_t)__stack_guard && address < (uintptr_t)__stack_start;
-    put_text(overflow ? "\nplatform: stack overflow, cause " : "\nplatform: trap, cause ");
-    put_hex(cause);
-    put_text(" address ");
-    put_hex(address);
-    put_text(" pc ");
-    put_hex(pc);
-    put_text("\n");
+    sc_message(overflow ? "\nplatform: stack overflow, cause " : "\nplatform: trap, cause ");
+    sc_message_hex(cause);
+    sc_message(" address ");
+    sc_message_hex(address);
+    sc_message(" pc ");
+    sc_message_hex(pc);
+    sc_message("\n");
     sc_exit(overflow ? SC_EXIT_STACK : SC_EXIT_TRAP);
 }
