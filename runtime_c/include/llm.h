@@ -137,7 +137,8 @@ static inline int llm_feed(llm *s, const uint32_t *ids, size_t n) {
     return s->model ? s->model->feed(s, ids, n) : LLM_ERROR_SESSION;
 }
 
-/* Chooses the next token and returns its id. how: NULL for the most probable token. After LLM_END the end token is the last of s->tokens. */
+/* Chooses the next token and returns its id. how: NULL for the most probable token. After LLM_END, the last of
+ * s->tokens is the end token. */
 static inline int llm_next(llm *s, const llm_sampling *how) {
     return s->model ? s->model->next(s, how) : LLM_ERROR_SESSION;
 }

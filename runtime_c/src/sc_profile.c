@@ -3,9 +3,9 @@
  *
  *   elapsed active instructions load_stalls icache transfers worst
  *
- * Values are cycles, except instructions, and sums over the cores; the last two are the maximum. active: neither asleep nor waiting for a transfer;
- * transfers: waiting for one; worst: active. A barrier after each op assigns waiting to its op; the cost of
- * barrier and counting is excluded. Samples are kept until the end of the pass if possible, because transfers
+ * Values are cycles, except instructions, and sums over the cores; the last two are the maximum. active:
+ * neither asleep nor waiting for a transfer; transfers: waiting for one; worst: active. A barrier after each op
+ * assigns waiting to its op; the cost of barrier and counting is excluded. Samples are kept until the end of the pass if possible, because transfers
  * would finish during the slow output. */
 #include "sc_platform.h"
 

@@ -30,8 +30,8 @@ static uint32_t first_wanted(uint32_t tokens) {
     return sc_now.trace & SC_TRACE_DUMP && sc_now.dump_layer + 1 == SC_LAYERS && seen < first ? seen : first;
 }
 
-/* Processes n tokens from `position` on, chunk by chunk. want: result of the last chunk. Returns how many were not
- * processed, because the layer hook asked to stop. */
+/* Processes n tokens from `position` on, chunk by chunk. want: result of the last chunk. Returns the number of
+ * tokens that were not processed, because the layer hook asked to stop. */
 SC_HOT static uint32_t process(const uint32_t *ids, uint32_t n, uint32_t position, enum sc_want want) {
     while (n) {
         uint32_t chunk = n < SC_CHUNK ? n : SC_CHUNK;
@@ -57,8 +57,8 @@ SC_HOT static uint32_t process(const uint32_t *ids, uint32_t n, uint32_t positio
     return n;
 }
 
-/* Chooses tokens after a pass; next[] holds the draft for `position` on. Keeps the correct draft tokens and adds
- * one token, but stops at an end token unless it is ignored. Returns how many. */
+/* Chooses tokens after a pass; next[] holds the draft for `position` on. Keeps the correct draft tokens and
+ * adds one token, but stops at an end token unless it is ignored. Returns the number of tokens. */
 SC_HOT static uint32_t choose(const llm_sampling *how, uint32_t *next, uint32_t drafted, uint32_t position) {
     uint32_t n = 0, draft;
     do {
@@ -105,7 +105,7 @@ static int feed(llm *s, const uint32_t *ids, size_t n) {
     return stopped();
 }
 
-/* Prompt lookup: writes a draft of at most `most` tokens behind the `count` tokens, and returns its length. */
+/* Prompt lookup: writes a draft of at most `most` tokens after the `count` tokens, and returns its length. */
 static uint32_t draft(uint32_t *tokens, uint32_t count, uint32_t most) {
     const uint32_t left = SC_CONTEXT - count - 1;
     sc_profile_start(SC_CONTROLLER);
@@ -122,8 +122,8 @@ static int is_sampling(const llm_sampling *how) {
            !(how->lookup && (how->inverse_temperature || SC_VERIFIED < 2));
 }
 
-/* Processes what is not cached, and chooses. Few accesses to the session, which is in slow memory. Returns whether it
- * was stopped before it could choose. */
+/* Processes the tokens that are not cached, and chooses. Few accesses to the session, which is in slow memory.
+ * Returns whether it was stopped before it could choose. */
 SC_HOT static int pass(llm *s, const llm_sampling *how) {
     uint32_t *const tokens = s->tokens, count = s->count, cached = s->cached;
     uint32_t untimed = sc_now.untimed, drafted = 0, n = 0;

@@ -121,7 +121,7 @@ class Time(StrEnum):
 
 
 class Unit(StrEnum):
-    """What a SPANS line is about (sc_profile.c).  ``works``: a span is the unit's work, not a wait for it."""
+    """The subject of a SPANS line (sc_profile.c).  ``works``: a span is the unit's work, not a wait for it."""
 
     label: str
     works: bool

@@ -1,4 +1,4 @@
-"""What the compiler finds out about a tokenizer: where text can be cut, and how much memory every text needs."""
+"""Limits of a tokenizer: where text can be cut, and how much memory the encoding of any text needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _Ends = dict[int, frozenset[int]]
 
 
 def units_that_start(table: EncodeTable) -> set[int]:
-    """Return the units in front of which text can be cut, unless the same unit is there.
+    """Return the units such that text can be cut before them, unless the same unit is before the cut.
 
     No merge joins anything that ends with another unit to anything that begins with such a unit.  In
     SentencePiece vocabularies the space is one, since words have their space in front.

@@ -162,7 +162,7 @@ class Lack:
         largest: (name, bytes) of what takes most.
         memories: For weights: the memories that hold them.
         least: Whether ``need`` is the least that any schedule takes.
-        name: What the memory is called, where that is not its ``level``.
+        name: Name of the memory for people, if it differs from ``level``.
     """
 
     level: str

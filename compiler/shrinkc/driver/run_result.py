@@ -71,7 +71,7 @@ class RunResult:
         changed: Files that differ from the compiled ones.
         heard: Seconds from the start to each token.
         predicted: The cost model's estimate of the profile, or None.
-        trace: What each core and unit did when; its ``to_json()`` is a file for ui.perfetto.dev.  None
+        trace: Times of each core and unit; its ``to_json()`` is a file for ui.perfetto.dev.  None
             without ``trace``.
     """
 

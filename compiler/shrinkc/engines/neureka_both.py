@@ -51,7 +51,7 @@ def _outputs(rows: int, taps: int) -> int:
 
 
 def jobs(rows: int, taps: int) -> list[int]:
-    """Return the rows of every job: whole jobs, then half jobs, the last of which can have fewer rows."""
+    """Return the rows of every job: whole jobs, then half jobs.  The last half job can have fewer rows."""
     half = _half(taps)
     halves = -(-rows // half)
     whole = halves // 2 - 1 if halves > 3 else 0

@@ -53,7 +53,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one matrix is stored, and its tiles.  Equal matrices share one place (ModelShape.shared).
+    """Place and tiles of one matrix.  Equal matrices share one place (ModelShape.shared).
 
     The cores copy the matrix into L1 in tiles of ``tile_blocks`` row blocks; other engines read it in place.
     With ``interleave`` n > 0, tiles 0, n, 2n … are in the on-chip memory ``chip_level``, contiguous from
@@ -118,7 +118,7 @@ def stored_in(placements: Iterable[Placement], level: str) -> list[tuple[str, in
 
 @dataclass(frozen=True)
 class Table:
-    """Place of a lookup table of which a pass reads few bytes: "rope", or "pieces" (the text of each token).
+    """Place of a lookup table: "rope", or "pieces" (the text of each token).  A pass reads few bytes of it.
 
     It is stored in the blob of its memory, like a matrix."""
 

@@ -96,7 +96,7 @@ def _inputs(c: LlamaConfig) -> dict[str, int]:
 
 
 def mixed(index: int, quantised: Iterable[str], floats: Iterable[str]) -> QuantizeError:
-    """Return the error for a fused matrix of which some modules are quantised and others float."""
+    """Return the error for a fused matrix with some quantised modules and some float ones."""
     return QuantizeError(
         f"layer {index}: {', '.join(quantised)} are quantised and {', '.join(floats)} float, but "
         "they are one matrix on the device.",

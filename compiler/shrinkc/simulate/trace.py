@@ -1,4 +1,4 @@
-"""Traces: what each core and unit did when, as a file for Perfetto, from a program built with PROFILE=1 TRACE=1.
+"""Traces: times of each core and unit, as a file for Perfetto, from a program built with PROFILE=1 TRACE=1.
 
 The file is JSON of the Trace Event Format, which ui.perfetto.dev and chrome://tracing open.  One microsecond of the
 viewer is one cycle.  Cycles between two operations, in which the program counts and prints, are cut out.
