@@ -48,8 +48,8 @@ class Stream:
     def take_equal(self, now: float, count: int, work: float) -> tuple[float, float]:
         """Return the waits of ``take`` for ``count`` equal tiles, each followed by ``work`` cycles.
 
-        Once a tile leaves transfers equally far ahead as the tile before it, all further tiles but the last take equally
-        long and are skipped."""
+        Once a tile leaves transfers equally far ahead as the tile before it, all further tiles but the last
+        take equally long and are skipped."""
         dma = flash = 0.0
         in_flight = self._most + 2  # tiles being transferred, or requested, when one is taken
         before: tuple[float, ...] | None = None

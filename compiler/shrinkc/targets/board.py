@@ -13,8 +13,8 @@ VARIABLES = 2 * KIB  # of the runtime and of start-up code, in RAM
 CODE = 40 * KIB  # with strings and small tables, in flash; the linker refuses more than there is
 SIZES = ("ram", "flash")
 """Names of the options that give the sizes of a board."""
-# The emulated machine has 64 MiB of flash. It places a device tree at the end of its RAM, after the RAM of the board. Its
-# cycle counter counts instructions.
+# The emulated machine has 64 MiB of flash. It places a device tree at the end of its RAM, after the RAM of the board.
+# Its cycle counter counts instructions.
 EMULATOR = (
     "qemu-system-riscv32", "-M", "virt", "-bios", "none", "-nodefaults", "-display", "none",
     "-icount", "shift=0", "-chardev", "stdio,id=uart,signal=off", "-serial", "chardev:uart",
