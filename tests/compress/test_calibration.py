@@ -48,9 +48,8 @@ def test_repeated_text(stories: Path, tmp_path: Path) -> None:
     file.write_text("\n".join(5 * [story_text(3, 20)]))
     with pytest.raises(BadData, match="80 of 100 paragraphs of again.txt repeat an earlier one"):
         Calibration((str(file),), 4, 32).check(load_tokenizer(stories))
-    file.write_text(
-        "the " * 4000
-    )  # one paragraph, so only the check of windows finds the repetition
+    # one paragraph, so only the check of windows finds the repetition
+    file.write_text("the " * 4000)
     with pytest.raises(BadData, match=r"only \d of 8 samples differ"):
         Calibration((str(file),), 8, 64).check(load_tokenizer(stories))
 

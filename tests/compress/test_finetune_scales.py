@@ -88,9 +88,8 @@ def test_it_recovers_without_touching_integers(
 def test_resumed_training_is_the_same_byte_for_byte(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        finetune_scales, "check_checkpoint", lambda *given: None
-    )  # starts a child process
+    # starts a child process
+    monkeypatch.setattr(finetune_scales, "check_checkpoint", lambda *given: None)
     source = quantised(tmp_path_factory, "coarse", COARSE)
     settings = finetune_scales.Settings(
         samples=24, text=(write_text(tmp_path),), distill=0.5, **FAST

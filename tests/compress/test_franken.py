@@ -328,9 +328,8 @@ def test_a_repeated_layer_is_stored_once_in_the_blob(
             == 0
         )
         levels = [out / "blobs" / f"{level.name}.bin" for level in HOST.stored]
-        sizes[name] = sum(
-            file.stat().st_size for file in levels
-        )  # the remaining bytes: the tokenizer
+        # the remaining bytes: the tokenizer
+        sizes[name] = sum(file.stat().st_size for file in levels)
         result = json.loads(capsys.readouterr().out)
         # the plan without weights has the bytes of the blobs
         tables = sum(table["bytes"] for table in result["tables"].values())

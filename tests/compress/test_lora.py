@@ -210,11 +210,8 @@ def test_resumed_training_is_the_same_byte_for_byte(
     first, second = SignalAt("lora", 5), Recorder()
     with pytest.raises(KeyboardInterrupt):
         lora.run(settings, step(pruned, teacher=stories, reporter=first))
-    assert first.heard[-1] == (
-        "lora",
-        5,
-        8,
-    )  # the current step was finished, and no other one started
+    # the current step was finished, and no other one started
+    assert first.heard[-1] == ("lora", 5, 8)
     resumed = lora.run(settings, step(pruned, teacher=stories, reporter=second)).parameters
     assert second.heard == [("lora", done, 8) for done in range(5, 9)]
     (tmp_path / "fresh").mkdir()

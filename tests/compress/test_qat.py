@@ -92,9 +92,8 @@ def test_the_gradients_of_an_embedding(tied: bool) -> None:
     """Gradients of the embedding and of the LM head, in one tensor if they are tied."""
     given = weight(4, 16, 40, False)
     own = np.random.default_rng(3).random(given.offset.shape, dtype=np.float32)
-    given = replace(
-        given, offset=given.offset + given.scale * own
-    )  # zero points that are not integers
+    # zero points that are not integers
+    given = replace(given, offset=given.offset + given.scale * own)
     table = rounding.rounded_embedding(given, None, "float32", "cpu")
     torch.testing.assert_close(table.weight, torch.from_numpy(given.dequantized()))
     with torch.no_grad():

@@ -344,9 +344,8 @@ def test_force_keeps_foreign_files(
     for name in others:
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("dear")
-    (out / "01-depth" / "config.json").write_text(
-        "{}"
-    )  # a damaged run can be replaced with --force
+    # a damaged run can be replaced with --force
+    (out / "01-depth" / "config.json").write_text("{}")
     with pytest.raises(OutputError, match=f"did not create.*: {', '.join(others)}") as caught:
         compress(str(stories), out, short, reporter=Silent(), force=True)
     assert "move them away" in str(caught.value)

@@ -115,9 +115,8 @@ def test_documents_come_from_the_model(stories: Path, written: SelfGenerated) ->
     some = written.content(500)
     assert some is not None and written.content(10**6) is None
     whole = written.content(1200)
-    assert whole is not None and whole.startswith(
-        some.rstrip("\n")
-    )  # they share the generated text
+    # they share the generated text
+    assert whole is not None and whole.startswith(some.rstrip("\n"))
 
 
 def test_it_is_sampled_from_the_model(stories: Path) -> None:

@@ -208,9 +208,8 @@ def test_n_of_m_frees_no_bytes_and_says_so(stories: Path, step: Step, tmp_path: 
 )
 def test_an_interrupt_loses_one_layer(settings: width.Settings, step: Step, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        width.run(
-            settings, step(reporter=InterruptAt("width", 4))
-        )  # at the first call no layer is finished
+        # at the first call no layer is finished
+        width.run(settings, step(reporter=InterruptAt("width", 4)))
     assert not (tmp_path / "out").exists()
     done = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "scratch").glob("layer*.pt")}
     assert len(done) == 3

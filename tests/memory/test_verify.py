@@ -48,9 +48,10 @@ IN_PLACE_PLAN = next(
     for budget in range(30 * KIB, 160 * KIB, KIB)
     if (plan := make_plan(ENGINED, SIRACUSA, budget)).in_place and plan.kv_window_blocks
 )
+# N-EUREKA multiplies these groups for the cores only because they are padded to whole words
 PADDED = make_shape(
     hidden=60, ffn=80, options=QuantOptions(bits=2, group_size=20, short_last_group=True)
-)  # N-EUREKA multiplies these groups for the cores only because they are padded to whole words
+)
 DEEP = make_shape(layers=17)  # its RMSNorm weights are in a lower memory
 BUDGETS = (None, 48 * KIB)
 STREAMED = SIRACUSA.with_room(wmem=60_000, l2=220 * KIB)

@@ -151,9 +151,8 @@ def _distribution(path: tuple[str, ...], value: Any) -> Any:
     step = value.get("step", 1 if whole else None)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # a step that does not divide the range is refused below
+            # a step that does not divide the range is refused below
+            warnings.simplefilter("ignore")
             made = kind(value["from"], value["to"], log=value.get("log", False), step=step)
     except ValueError as error:  # refused by Optuna
         raise BadRecipe(f"{name} = {dict(value)}: {error}") from error

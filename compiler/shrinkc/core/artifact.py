@@ -27,9 +27,8 @@ REPORTS = ("report.html", "report.json")  # output of `shrinkc report`
 REPORT = "shrinkc-report"  # marker at the beginning of both reports
 MEASURES = frozenset({"perplexity", "tasks", "samples"})  # an evaluation has at least one
 
-_MAX_SIZE = (
-    1 << 24
-)  # of context and vocabulary; limits the memory that a damaged manifest can request
+# of context and vocabulary; limits the memory that a damaged manifest can request
+_MAX_SIZE = 1 << 24
 _AGAIN = "compile the model again."
 
 Option = str | int | bool | None

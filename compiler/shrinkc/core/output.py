@@ -53,9 +53,8 @@ def new_directory(
         yield partial
         _move_into_place(partial, out, partial.with_suffix(".old"))
         finished = True
-    except (
-        OutputError
-    ) as error:  # names a file in the temporary directory, which the user does not know
+    except OutputError as error:
+        # names a file in the temporary directory, which the user does not know
         message, hint = (
             text and text.replace(str(partial), str(out)) for text in (error.message, error.hint)
         )

@@ -126,9 +126,8 @@ class Conversation:
         try:
             result = self._program.run(asked, reporter=self._reporter, on_text=tell)
         finally:  # after Ctrl-C too, the conversation keeps the text so far
-            text = "".join(said).removesuffix(
-                "\n"
-            )  # the final newline of the output, not the model's
+            # the final newline of the output, not the model's
+            text = "".join(said).removesuffix("\n")
             if said:
                 self.exchanges.append((message, text))
         ending: Ending = "end"

@@ -86,9 +86,8 @@ def _write_records(folder: Path, prepared: Planned, graph: Graph, tokenizer: Tok
     save(graph, folder / artifact.IR)
     text = folder / artifact.IR_TEXT
     text.write_text(dump(graph), encoding="utf-8")
-    (folder / artifact.IR).chmod(
-        text.stat().st_mode
-    )  # the library makes a file that only the owner can read
+    # the library makes a file that only the owner can read
+    (folder / artifact.IR).chmod(text.stat().st_mode)
     plan = json.dumps(prepared.plan.to_json(), indent=1)
     (folder / artifact.PLAN).write_text(plan + "\n", encoding="utf-8")
     (folder / artifact.MEMORY_MAP).write_text(prepared.picture(), encoding="utf-8")

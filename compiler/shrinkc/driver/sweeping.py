@@ -102,9 +102,8 @@ class Sweep:
             *(self._row(point) for point in self.points),
         ]  # fmt: skip
         widths = [max(map(len, cells)) for cells in itertools.zip_longest(*rows, fillvalue="")]
-        first = (
-            len(heads) + 1
-        )  # in a row that does not fit, the shortfall replaces all further columns
+        # in a row that does not fit, the shortfall replaces all further columns
+        first = len(heads) + 1
         widths[first] = max(len(row[first]) for row in rows if len(row) > first + 1)
         out = [f"{self.model}: {len(self.points)} plans"]
         for row in rows:

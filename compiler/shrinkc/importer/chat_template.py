@@ -89,9 +89,8 @@ class ChatTemplate:
                 add_generation_prompt=True,
                 **self.tokens,
             )
-        except (
-            Exception
-        ) as error:  # a template is a program of the model's author and may raise anything
+        except Exception as error:
+            # a template is a program of the model's author and may raise anything
             raise BadTokenizer(
                 f"the model's chat template cannot be used: {type(error).__name__}: {error}.",
                 "put the message in the model's form yourself, and give it with --prompt.",

@@ -24,10 +24,8 @@ _EPS_RANGE = (2.0**-126, 2.0**-7)
 # At the upper limit the slowest pairs of a head do not rotate noticeably within any context.
 _THETA_RANGE = (1.0, 1e12)
 FACTOR_RANGE = (1.0, 1e6)  # divisor of the scaled frequencies
-_BAND_RANGE = (
-    1e-3,
-    1e6,
-)  # low_freq_factor and high_freq_factor: rotations of a pair in the original context
+# low_freq_factor and high_freq_factor: rotations of a pair in the original context
+_BAND_RANGE = (1e-3, 1e6)
 
 # transformers' default in all families
 _DEFAULT_EPS = 1e-6

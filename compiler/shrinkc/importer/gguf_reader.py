@@ -68,9 +68,8 @@ class GgufTables(GGUFReader):
         self, orig_offs: int, raw_type: int
     ) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
         if raw_type != GGUFValueType.ARRAY:
-            return super()._get_field_parts(
-                orig_offs, int(raw_type)
-            )  # a plain int is readable in error messages
+            # a plain int is readable in error messages
+            return super()._get_field_parts(orig_offs, int(raw_type))
         head = [self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)]
         kind, count, end = GGUFValueType(int(head[0][0])), int(head[1][0]), orig_offs + 12
         values: list[Any] = []

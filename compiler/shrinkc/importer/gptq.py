@@ -262,9 +262,8 @@ def _quantized(
         fmt = gptq.format_of(name)
         if fmt is None:
             excluded.append(name)
-        elif (
-            name != EMBEDDING
-        ):  # a quantised embedding has groups along the vocabulary: refused as unexpected
+        elif name != EMBEDDING:
+            # a quantised embedding has groups along the vocabulary: refused as unexpected
             found[name] = fmt
     if excluded:
         raise ShapeMismatch(

@@ -156,9 +156,8 @@ class _Source:
             return cls(path, gguf_config(file), file=file)
         check_directory(path)
         raw, generation = read_config(path)
-        gptq = gptq_config_of(
-            path, raw
-        )  # first, so that another method is refused before other problems
+        # first, so that another method is refused before other problems
+        gptq = gptq_config_of(path, raw)
         return cls(path, gptq_llama_config(path, raw, generation), gptq)
 
 

@@ -86,10 +86,8 @@ class SafetensorsFile:
             mapped: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
         except OSError as exc:
             raise BadWeights(f"{path} cannot be read: {exc.strerror or exc}.") from exc
-        except (
-            SafetensorError,
-            ValueError,
-        ) as exc:  # ValueError: a number with thousands of digits
+        except (SafetensorError, ValueError) as exc:
+            # ValueError: a number with thousands of digits
             size = path.stat().st_size
             raise BadWeights(
                 f"{path} ({size} bytes) is damaged or cut short: {exc}.",

@@ -226,9 +226,8 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
         nonlocal best, cycles
         try:
             plan = _plan(s, t, total_l1, arena, chosen, needs)
-        except (
-            DoesNotFit
-        ):  # the lower memories have no room for the logits, the cache or the buffers
+        except DoesNotFit:
+            # the lower memories have no room for the logits, the cache or the buffers
             return False
         if best.plan.keeps_multipliers and not plan.keeps_multipliers:
             return True  # the cost table assumes multipliers in L1

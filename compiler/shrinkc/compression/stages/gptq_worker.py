@@ -264,9 +264,8 @@ def _assemble(source: Path, saved: Path, out: Path) -> None:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
     readable = (out / "config.json").stat().st_mode
-    (out / "model.safetensors").chmod(
-        readable
-    )  # safetensors writes files that only their owner can read
+    # safetensors writes files that only their owner can read
+    (out / "model.safetensors").chmod(readable)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -345,9 +344,8 @@ def compensate(request: dict[str, Any]) -> None:
     config = out / "adapter_config.json"
     fields = json.loads(config.read_text())
     fields["base_model_name_or_path"] = None  # it was a path of this machine
-    fields["target_modules"] = sorted(
-        fields["target_modules"]
-    )  # it was a set, which has no fixed order
+    # it was a set, which has no fixed order
+    fields["target_modules"] = sorted(fields["target_modules"])
     _write_json(config, fields)
     (out / "adapter_model.safetensors").chmod(config.stat().st_mode)
     check_adapter(source, out, request["rank"])
