@@ -22,9 +22,8 @@ from shrinkc.quantize import QuantOptions, check_sizes
 from shrinkc.schedule.shapes import default_context, permutation_entries
 from shrinkc.targets import Target, target_named, with_sizes
 
-CONTEXT_MAX = (
-    4096  # a longer context leaves fewer than 12 bits for a probability (ir/ops/attention.py)
-)
+# a longer context leaves fewer than 12 bits for a probability (ir/ops/attention.py)
+CONTEXT_MAX = 4096
 
 # Assumed for a missing decode table; SmolLM2's has 6.8, a table of 512 pieces 1.9.
 BYTES_PER_PIECE = 8
