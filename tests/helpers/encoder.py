@@ -116,8 +116,8 @@ def _on_gvsoc(folder: Path, target: Target, content: bytes) -> str:
     flags += [f"-DSC_HAS_{level.name.upper()}" for level in target.stored]
     flags += [f"-Wl,--defsym={name}={value}" for name, value in target.symbols.items()]
     sources = (
-        *_HARNESS, RUNTIME / "platform/freestanding/mem.c", pulp / "crt0.S", pulp / "start.c", pulp / "port.c",
-        folder / "input.S",
+        *_HARNESS, *(RUNTIME / f"platform/freestanding/{name}.c" for name in ("mem", "messages")),
+        pulp / "crt0.S", pulp / "start.c", pulp / "port.c", folder / "input.S",
     )  # fmt: skip
     program = folder / f"encode-{target.name}"
     _compile(" ".join(flags), sources, program, "-lgcc")
