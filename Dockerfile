@@ -43,7 +43,7 @@ ENV PATH=/opt/shrinkc/bin:$PATH OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 FROM base AS build
 RUN apt-get update -qq \
-    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ccache python3-venv
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ccache cmake python3-venv
 ENV PIP_CONSTRAINT=/src/.ci/requirements.lock PIP_BUILD_CONSTRAINT=/src/.ci/requirements.lock \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python3 -m venv /opt/tests && python3 -m venv --without-pip /opt/shrinkc

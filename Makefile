@@ -90,7 +90,7 @@ packages:
 	$(install)
 
 # gptqmodel and a library below it come as source with C in it, for which pip needs Python's headers.
-# Reports are tested in Chromium; with ccache the tests, which build hundreds of programs, take less time.
+# Reports are tested in Chromium, the library's CMakeLists.txt with CMake; with ccache the tests, which build hundreds of programs, take less time.
 packages-dev: packages
 	@$(want); \
 	$(find_python); \
@@ -98,6 +98,7 @@ packages-dev: packages
 	$$($$python -c 'import sysconfig; print(sysconfig.get_path("include"))')" python3-dev; \
 	want 'g++ --version' g++; \
 	want 'chromium --version' chromium; \
+	want 'cmake --version' cmake; \
 	want 'ccache --version' ccache; \
 	$(install)
 

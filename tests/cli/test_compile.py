@@ -41,7 +41,7 @@ def compiled(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_directory_is_complete(compiled: Path) -> None:
     names = set(content(compiled))
     assert names >= {
-        "Makefile", "manifest.json", "plan.json", "memory.svg", "ir.safetensors", "ir.txt",
+        "CMakeLists.txt", "Makefile", "manifest.json", "plan.json", "memory.svg", "ir.safetensors", "ir.txt",
         "tokenizer.json", "src/model.c", "src/model.h", "src/blobs.S", "blobs/wmem.bin",
     }  # fmt: skip
     manifest = artifact.read_manifest(compiled)
@@ -69,7 +69,7 @@ def test_the_memory_map_is_a_picture(compiled: Path) -> None:
 def test_generated_files_begin_with_the_command(compiled: Path) -> None:
     command = artifact.read_manifest(compiled).command
     assert command.startswith("shrinkc compile tiny --target siracusa --bits 8")
-    for name in ("src/model.c", "src/model.h", "Makefile"):
+    for name in ("src/model.c", "src/model.h", "Makefile", "CMakeLists.txt"):
         assert command in (compiled / name).read_text().splitlines()[0]
 
 

@@ -79,7 +79,7 @@ def test_bytes_do_not_depend_on_run_directory_or_hash_seed(
 
 
 def test_no_paths_dates_or_addresses(program: Program) -> None:
-    for name in ("src/model.c", "src/model.h", "Makefile"):
+    for name in ("src/model.c", "src/model.h", "Makefile", "CMakeLists.txt"):
         text = (program.out / name).read_text()
         assert "shrinkc compile test" in text.splitlines()[0]
         assert str(program.out) not in text and str(Path.home()) + "/" not in text
@@ -170,6 +170,6 @@ def test_sources_come_along(program: Program) -> None:
 def test_every_source_names_the_licence(program: Program) -> None:
     files = [p for p in program.out.rglob("*") if p.suffix in (".c", ".h", ".S", ".ld")]
     assert len(files) > 30
-    for file in [*files, program.out / "Makefile"]:
+    for file in [*files, program.out / "Makefile", program.out / "CMakeLists.txt"]:
         head = file.read_text().splitlines()[:2]
         assert any("SPDX-License-Identifier: Apache-2.0" in line for line in head), file

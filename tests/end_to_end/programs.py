@@ -105,13 +105,14 @@ def compile_graph(
     out: Path,
     target: Target = SIRACUSA,
     l1_budget: int | None = None,
+    name: str = "model",
 ) -> Program:
     """Plan, verify and emit a lowered model into the new directory ``out``."""
     shape = shape_of(graph, model)
     plan = make_plan(shape, target, l1_budget)
     assert verify(plan, shape, target) > 0
     out.mkdir(parents=True)
-    emit(graph, shape, plan, target, model.tokenizer, out, "shrinkc compile test")
+    emit(graph, shape, plan, target, model.tokenizer, out, "shrinkc compile test", name=name)
     return Program(out, graph, shape, plan, target)
 
 
@@ -122,9 +123,10 @@ def compile_model(
     context: int = 32,
     target: Target = SIRACUSA,
     l1_budget: int | None = None,
+    name: str = "model",
 ) -> Program:
     """Everything between a float model and a directory that make can build."""
-    return compile_graph(lower(model, options, context), model, out, target, l1_budget)
+    return compile_graph(lower(model, options, context), model, out, target, l1_budget, name)
 
 
 def shape_of(graph: Graph, model: FloatModel) -> ModelShape:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from shrinkc.importer import Tokenizer, load_model
+from shrinkc.importer import FloatModel, Tokenizer, load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.simulate.proof import Request, reference
 from shrinkc.targets import KIB, PULP_OPEN, SIRACUSA, Target, board_of
 
-from .programs import ENV, compile_model, need
+from .programs import ENV, Program, compile_model, need
 
 FIRMWARE = Path(__file__).parents[2] / "examples/firmware"
 LINES = ("Once upon a time", "The dog said", "Then they")
@@ -33,21 +33,39 @@ def expected_bytes(graph: Graph, tokenizer: Tokenizer, answer: int) -> bytes:
     return said
 
 
-def converse(board: str, target: Target, folder: Path, answer: int = ANSWER) -> None:
-    """Compile the story model, build the firmware, talk to it."""
-    model = load_model(FIRMWARE.parent / "stories")
-    program = compile_model(model, folder / "out", context=256, target=target)
-    lines = folder / "lines"
-    lines.write_text("".join(f"{line}\n" for line in LINES) + "\x04" * (board == "virt"))
+def talk(
+    command: list[str | Path], model: FloatModel, graph: Graph, lines: Path, answer: int
+) -> None:
+    """Send the lines to a firmware, and compare its answers."""
     with lines.open() as stdin:
         done = subprocess.run(
-            ["make", "-s", "-C", FIRMWARE, f"OUT={program.out}", f"BOARD={board}", f"BUILD={folder / 'build'}",
-             f"INPUT={lines}", f"ANSWER={answer}", "run"],
-            stdin=stdin, capture_output=True, timeout=580, env=ENV, check=False,
-        )  # fmt: skip
+            command, stdin=stdin, capture_output=True, timeout=580, env=ENV, check=False
+        )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = expected_bytes(program.graph, model.tokenizer, answer)
+    told = expected_bytes(graph, model.tokenizer, answer)
     assert done.stdout.replace(b"\r", b"").endswith(told), (done.stdout, told)
+
+
+def compile_story(target: Target, out: Path) -> tuple[FloatModel, Program]:
+    model = load_model(FIRMWARE.parent / "stories")
+    return model, compile_model(model, out, context=256, target=target, name="story")
+
+
+def write_lines(file: Path, board: str) -> Path:
+    """What a person types; on a board Ctrl-D ends it."""
+    file.write_text("".join(f"{line}\n" for line in LINES) + "\x04" * (board == "virt"))
+    return file
+
+
+def converse(board: str, target: Target, folder: Path, answer: int = ANSWER) -> None:
+    """Compile the story model, build the firmware, talk to it."""
+    model, program = compile_story(target, folder / "out")
+    lines = write_lines(folder / "lines", board)
+    make = [
+        "make", "-s", "-C", FIRMWARE, f"OUT={program.out}", f"BOARD={board}", f"BUILD={folder / 'build'}",
+        f"INPUT={lines}", f"ANSWER={answer}", "run",
+    ]  # fmt: skip
+    talk(make, model, program.graph, lines, answer)
 
 
 def test_a_conversation_on_the_host(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.importer import load_model
 from shrinkc.simulate.proof import Request, reference
+from shrinkc.targets import SIRACUSA, Target
 
 from .programs import ENV, Program, compile_model, need
 
@@ -28,11 +29,8 @@ def make_library(program: Program, goal: str, *options: str) -> Path:
     return next((program.out / "build" / goal).glob("lib*.a"))
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Program]:
+def compile_two(folder: Path, target: Target = SIRACUSA) -> tuple[Program, Program]:
     """Two models of different shapes."""
-    need("host")
-    folder = tmp_path_factory.mktemp("library")
     write_tiny_llama(folder / "first", layers=2, vocab=384, tokenizer="bytelevel")
     write_tiny_llama(
         folder / "second", layers=1, vocab=400, hidden=48, tokenizer="bytelevel", seed=3
@@ -41,8 +39,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Program]:
     for name in ("first", "second"):
         model = load_model(folder / name)
         ENCODED[name] = model.tokenizer.encode(TEXT)
-        programs.append(compile_model(model, folder / f"{name}-out", context=CONTEXT))
+        programs.append(
+            compile_model(model, folder / f"{name}-out", context=CONTEXT, target=target, name=name)
+        )
     return programs[0], programs[1]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Program]:
+    need("host")
+    return compile_two(tmp_path_factory.mktemp("library"))
 
 
 def write_expected(models: tuple[Program, Program], folder: Path) -> None:
@@ -66,14 +72,12 @@ def write_expected(models: tuple[Program, Program], folder: Path) -> None:
     )
 
 
-def link(models: tuple[Program, Program], folder: Path, goal: str, *command: str | Path) -> Path:
+def link(
+    models: tuple[Program, Program], folder: Path, goal: str, *command: str | Path, san: str = ""
+) -> Path:
     """two_models.c with both libraries and the header of one."""
-    names = ("first", "second")
-    options = ["SAN=1"] if goal == "host" else []
-    archives = [
-        make_library(program, goal, f"NAME={name}", *options)
-        for program, name in zip(models, names, strict=True)
-    ]
+    options = [f"SAN={san}"] if goal == "host" else []
+    archives = [make_library(program, goal, *options) for program in models]
     write_expected(models, folder)
     subprocess.run(
         [*command, f"-I{folder}", f"-I{archives[0].parent}", Path(__file__).with_name("two_models.c"),
@@ -83,10 +87,12 @@ def link(models: tuple[Program, Program], folder: Path, goal: str, *command: str
     return folder / goal
 
 
+@pytest.mark.parametrize("san", ["1", ""], ids=["sanitized", "optimised"])
 def test_two_models_in_one_program_on_the_host(
-    models: tuple[Program, Program], tmp_path: Path
+    models: tuple[Program, Program], san: str, tmp_path: Path
 ) -> None:
-    program = link(models, tmp_path, "host", "cc", "-g", "-fsanitize=address,undefined", "-pthread")
+    flags = ["-fsanitize=address,undefined"] if san else []
+    program = link(models, tmp_path, "host", "cc", "-g", *flags, "-pthread", san=san)
     assert subprocess.run([program], check=False).returncode == 0
 
 

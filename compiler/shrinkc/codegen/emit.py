@@ -342,6 +342,7 @@ def emit(
         ("model.c.j2", "src/model.c"),
         ("forward.c.j2", "src/forward.c"),
         ("Makefile.j2", "Makefile"),
+        ("CMakeLists.txt.j2", "CMakeLists.txt"),
     ):
         (out / file).write_text(env.get_template(template).render(values), encoding="utf-8")
     (out / "src/formats.h").write_text(formats_header(formats, widths, command), encoding="utf-8")
