@@ -37,7 +37,7 @@ def header() -> str:
         (
             "SAMPLED_WORDS",
             contract.SAMPLED_WORDS,
-            "minimum words of the weights in each memory that llm_init() checks",
+            "at least so many words of each blob are checked",
         ),
         ("ROWS", contract.ROW_BLOCK, "rows of a block"),
         ("BLOCK", contract.X_BLOCK, "inputs that a core quantises at a time"),
