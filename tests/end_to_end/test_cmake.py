@@ -48,7 +48,7 @@ def build(source: Path, to: Path, *options: str | Path) -> None:
 
 def build_example(program: Program, to: Path, *options: str | Path) -> Path:
     """examples/firmware with the story model; returns the folder of the library."""
-    build(FIRMWARE, to, f"-DOUT={program.out}", "-DNAME=story", f"-DANSWER={ANSWER}", *options)
+    build(FIRMWARE, to, f"-DOUT={program.out}", f"-DANSWER={ANSWER}", *options)
     return to / "model"
 
 
@@ -75,8 +75,8 @@ def test_the_library_is_that_of_make(goal: str, tmp_path: Path) -> None:
     library = build_example(program, tmp_path / "build", f"-DBOARD={board}", *cross)
     made = make_library(program, goal)
     ar = "ar" if goal == "host" else f"{CROSS}ar"
-    member = subprocess.run([ar, "p", made, "story_model.o"], capture_output=True, check=True)
-    assert member.stdout == (library / "story_model.o").read_bytes()
+    member = subprocess.run([ar, "p", made, "stories_model.o"], capture_output=True, check=True)
+    assert member.stdout == (library / "stories_model.o").read_bytes()
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def talk(
 
 def compile_story(target: Target, out: Path) -> tuple[FloatModel, Program]:
     model = load_model(FIRMWARE.parent / "stories")
-    return model, compile_model(model, out, context=256, target=target, name="story")
+    return model, compile_model(model, out, context=256, target=target, name="stories")
 
 
 def write_lines(file: Path, board: str) -> Path:

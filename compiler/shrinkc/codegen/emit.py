@@ -51,6 +51,9 @@ from shrinkc.targets import OUTSIDE, PROGRAMS, Target
 
 T = TypeVar("T", bound=Op)
 
+ZEPHYR = ("module.yml", "Kconfig")
+"""Files that make the directory for a board an external module of Zephyr."""
+
 
 @dataclass(frozen=True)
 class CMatrix:
@@ -343,7 +346,9 @@ def emit(
         ("forward.c.j2", "src/forward.c"),
         ("Makefile.j2", "Makefile"),
         ("CMakeLists.txt.j2", "CMakeLists.txt"),
+        *((f"zephyr/{file}.j2", f"zephyr/{file}") for file in ZEPHYR if target.board),
     ):
+        (out / file).parent.mkdir(exist_ok=True)
         (out / file).write_text(env.get_template(template).render(values), encoding="utf-8")
     (out / "src/formats.h").write_text(formats_header(formats, widths, command), encoding="utf-8")
     _copy_runtime(out / "src", [PROGRAMS[name] for name in target.programs.values()])

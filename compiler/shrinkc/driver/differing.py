@@ -190,7 +190,7 @@ def _files(directory: Path) -> dict[str, artifact.FileRecord]:
 
 
 def _is_code(name: str) -> bool:
-    return name.startswith("src/") or name in ("Makefile", "CMakeLists.txt")
+    return name.startswith(("src/", "zephyr/")) or name in ("Makefile", "CMakeLists.txt")
 
 
 def _sizes(plan: Plan, files: Mapping[str, artifact.FileRecord]) -> Flat:
