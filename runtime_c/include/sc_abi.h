@@ -36,6 +36,8 @@ enum sc_input_word {
     SC_IN_DUMP_LAYER = 8, /* with SC_TRACE_DUMP: layer whose ops are printed */
     SC_IN_IGNORE_EOS = 9, /* 1 = continue after an end token */
     SC_IN_LOOKUP = 10,    /* maximum tokens of a draft, 0 .. SC_LOOKUP_MAX; greedy only */
+    SC_IN_KEPT = 11,      /* prompt tokens kept from the last input's session; 0 = a new session */
+    SC_IN_MORE = 12,      /* 1 = another input may follow, which can keep this session */
     SC_IN_TOKENS = 16     /* first token; SC_CONTEXT words, prompt first */
 };
 

@@ -140,6 +140,7 @@ static const char *fault_of(const uint32_t *in) {
     if (in[SC_IN_MAGIC] != SC_INPUT_MAGIC) return "input of another version";
     if (in[SC_IN_PROMPT] < 1 || in[SC_IN_PROMPT] > CONTEXT || most > CONTEXT - in[SC_IN_PROMPT])
         return "prompt and new tokens exceed the context";
+    if (in[SC_IN_KEPT] >= in[SC_IN_PROMPT]) return "no new token in the prompt";
     if (in[SC_IN_TOP_P] < 1 || in[SC_IN_TOP_P] > 65536) return "top_p outside 1..65536";
     for (uint32_t i = 0; i < in[SC_IN_PROMPT]; i++)
         if (in[SC_IN_TOKENS + i] >= SC_MODEL.vocabulary) return "prompt token outside the vocabulary";
@@ -150,17 +151,19 @@ static const char *fault_of(const uint32_t *in) {
     return 0;
 }
 
-int sc_program(void) {
-    uint32_t *in = sc_input_words();
+static int answer(uint32_t *in) {
     const char *fault = fault_of(in);
     if (fault) return refuse(fault);
     const uint32_t most = in[SC_IN_NEW], trace = in[SC_IN_TRACE], lookup = in[SC_IN_LOOKUP];
+    const uint32_t kept = in[SC_IN_KEPT];
     llm_sampling how = {.inverse_temperature = in[SC_IN_INV_TEMP],
                         .top_p = in[SC_IN_TOP_P],
                         .seed = in[SC_IN_SEED],
                         .ignore_end = (int)in[SC_IN_IGNORE_EOS]};
     prompt = in[SC_IN_PROMPT];
-    int result = llm_init(&session, &SC_MODEL, in + SC_IN_TOKENS, CONTEXT);
+    /* the tokens of the input are those of the session, so that its first ones stay */
+    int result =
+        kept ? llm_rewind(&session, kept) : llm_init(&session, &SC_MODEL, in + SC_IN_TOKENS, CONTEXT);
     /* shrinkc notes changed files, compares every integer, and names the first difference */
     if (result == LLM_ERROR_WEIGHTS) result = LLM_OK;
     if (result == LLM_OK && trace != SC_TRACE_TEXT)
@@ -169,11 +172,11 @@ int sc_program(void) {
     if (result == LLM_ERROR_WATCH) return refuse("raw logits are for prompts alone, on a host");
     if (result < 0) return refuse_result(result);
 
-    for (uint32_t i = 0; trace == SC_TRACE_TEXT && i < prompt; i++) put_text(session.tokens[i]);
+    for (uint32_t i = kept; trace == SC_TRACE_TEXT && i < prompt; i++) put_text(session.tokens[i]);
     const int timed = trace == (SC_TRACE_TIME | SC_TRACE_HOOK);
     if (timed) llm_on_layer(&session, time_hook, 0);
-    if (timed) last_call = sc_time();
-    result = llm_feed(&session, session.tokens, prompt);
+    if (timed) longest = 0, last_call = sc_time();
+    result = llm_feed(&session, session.tokens + kept, prompt - kept);
     if (timed) time_hook(0, 0);
     if (trace & SC_TRACE_LOGITS) return 0;
     uint32_t made = 0;
@@ -208,4 +211,11 @@ int sc_program(void) {
     sc_puts("\n");
     sc_flush();
     return 0;
+}
+
+int sc_program(void) {
+    int code;
+    do code = answer(sc_input_words());
+    while (code == 0 && sc_input_words()[SC_IN_MORE] && sc_next_input());
+    return code;
 }

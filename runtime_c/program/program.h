@@ -14,8 +14,9 @@ extern const llm_model SC_MODEL;
 
 /* ---- from the platform ---- */
 uint32_t *sc_input_words(void); /* the run's input (sc_abi.h); new tokens are appended to the prompt */
+int sc_next_input(void);        /* replaces it by the next one; 0: there is none */
 
-/* Answers the input; returns the exit code. A host program calls it for each input. */
+/* Answers the input, and those that follow; returns the exit code. */
 int sc_program(void);
 
 /* ---- text output, line-buffered; one core at a time ---- */

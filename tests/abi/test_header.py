@@ -46,8 +46,8 @@ def test_an_input_has_every_word_in_its_place() -> None:
     words = input_block(CONTEXT, (7, 8, 9), values)
     assert len(words) == input_words(CONTEXT) == 16 + CONTEXT
     assert words[:2] == [INPUT_MAGIC, 3]
-    assert words[2:11] == list(range(102, 111))
-    assert words[11:16] == [0] * 5 and words[16:20] == [7, 8, 9, 0]
+    assert words[2:13] == list(range(102, 113))
+    assert words[13:16] == [0] * 3 and words[16:20] == [7, 8, 9, 0]
     assert INPUT_MAGIC.to_bytes(4, "little") == b"SCI1"  # the host's platform looks for it in files
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pty
 import select
@@ -98,6 +99,34 @@ def test_answers_are_verified(chat: Chat, program: Path, tmp_path: Path) -> None
     assert chat(broken, ["the"], "--tokens", 4, "--verify").code == 60
 
 
+def test_an_answer_takes_the_time_of_its_own_tokens(chat: Chat, program: Path) -> None:
+    """The program processes what is new, and is verified; the tokens are those of a run over all that was said."""
+    options = ["--tokens", 6, "--temperature", 0.7, "--verify", "--json"]
+    answers = chat(program, ["the", "in a", "cat"], *options).json["answers"]
+    assert answers[0]["cached_tokens"] == 0
+    for before, answer in itertools.pairwise(answers):
+        prompt, known = answer["prompt_tokens"], before["prompt_tokens"] + before["new_tokens"]
+        same = [a == b for a, b in zip(prompt, known, strict=False)].index(False)
+        assert answer["cached_tokens"] == same - 1 >= len(before["prompt_tokens"]) - 1
+        # of each new token all layers, and of each chosen one logits, token and text
+        assert answer["verdict"]["mismatched"] == 0 < answer["verdict"]["compared"]
+        alone = shrinkc.run(
+            program, prompt_ids=prompt, tokens=6, temperature=0.7, on="host", reporter=None
+        )
+        assert answer["new_tokens"] == alone.new_tokens
+
+
+def test_a_conversation_goes_on_after_its_program_has_ended(program: Path, needs: Needs) -> None:
+    needs("cc", "make")
+    with shrinkc.chat(program, tokens=4, verify=True) as talk:
+        first = talk.ask("the")
+        talk.close()
+        second = talk.ask("a")
+        third = talk.ask("in")
+    assert [a.result.cached_tokens > 0 for a in (first, second, third)] == [False, False, True]
+    assert all(a.result.verdict is not None and a.result.verdict.ok for a in (second, third))
+
+
 def test_a_full_context_forgets_the_oldest(chat: Chat, program: Path) -> None:
     result = chat(program, ["the", "a cat", "in"], "--system", "you", "--json")
     assert result.code == 0
@@ -139,14 +168,14 @@ def test_ctrl_c_ends_the_answer(chat: Chat, program: Path, monkeypatch: pytest.M
 def test_ctrl_c_before_the_answer_takes_the_message_back(
     chat: Chat, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = running.run_program
+    run = running.KeptProgram.run
     calls = []
 
     def stopped_at_first(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
         return stopping._stop(2, None) if len(calls) == 1 else run(*arguments, **options)
 
-    monkeypatch.setattr(running, "run_program", stopped_at_first)
+    monkeypatch.setattr(running.KeptProgram, "run", stopped_at_first)
     result = chat(program, ["the", "a"], "--tokens", 4, "--json")
     assert result.code == 0
     assert "note: stopped before anything was said; the message does not count" in result.words

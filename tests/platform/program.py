@@ -44,7 +44,7 @@ def input_words(end: int = 0) -> list[int]:
     """A full input; ``end`` makes the program fail on purpose, see fail_on_purpose()."""
     words = [(i * 2654435761) % 2**32 for i in range(INPUT_WORDS)]
     # selftest.c takes the seed for how to end
-    words[InputWord.MAGIC], words[InputWord.SEED] = INPUT_MAGIC, end
+    words[InputWord.MAGIC], words[InputWord.SEED], words[InputWord.MORE] = INPUT_MAGIC, end, 0
     return words
 
 

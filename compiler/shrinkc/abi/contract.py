@@ -58,6 +58,8 @@ class InputWord(Number):
     DUMP_LAYER = 8, "with SC_TRACE_DUMP: layer whose ops are printed"
     IGNORE_EOS = 9, "1 = continue after an end token"
     LOOKUP = 10, "maximum tokens of a draft, 0 .. SC_LOOKUP_MAX; greedy only"
+    KEPT = 11, "prompt tokens kept from the last input's session; 0 = a new session"
+    MORE = 12, "1 = another input may follow, which can keep this session"
     TOKENS = 16, "first token; SC_CONTEXT words, prompt first"
 
 
@@ -69,7 +71,7 @@ class Trace(Number):
     DUMP = 2, "in addition, every op of one layer at one position"
     TIME = 4, "lines: tokens and time only"
     HOOK = 16, "with TIME alone: the longest time between two calls of the layer hook"
-    # only where a target has SC_ALL_LOGITS; more blocks of input, of full length, may follow
+    # only where a target has SC_ALL_LOGITS
     LOGITS = 8, "raw int32 logits of every prompt position, no new tokens"
 
 

@@ -38,14 +38,23 @@ def chat_command(directory: Path, as_json: bool, verify: bool, **options: Any) -
     """
     console = Console()
     variables = make_variables(options.pop("make_options"))
-    talk = shrinkc.chat(
+    with shrinkc.chat(
         directory, verify=verify, make_options=variables, reporter=console, **options
-    )
-    proof = "every answer is verified" if verify else "answers are not verified without --verify"
-    console.note(
-        f"{talk.model} on {options['on']}, context {talk.context} tokens; {proof}; "
-        "Ctrl-C ends an answer, Ctrl-D the chat"
-    )
+    ) as talk:
+        proof = (
+            "every answer is verified" if verify else "answers are not verified without --verify"
+        )
+        console.note(
+            f"{talk.model} on {options['on']}, context {talk.context} tokens; {proof}; "
+            "Ctrl-C ends an answer, Ctrl-D the chat"
+        )
+        told = _converse(talk, console, as_json)
+    if as_json:
+        print_json({"model": talk.model, "answers": [answer.to_json() for answer in told]})
+
+
+def _converse(talk: Any, console: Console, as_json: bool) -> list[Any]:
+    """Return the answers to all messages; without ``as_json`` write them as well."""
     told = []
     while (message := _message(console)) is not None:
         if not message.strip():
@@ -74,8 +83,7 @@ def chat_command(directory: Path, as_json: bool, verify: bool, **options: Any) -
         for note in _notes(answer, talk.context):
             console.note(note)
         answer.result.check()
-    if as_json:
-        print_json({"model": talk.model, "answers": [answer.to_json() for answer in told]})
+    return told
 
 
 def _notes(answer: Any, context: int) -> list[str]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from shrinkc.core.errors import UsageError
 from shrinkc.core.progress import Reporter
 from shrinkc.driver.asking import DEFAULT_TOKENS, RunRequest
 from shrinkc.driver.run_result import RunResult
-from shrinkc.driver.running import Program
+from shrinkc.driver.running import Program, Session
 from shrinkc.driver.story import OnText
 from shrinkc.importer import Message
+from shrinkc.simulate.proof import Request
 
 Ending = Literal["end", "tokens", "context"]
 """Reason why an answer ended: the model's end token, the limit of tokens, or a full context."""
@@ -49,15 +50,21 @@ class Answer:
             "answer": self.text,
             "ended": self.ended,
             "forgotten": self.forgotten,
+            "cached_tokens": self.result.cached_tokens,
             **{name: run[name] for name in names},
         }
 
 
 class Conversation:
-    """Messages and answers in turn.  Each answer is a run that is given all that was said before.
+    """Messages and answers in turn.
+
+    The program stays between answers, with the KV cache of what was said, so an answer takes the time of its own
+    tokens.  On gvsoc, which gets no input while it runs, each answer is a run over all that was said.
 
     If a message does not fit into the context, the oldest exchanges are forgotten.  The system message
     stays.
+
+    It is a context manager; its end is :meth:`close`.
 
     Attributes:
         model: Name of the model.
@@ -76,6 +83,7 @@ class Conversation:
         """
         self._program = Program.open(directory, request, env=env, reporter=reporter)
         self._reporter = reporter
+        self._session: Session | None = None
         self._system: list[Message] = (
             [] if system is None else [{"role": "system", "content": system}]
         )
@@ -92,6 +100,10 @@ class Conversation:
             )
         for note in request.notes():
             reporter.note(note)
+        if request.machine == "gvsoc":
+            reporter.note(
+                "note: the simulator gets no input while it runs; every answer starts it again with all that was said"
+            )
         self._program.build(reporter)
 
     def __repr__(self) -> str:
@@ -124,7 +136,10 @@ class Conversation:
 
         self.exchanges = self.exchanges[forgotten:]
         try:
-            result = self._program.run(asked, reporter=self._reporter, on_text=tell)
+            result = self._run(asked, tell)
+        except BaseException:
+            self.close()  # the next answer begins with an empty cache
+            raise
         finally:  # after Ctrl-C too, the conversation keeps the text so far
             # the final newline of the output, not the model's
             text = "".join(said).removesuffix("\n")
@@ -134,6 +149,25 @@ class Conversation:
         if len(result.new_tokens) == most:
             ending = "context" if most == room else "tokens"
         return Answer(message, text, ending, forgotten, result)
+
+    def _run(self, asked: Request, on_text: OnText) -> RunResult:
+        if self._program.request.machine == "gvsoc":
+            return self._program.run(asked, reporter=self._reporter, on_text=on_text)
+        if self._session is None:
+            self._session = Session(self._program)
+        return self._session.run(asked, reporter=self._reporter, on_text=on_text)
+
+    def close(self) -> None:
+        """End the program.  The conversation can go on; the next answer starts the program again."""
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _fitted(self, message: str) -> tuple[list[int], int]:
         """Return the prompt, and the number of oldest exchanges dropped to make room for it and an answer."""

@@ -103,6 +103,11 @@ class RunResult:
         return list(self.asked.prompt)
 
     @property
+    def cached_tokens(self) -> int:
+        """Number of prompt tokens that were in the KV cache, from the conversation so far."""
+        return self.asked.cached
+
+    @property
     def new_tokens(self) -> list[int]:
         """Token ids that the program chose, with an end token."""
         return list(self.record.tokens)
@@ -151,7 +156,7 @@ class RunResult:
 
         first, last, more = self.heard[0], self.heard[-1], len(self.heard) - 1
         return {
-            "prefill": part(len(self.asked.prompt), first),
+            "prefill": part(len(self.asked.prompt) - self.cached_tokens, first),
             "decode": part(more, last - first) if more else None,
         }
 
@@ -182,7 +187,8 @@ class RunResult:
     def lines(self) -> list[str]:
         """Return a summary: the platform's reports, times or cycles, and the verification."""
         new, prompt = len(self.record.tokens), len(self.asked.prompt)
-        head = f"{self.machine}: {prompt} prompt tokens, {new} new tokens"
+        cached = f" ({self.cached_tokens} in the KV cache)" if self.cached_tokens else ""
+        head = f"{self.machine}: {prompt} prompt tokens{cached}, {new} new tokens"
         if self.machine == "gvsoc":
             out = [*self.reports, f"{head}, {self.seconds:.0f} s of simulation"]
         else:
@@ -191,13 +197,16 @@ class RunResult:
                 for name, part in (self.speed or {}).items()
                 if part is not None
             ]
-            what = "start-up" if self.verdict is None else "start-up and output for verification"
-            out = [*self.reports, f"{head}, {self.seconds:.2f} s with {what}"]
+            parts = ["start-up"] * (not self.asked.more)
+            parts += ["output for verification"] * (self.verdict is not None)
+            what = f" with {' and '.join(parts)}" if parts else ""
+            out = [*self.reports, f"{head}, {self.seconds:.2f} s{what}"]
             if rates:
                 out.append(", ".join(rates))
         if (prefill := self.record.prefill_time) and self.machine in ("gvsoc", "qemu"):
             unit = "cycles" if self.machine == "gvsoc" else "instructions"
-            line = f"prefill {prefill / prompt:,.0f} {unit} per token"
+            fed = prompt - self.cached_tokens
+            line = f"prefill {prefill / fed:,.0f} {unit} per token"
             if decode := self.record.decode_times:
                 line += f", decode {sum(decode) / (new - 1):,.0f} {unit} per token"
             out.append(f"{line} ({'GVSoC, a simulator' if self.machine == 'gvsoc' else 'QEMU'})")

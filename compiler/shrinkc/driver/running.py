@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from shrinkc.abi import Trace
@@ -21,8 +22,9 @@ from shrinkc.driver.run_result import Drafts, RunResult
 from shrinkc.driver.story import OnText, Story
 from shrinkc.importer import Tokenizer
 from shrinkc.ir.graph import Graph
+from shrinkc.ir.interpreter import Interpreter
 from shrinkc.ir.serialize import load
-from shrinkc.simulate import RunOutput, run_program
+from shrinkc.simulate import KeptProgram, RunOutput, run_program
 from shrinkc.simulate.profile import Profile, read_profile
 from shrinkc.simulate.proof import (
     Difference,
@@ -123,11 +125,13 @@ class Program:
         asked: Request,
         *,
         told: tuple[int, ...] = (),
+        session: Session | None = None,
         reporter: Reporter,
         on_text: OnText | None = None,
     ) -> RunResult:
         """Run the built program once; ``on_text`` receives the text of ``told`` and then of the new tokens.
 
+        ``session``: the program and interpreter that have the KV cache of the run before, and get that of this one.
         Raises RunFailed, or BadArtifact if the program is too old for the request.
         """
         request, directory = self.request, self.directory
@@ -137,19 +141,21 @@ class Program:
                 self.tokenizer, told, asked.new_tokens, on_text, update=update,
                 on_first=waiting.close,
             )  # fmt: skip
-            output = self._run(asked, Trace.PROOF if request.verify else Trace.TIME, story=story)
+            trace = Trace.PROOF if request.verify else Trace.TIME
+            output = self._run(asked, trace, story=story, session=session)
         story.end()
         record = parse(output.lines)
         _check_ending(output, record, request.machine)
         profile = _profile(directory, output, record) if request.profile else None
-        trace = _trace(directory, output) if request.trace else None
+        spans = _trace(directory, output) if request.trace else None
         drafts = _drafts(directory, record) if asked.prompt_lookup else None
 
         verdict = None
         if request.verify:
             with reporter.stage("checking against the interpreter"):
-                graph = load(directory / artifact.IR)
-                want = followed(graph, asked, record.tokens, request.verify)
+                graph = load(directory / artifact.IR) if session is None else session.graph
+                interpreter = None if session is None else session.interpreter
+                want = followed(graph, asked, record.tokens, request.verify, interpreter)
                 every = 1 if want is None else request.verify
                 want = want or reference(graph, asked)  # after a difference, compare everything
                 verdict = compare(record, want, graph, self.tokenizer.decode_table())
@@ -163,7 +169,7 @@ class Program:
             self.manifest, request.machine, asked, text, output.seconds, record, verdict,
             _reports(output), self.changed, profile, drafts, tuple(story.seconds),
             None if profile is None else _predicted(directory, self.target, asked, record),
-            trace,
+            spans,
         )  # fmt: skip
         if profile is not None:
             write_file(
@@ -179,16 +185,17 @@ class Program:
         *,
         dump: tuple[int, int] = (0, 0),
         story: Story | None = None,
+        session: Session | None = None,
     ) -> RunOutput:
+        words = asked.words(self.manifest.context, trace, dump)
+        timeout_s = self.request.timeout or TIMEOUT[self.request.machine]
+        on_line = None if story is None else story.on_line
+        if session is not None:
+            return session.program.run(words, timeout_s=timeout_s, on_line=on_line)
         return run_program(
-            self.directory,
-            self.request.machine,
-            asked.words(self.manifest.context, trace, dump),
-            env=self.env,
-            timeout_s=self.request.timeout or TIMEOUT[self.request.machine],
-            on_line=None if story is None else story.on_line,
+            self.directory, self.request.machine, words, env=self.env, timeout_s=timeout_s, on_line=on_line,
             target=self.target,
-        )
+        )  # fmt: skip
 
     def _look_closer(
         self, asked: Request, want: Record, graph: Graph, found: Difference
@@ -196,13 +203,57 @@ class Program:
         """Run again with all values of the layer whose hash differs, to find op and index."""
         if found.layer is None:
             return found
+        whole = replace(asked, kept=0, more=False)
         try:
-            again = self._run(asked, Trace.PROOF | Trace.DUMP, dump=(found.step, found.layer))
+            again = self._run(whole, Trace.PROOF | Trace.DUMP, dump=(found.step, found.layer))
             dumps = parse(again.lines).dumps
         except ShrinkcError:
             return found  # keep the first run's finding
         values = op_values(graph, asked, want, found.step, found.layer)
         return locate(dumps, values, graph, found.step, found.layer) or found
+
+
+class Session:
+    """A program that is kept running and the interpreter that checks it, with equal KV caches.
+
+    Attributes:
+        tokens: What the caches have, and the last token of the run.
+    """
+
+    def __init__(self, program: Program) -> None:
+        """Start the built program.  Raises ToolMissing, UsageError or BadArtifact."""
+        self._of = program
+        self.tokens: list[int] = []
+        self.program = KeptProgram(
+            program.directory, program.request.machine, env=program.env, target=program.target
+        )
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The program's integer model."""
+        return load(self._of.directory / artifact.IR)
+
+    @cached_property
+    def interpreter(self) -> Interpreter:
+        """The interpreter of the conversation."""
+        return Interpreter(self.graph)
+
+    def run(self, asked: Request, *, reporter: Reporter, on_text: OnText | None) -> RunResult:
+        """Run, and process only the tokens behind those that the prompt has in common with :attr:`tokens`.
+
+        After an exception, close it.
+        """
+        pairs = zip(self.tokens, asked.prompt[:-1], strict=False)
+        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        asked = replace(asked, kept=common, more=True)
+        result = self._of.run(asked, session=self, reporter=reporter, on_text=on_text)
+        equal = result.verdict is None or result.verdict.ok
+        self.tokens = [*asked.prompt, *result.record.tokens] if equal else []
+        return result
+
+    def close(self) -> None:
+        """End the program."""
+        self.program.close()
 
 
 def _predicted(directory: Path, target: Target, asked: Request, record: Record) -> Predicted | None:

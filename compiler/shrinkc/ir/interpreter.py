@@ -32,6 +32,12 @@ class Interpreter:
         """Number of tokens so far, which is the position of the next token."""
         return self.state.position
 
+    def rewind(self, position: int) -> None:
+        """Forget the tokens from ``position`` on.  Raises ValueError if there are fewer tokens."""
+        if position > self.position:
+            raise ValueError(f"position {position} past the {self.position} tokens")
+        self.state.position = position
+
     def forward(
         self,
         tokens: np.ndarray | list[int],

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import termios
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +109,110 @@ def run_streaming(
     errors.close()
     code = process.returncode if ended else None
     return Finished(code, out.lines, errors.lines, time.monotonic() - started)
+
+
+class KeptProcess:
+    """A child process in its own process group that answers one input after the other."""
+
+    def __init__(self, command: list[str], *, env: Mapping[str, str], directory: Path) -> None:
+        """Start ``command`` in ``directory``."""
+        self._process = subprocess.Popen(
+            command,
+            env=env,
+            cwd=directory,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            bufsize=0,
+        )
+        self._errors = _Lines(None)
+        self._finalizer = weakref.finalize(self, _end, self._process)
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            assert stream is not None
+            os.set_blocking(stream.fileno(), False)
+
+    def ask(
+        self,
+        content: bytes,
+        is_last: Callable[[str], bool],
+        *,
+        timeout_s: float,
+        on_line: Callable[[str], None] | None,
+    ) -> Finished:
+        """Write ``content`` and read lines up to the one that ``is_last``; ``code`` is then 0.
+
+        Without such a line, ``code`` is that of the process, which has ended.  After ``timeout_s`` seconds it is
+        None, and the process is ended.
+        """
+        started = time.monotonic()
+        answered = False
+
+        def hear(line: str) -> None:
+            nonlocal answered
+            answered = answered or is_last(line)
+            if on_line is not None:
+                on_line(line)
+
+        out = _Lines(hear)
+        code: int | None = 0
+        try:
+            self._exchange(content, out, lambda: answered, started + timeout_s)
+            if not answered:
+                out.close()
+                self._errors.close()
+                code = self._process.wait(max(0.0, started + timeout_s - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
+            code = None
+            self.close()
+        return Finished(code, out.lines, self._errors.lines, time.monotonic() - started)
+
+    def close(self) -> None:
+        """End the process."""
+        self._finalizer()
+
+    def _exchange(
+        self, content: bytes, out: _Lines, answered: Callable[[], bool], deadline: float
+    ) -> None:
+        """Write and read until there is an answer or stdout and stderr end.  Raises TimeoutError at the deadline."""
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin is not None and stdout is not None and stderr is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdin, selectors.EVENT_WRITE)
+            selector.register(stdout, selectors.EVENT_READ, out)
+            selector.register(stderr, selectors.EVENT_READ, self._errors)
+            reading = 2
+            while reading and not answered():
+                left = deadline - time.monotonic()
+                ready = selector.select(min(left, _POLL_SECONDS)) if left > 0 else []
+                if not ready and time.monotonic() >= deadline:
+                    raise TimeoutError
+                for key, _ in ready:
+                    if key.data is None:
+                        content = content[_write(key.fd, content) :]
+                        if not content:
+                            selector.unregister(key.fd)
+                        continue
+                    data = _read(key.fd)
+                    key.data.add(data)
+                    if not data:
+                        selector.unregister(key.fd)
+                        reading -= 1
+
+
+def _write(stream: int, content: bytes) -> int:
+    """Return the number of bytes that are done; all, if the process does not read any more."""
+    try:
+        return os.write(stream, content)
+    except BrokenPipeError:
+        return len(content)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _end_group(process)
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
 
 
 def _make_transparent(terminal: int) -> None:

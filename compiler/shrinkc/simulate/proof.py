@@ -19,13 +19,24 @@ from shrinkc.numerics.vectors import Q16Vector, QHeads, QVector
 
 @dataclass(frozen=True)
 class Request:
-    """Request for a run; ``words`` encodes it for the program."""
+    """Request for a run; ``words`` encodes it for the program.
+
+    ``kept``: first tokens of the prompt that the program keeps from the run before it.  ``more``: another run
+    may keep the tokens of this one.
+    """
 
     prompt: tuple[int, ...]
     new_tokens: int
     sampling: Sampling = Sampling()
     ignore_eos: bool = False
     prompt_lookup: int = 0  # most drafted tokens per pass
+    kept: int = 0
+    more: bool = False
+
+    @property
+    def cached(self) -> int:
+        """Number of prompt tokens that are not processed again.  The last kept token is, for its logits."""
+        return max(self.kept - 1, 0)
 
     def words(self, context: int, trace: int, dump: tuple[int, int] = (0, 0)) -> list[int]:
         """Return the program's input; ``trace``: flags of Trace, ``dump``: position and layer for Trace.DUMP."""
@@ -40,6 +51,8 @@ class Request:
             InputWord.DUMP_LAYER: dump[1],
             InputWord.IGNORE_EOS: int(self.ignore_eos),
             InputWord.LOOKUP: self.prompt_lookup,
+            InputWord.KEPT: self.kept,
+            InputWord.MORE: int(self.more),
         }
         return input_block(context, self.prompt, values)
 
@@ -149,10 +162,10 @@ def parse(lines: list[str]) -> Record:
 
 
 def reference(graph: Graph, request: Request) -> Record:
-    """Return the interpreter's results for a request."""
+    """Return the interpreter's results for a request, without those of cached tokens."""
     follower = _Follower(graph, request)
     r = follower.record
-    feed = list(request.prompt)
+    feed = list(request.prompt[request.cached :])
     while not follower.ended:
         feed = follower.feed(feed)
         r.tokens += feed
@@ -161,20 +174,24 @@ def reference(graph: Graph, request: Request) -> Record:
 
 
 def followed(
-    graph: Graph, request: Request, tokens: Sequence[int], every: int = 1
+    graph: Graph,
+    request: Request,
+    tokens: Sequence[int],
+    every: int = 1,
+    interpreter: Interpreter | None = None,
 ) -> Record | None:
     """Return the same as :func:`reference`, in fewer passes, if the interpreter chooses ``tokens``; else None.
 
     The interpreter processes the tokens of the run many at a time and compares its choices with them.  With
     ``every`` n > 1 it chooses only every n-th token and the last one; the others are taken from the run, without
-    logits.
+    logits.  ``interpreter``: one that has processed the request's cached tokens.  It then has those of the run.
     """
-    follower = _Follower(graph, request)
+    follower = _Follower(graph, request, interpreter)
     r = follower.record
     if len(tokens) > request.new_tokens:
         return None
     at = 0
-    feed = list(request.prompt)
+    feed = list(request.prompt[request.cached :])
     while at < len(tokens) and not follower.ended:
         # the last token of this pass is the next one that the interpreter chooses
         count = 1 if at == 0 else min(len(tokens) - at, _TOGETHER if every == 1 else every)
@@ -203,10 +220,16 @@ _TOGETHER = 64  # positions whose logits are kept in memory at once
 class _Follower:
     """Interpreter run of a request, with a record of its results."""
 
-    def __init__(self, graph: Graph, request: Request) -> None:
+    def __init__(
+        self, graph: Graph, request: Request, interpreter: Interpreter | None = None
+    ) -> None:
         self.record = Record()
         self._graph, self._request = graph, request
-        self._interpreter = Interpreter(graph)
+        self._interpreter = interpreter or Interpreter(graph)
+        if interpreter is not None:
+            interpreter.rewind(request.cached)
+        elif request.cached:
+            self._interpreter.forward(list(request.prompt[: request.cached]), logits=False)
         self._outs = {graph.body(i)[-1].out: i for i in range(graph.num_layers)}
         self._start = 0
 

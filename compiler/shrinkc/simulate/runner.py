@@ -22,7 +22,7 @@ from shrinkc.core.artifact import read_manifest
 from shrinkc.core.errors import BadArtifact, RunFailed, UsageError
 from shrinkc.core.shell import quoted
 from shrinkc.simulate.elf import replace_section
-from shrinkc.simulate.process import Finished, run_streaming
+from shrinkc.simulate.process import Finished, KeptProcess, run_streaming
 from shrinkc.targets import DEFAULT, EMULATED_FLASH, OUTSIDE, PROGRAMS, Target
 
 Words = Sequence[int] | npt.NDArray[np.integer]
@@ -61,12 +61,7 @@ def run_program(
     ``on_line`` gets each line of output as it appears.  Raises UsageError for a machine that the target does not run
     on, BadArtifact without a program, and RunFailed for a crash, a time-out or a code of :data:`PLATFORM_CODES`.
     """
-    if on not in target.runs_on:
-        raise UsageError(
-            f"no machine called '{on}' runs programs for {target.name}.",
-            f"allowed: {', '.join(target.runs_on)}.",
-        )
-    program = _program(out, target.programs[on])
+    program = _program_for(out, on, target)
     content = np.asarray(words).astype("<u4").tobytes()
     with tempfile.TemporaryDirectory(prefix="shrinkc-") as folder:
         scratch = Path(folder)
@@ -76,10 +71,45 @@ def run_program(
         else:
             file = scratch / "input.bin"
             file.write_bytes(content)
-            command = _in_qemu(program, target, scratch, env) if on == "qemu" else [str(program)]
+            command = _command(program, on, target, scratch, env)
             with file.open("rb") as stdin:
                 done = start(command, env=env, stdin=stdin, on_line=on_line, terminal=False)
     return _judged(done, on, timeout_s)
+
+
+class KeptProgram:
+    """The built program of ``out`` on ``host`` or ``qemu``, which keeps its KV cache from one input to the next."""
+
+    def __init__(self, out: Path, on: str, *, env: Mapping[str, str], target: Target) -> None:
+        """Start the program.  Raises UsageError, BadArtifact and ToolMissing as :func:`run_program` does."""
+        program = _program_for(out, on, target)
+        self._on = on
+        self._scratch = tempfile.TemporaryDirectory(prefix="shrinkc-")
+        folder = Path(self._scratch.name)
+        try:
+            command = _command(program, on, target, folder, env)
+            self._process = KeptProcess(command, env=env, directory=folder)
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+
+    def run(
+        self, words: Words, *, timeout_s: float, on_line: Callable[[str], None] | None = None
+    ) -> RunOutput:
+        """Run input ``words`` with ``InputWord.MORE``; see :func:`run_program`.  After an exception, close it."""
+        content = np.asarray(words).astype("<u4").tobytes()
+        done = self._process.ask(
+            content,
+            lambda line: line.startswith(f"{Line.END} "),
+            timeout_s=timeout_s,
+            on_line=on_line,
+        )
+        return _judged(done, self._on, timeout_s)
+
+    def close(self) -> None:
+        """End the program."""
+        self._process.close()
+        self._scratch.cleanup()
 
 
 def host_logits(
@@ -104,7 +134,11 @@ def host_logits(
         words = Path(scratch) / "input.bin"
         with words.open("wb") as file:
             for ids in sequences:
-                options = {InputWord.TOP_P: 1 << 16, InputWord.TRACE: Trace.LOGITS}
+                options = {
+                    InputWord.TOP_P: 1 << 16,
+                    InputWord.TRACE: Trace.LOGITS,
+                    InputWord.MORE: 1,
+                }
                 block = input_block(manifest.context, [int(i) for i in ids], options)
                 file.write(np.array(block, "<u4").tobytes())
         with (
@@ -154,6 +188,22 @@ def _program(out: Path, name: str) -> Path:
         hint = f"build it:\n{quoted('make', '-C', out, name)}"
         raise BadArtifact(f"{out} has no {PROGRAM[name]}.", hint)
     return program
+
+
+def _program_for(out: Path, on: str, target: Target) -> Path:
+    if on not in target.runs_on:
+        raise UsageError(
+            f"no machine called '{on}' runs programs for {target.name}.",
+            f"allowed: {', '.join(target.runs_on)}.",
+        )
+    return _program(out, target.programs[on])
+
+
+def _command(
+    program: Path, on: str, target: Target, scratch: Path, env: Mapping[str, str]
+) -> list[str]:
+    """Return the command line that runs ``program`` on host or qemu with its input on stdin."""
+    return _in_qemu(program, target, scratch, env) if on == "qemu" else [str(program)]
 
 
 def _in_qemu(program: Path, target: Target, scratch: Path, env: Mapping[str, str]) -> list[str]:

@@ -36,10 +36,15 @@ static int read_input(void) {
     if (bytes % sizeof input[0] != 0) {
         refuse("the input on stdin is not a whole number of 32-bit words");
     }
+    if (bytes > 0 && !input[SC_IN_MORE] && fgetc(stdin) != EOF) {
+        refuse("more input words on stdin than the program was built for");
+    }
     return bytes > 0;
 }
 
 uint32_t *sc_input_words(void) { return input; }
+
+int sc_next_input(void) { return read_input(); }
 
 /* ---- console and start ---- */
 
@@ -63,14 +68,7 @@ static int answer_words(void) {
     if (!read_input()) {
         refuse("no input words on stdin");
     }
-    if (input[SC_IN_TRACE] != SC_TRACE_LOGITS && fgetc(stdin) != EOF) {
-        refuse("more input words on stdin than the program was built for");
-    }
-    int code;
-    do {
-        code = sc_program();
-    } while (code == 0 && input[SC_IN_TRACE] == SC_TRACE_LOGITS && read_input());
-    return code;
+    return sc_program();
 }
 
 /* A prompt on the command line. */

@@ -6,3 +6,5 @@
 uint32_t sc_input_section[SC_INPUT_WORDS] __attribute__((section(".sc_input"), used)) = {0};
 
 uint32_t *sc_input_words(void) { return sc_input_section; }
+
+int sc_next_input(void) { return 0; }

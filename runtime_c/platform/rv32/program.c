@@ -76,28 +76,35 @@ void sc_exit(int code) {
 
 /* ---- input ---- */
 
-static uint32_t input[SC_INPUT_WORDS + 1]; /* one more word, to detect input that is too long */
+static uint32_t input[SC_INPUT_WORDS];
 
-/* Missing words are 0. sc_program() checks the values. */
-static void read_input(void) {
+/* Returns the number of bytes; fewer than `room` at the end of stdin. */
+static uint32_t read_all(void *to, uint32_t room) {
     uint32_t bytes = 0;
     int32_t got;
     do {
-        got = syscall3(SYS_READ, STDIN, (uintptr_t)input + bytes, sizeof input - bytes);
+        got = syscall3(SYS_READ, STDIN, (uintptr_t)to + bytes, room - bytes);
         bytes += got > 0 ? (uint32_t)got : 0;
-    } while (got > 0 && bytes < sizeof input);
+    } while (got > 0 && bytes < room);
     if (got < 0) {
         refuse("cannot read the input words from stdin");
     }
-    if (bytes == 0) {
-        refuse("no input words on stdin");
+    return bytes;
+}
+
+/* Missing words are 0. sc_program() checks the values. */
+int sc_next_input(void) {
+    for (uint32_t i = 0; i < SC_INPUT_WORDS; i++) {
+        input[i] = 0;
     }
+    uint32_t bytes = read_all(input, sizeof input), more;
     if (bytes % sizeof input[0] != 0) {
         refuse("the input on stdin is not a whole number of 32-bit words");
     }
-    if (bytes == sizeof input) {
+    if (bytes > 0 && !input[SC_IN_MORE] && read_all(&more, sizeof more) > 0) {
         refuse("more input words on stdin than the program was built for");
     }
+    return bytes > 0;
 }
 
 uint32_t *sc_input_words(void) { return input; }
@@ -107,6 +114,8 @@ uint32_t *sc_input_words(void) { return input; }
 int main(void);
 
 void __attribute__((noreturn, used)) sc_rv32_start(void) {
-    read_input();
+    if (!sc_next_input()) {
+        refuse("no input words on stdin");
+    }
     sc_exit(main());
 }

@@ -4,11 +4,19 @@
 
 #include "uart.h"
 
+static uint32_t input[SC_INPUT_WORDS];
+
+int sc_next_input(void) {
+    for (uint32_t i = 0; i < sizeof input; i++) {
+        ((uint8_t *)input)[i] = sc_read();
+    }
+    return 1;
+}
+
 uint32_t *sc_input_words(void) {
-    static uint32_t input[SC_INPUT_WORDS];
-    static uint32_t bytes;
-    for (; bytes < sizeof input; bytes++) {
-        ((uint8_t *)input)[bytes] = sc_read();
+    static int is_read;
+    if (!is_read) {
+        is_read = sc_next_input();
     }
     return input;
 }
