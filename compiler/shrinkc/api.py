@@ -202,6 +202,7 @@ def run(
     check: bool = True,
     profile: bool = False,
     trace: bool = False,
+    hook_interval: bool = False,
     make_options: Mapping[str, str] | None = None,
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
@@ -228,6 +229,8 @@ def run(
         check: Raise Mismatch if an integer differs.  If False, ``verdict.ok`` of the result says so.
         profile: Count cycles, instructions and stalls of each operation.  Only on gvsoc.
         trace: Also record what each core, transfer and engine does when.  Includes ``profile``.
+        hook_interval: Measure the longest time between two calls of the layer hook.  Only on gvsoc, with
+            ``verify=False`` and without ``profile``.
         make_options: Variables of the directory's Makefile, such as ``{"SAN": "1"}``.
         timeout: Seconds until the run is stopped.  None: 600, on gvsoc 7200.
         env: Environment in which programs are found.
@@ -253,6 +256,7 @@ def run(
         on, prompt=prompt, chat=chat, prompt_ids=prompt_ids, tokens=tokens, seed=seed, temperature=temperature,
         top_p=top_p, ignore_eos=ignore_eos, verify=int(verify), make_options=make_options or {},
         timeout=timeout, profile=profile or trace, prompt_lookup=prompt_lookup, trace=trace,
+        hook_interval=hook_interval,
     )  # fmt: skip
     result = run_directory(
         Path(directory), request, env=_environment(env), reporter=reporter or Silent(),

@@ -165,6 +165,39 @@ def test_trace_is_for_gvsoc(cli: Cli, compiled: Path, tmp_path: Path, machine: s
     assert not file.exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--no-verify"], "is not possible on host: only the simulator gvsoc counts cycles"),
+        (["--on", "gvsoc"], "is not possible with verification, whose output takes time"),
+        (
+            ["--on", "gvsoc", "--no-verify", "--profile"],
+            "is not possible with --profile or --trace",
+        ),
+    ],
+)
+def test_hook_interval_refused(cli: Cli, compiled: Path, options: list[object], said: str) -> None:
+    result = cli("run", compiled, "--hook-interval", *options)
+    assert (result.code, result.out) == (2, "")
+    assert f"--hook-interval {said}" in result.words
+
+
+@pytest.mark.gvsoc
+def test_hook_interval(cli: Cli, program: Path, needs: Needs) -> None:
+    """The prefill is the longest pass; the hook is called in each of its layers."""
+    needs("make", "riscv64-unknown-elf-gcc", "gvsoc")
+    options = ["--on", "gvsoc", "--prompt", "x", "--tokens", 3, "--ignore-eos", "--no-verify"]
+    result = cli("run", program, *options, "--hook-interval", "--json")
+    assert result.code == 0
+    passes = [result.json["cycles"]["prefill"], *result.json["cycles"]["decode"]]
+    assert 0 < result.json["hook_interval"] <= max(passes)
+    line = (
+        f"longest time between two calls of the layer hook: {result.json['hook_interval']:,} cycles"
+    )
+    assert line in result.words
+    assert cli("run", program, *options, "--json").json["hook_interval"] is None
+
+
 def test_a_trace_needs_a_place(cli: Cli, compiled: Path, tmp_path: Path) -> None:
     result = cli("run", compiled, "--on", "gvsoc", "--trace", tmp_path)
     assert result.code == 40 and str(tmp_path) in result.words

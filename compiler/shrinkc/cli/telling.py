@@ -68,6 +68,10 @@ class Every(click.ParamType):
     "--trace", type=PATH, metavar="FILE",
     help="Write what each core and unit does when, as JSON for ui.perfetto.dev; includes --profile.",
 )  # fmt: skip
+@click.option(
+    "--hook-interval", is_flag=True,
+    help="Measure the longest time between two calls of the layer hook; only with --on gvsoc --no-verify.",
+)  # fmt: skip
 def run_command(
     directory: Path,
     prompt: str | None,

@@ -31,7 +31,7 @@ class RunRequest:
     """Options of :func:`shrinkc.run`, by name; ``machine`` is its ``on``.
 
     ``verify``: 0: nothing; 1: every integer; N: logits and the chosen token only for every Nth token.
-    ``trace``: only with ``profile``.
+    ``trace``: only with ``profile``.  ``hook_interval``: only on gvsoc, without ``verify`` and ``profile``.
     """
 
     machine: Machine
@@ -49,6 +49,7 @@ class RunRequest:
     profile: bool = False
     prompt_lookup: int | None = None
     trace: bool = False
+    hook_interval: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError if a value is not possible."""
@@ -78,6 +79,8 @@ class RunRequest:
                 f"{option} is not possible on {self.machine}: only the simulator {PROFILED} counts cycles.",
                 f"add --on {PROFILED}, or leave {option} out.",
             )
+        if self.hook_interval:
+            self._check_hook_interval()
         if self.prompt_lookup is not None:
             _check_lookup(self.prompt_lookup, self.temperature)
         make = self.make_options
@@ -90,6 +93,21 @@ class RunRequest:
                 f"allowed: {'=, '.join(OPTIONS)}=.",
             )
         _ = self.sampling
+
+    def _check_hook_interval(self) -> None:
+        if self.machine != PROFILED:
+            raise UsageError(
+                f"--hook-interval is not possible on {self.machine}: only the simulator {PROFILED} counts cycles.",
+                f"add --on {PROFILED}, or leave --hook-interval out.",
+            )
+        if self.verify or self.profile:
+            other = "--profile or --trace" if self.profile else "verification"
+            raise UsageError(
+                f"--hook-interval is not possible with {other}, whose output takes time between two calls of the hook.",
+                "leave them out."
+                if self.profile
+                else "add --no-verify; or leave --hook-interval out.",
+            )
 
     @cached_property
     def sampling(self) -> Sampling:

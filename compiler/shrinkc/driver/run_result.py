@@ -160,6 +160,11 @@ class RunResult:
             "decode": part(more, last - first) if more else None,
         }
 
+    @property
+    def hook_interval(self) -> int | None:
+        """Longest time between two calls of the layer hook, in simulated cycles.  None if it was not measured."""
+        return self.record.hook_interval
+
     def _beside(self) -> Profile | None:
         """Return the profile with estimates."""
         if self.profile is None or self.predicted is None:
@@ -210,6 +215,10 @@ class RunResult:
             if decode := self.record.decode_times:
                 line += f", decode {sum(decode) / (new - 1):,.0f} {unit} per token"
             out.append(f"{line} ({'GVSoC, a simulator' if self.machine == 'gvsoc' else 'QEMU'})")
+        if self.hook_interval is not None:
+            out.append(
+                f"longest time between two calls of the layer hook: {self.hook_interval:,} cycles"
+            )
         if self.drafts is not None:
             out.append(self.drafts.line())
         if (profile := self._beside()) is not None:
@@ -245,6 +254,7 @@ class RunResult:
             "text": self.text,
             "cycles": self.cycles,
             "instructions": self.instructions,
+            "hook_interval": self.hook_interval,
             "profile": None if profile is None else profile.to_json(),
             "prompt_lookup": None if self.drafts is None else self.drafts.to_json(),
             "seconds": round(self.seconds, 3),

@@ -141,13 +141,19 @@ class Program:
                 self.tokenizer, told, asked.new_tokens, on_text, update=update,
                 on_first=waiting.close,
             )  # fmt: skip
-            trace = Trace.PROOF if request.verify else Trace.TIME
+            trace: int = Trace.PROOF if request.verify else Trace.TIME
+            trace |= Trace.HOOK if request.hook_interval else 0
             output = self._run(asked, trace, story=story, session=session)
         story.end()
         record = parse(output.lines)
         _check_ending(output, record, request.machine)
         profile = _profile(directory, output, record) if request.profile else None
         spans = _trace(directory, output) if request.trace else None
+        if request.hook_interval and record.hook_interval is None:
+            raise BadArtifact(
+                f"{directory} cannot measure --hook-interval: an older version of shrinkc compiled it.",
+                "compile the model again.",
+            )
         drafts = _drafts(directory, record) if asked.prompt_lookup else None
 
         verdict = None

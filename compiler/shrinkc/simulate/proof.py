@@ -69,7 +69,8 @@ class Pass:
 class Record:
     """Results of a run, on a device or in the interpreter.
 
-    ``decode_times``: one per decode pass; without prompt lookup each pass gives one token.
+    ``decode_times``: one per decode pass; without prompt lookup each pass gives one token.  ``hook_interval``: longest
+    time between two calls of the layer hook, if Trace.HOOK asked for it.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -80,6 +81,7 @@ class Record:
     decode_times: list[int] = field(default_factory=list)
     passes: list[Pass] = field(default_factory=list)
     dumps: dict[str, np.ndarray] = field(default_factory=dict)
+    hook_interval: int | None = None
     complete: bool = False
 
 
@@ -152,6 +154,8 @@ def parse(lines: list[str]) -> Record:
                 r.prefill_time = int(f[2])
             case Line.TIME:
                 r.decode_times.append(int(f[2]))
+            case Line.HOOK:
+                r.hook_interval = int(f[1])
             case Line.END:
                 r.complete = True
             case Line.REFUSED:
