@@ -21,6 +21,7 @@ import pytest
 import shrinkc
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.cli import stopping
+from shrinkc.core.errors import ToolMissing
 from shrinkc.driver import running
 
 from .conftest import Cli, Result
@@ -114,6 +115,25 @@ def test_an_answer_takes_the_time_of_its_own_tokens(chat: Chat, program: Path) -
             program, prompt_ids=prompt, tokens=6, temperature=0.7, on="host", reporter=None
         )
         assert answer["new_tokens"] == alone.new_tokens
+
+
+def test_on_qemu(
+    chat: Chat, model: Path, tmp_path: Path, needs: Needs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("riscv64-unknown-elf-gcc", "qemu-riscv32")
+    folder = talking(Path(shutil.copytree(model, tmp_path / "model")))
+    out = shrinkc.compile(folder, tmp_path / "out", context=64).output
+    options = ["--on", "qemu", "--tokens", 2, "--verify", "--json"]
+    answers = chat(out, ["the", "a"], *options).json["answers"]
+    assert [a["verdict"]["mismatched"] for a in answers] == [0, 0]
+    assert answers[1]["cached_tokens"] > 0
+
+    def missing(name: str, *_: object) -> Path:
+        raise ToolMissing(f"{name} is missing.")
+
+    monkeypatch.setattr("shrinkc.simulate.runner.require_tool", missing)
+    result = chat(out, ["the"], "--on", "qemu")  # before anything is typed
+    assert (result.code, result.out) == (50, "") and "qemu-riscv32 is missing" in result.words
 
 
 def test_a_conversation_goes_on_after_its_program_has_ended(program: Path, needs: Needs) -> None:

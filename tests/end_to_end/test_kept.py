@@ -16,19 +16,22 @@ from shrinkc.importer import load_model
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.simulate import KeptProgram
 from shrinkc.simulate.proof import Request, compare, followed, parse, reference
-from shrinkc.targets import SIRACUSA
+from shrinkc.targets import PULP_OPEN, SIRACUSA, Target
 from shrinkc.targets.board import BOARD
 
 from .programs import ENV, GREEDY, WARM, Program, compile_model, need
 
-KIND = [("host", SIRACUSA), ("qemu", SIRACUSA), ("qemu", BOARD)]
+KINDS = [
+    pytest.param("host", SIRACUSA, id="host"),
+    pytest.param("qemu", SIRACUSA, id="qemu"),
+    pytest.param("qemu", BOARD, id="board"),
+    pytest.param("gvsoc", SIRACUSA, id="siracusa", marks=pytest.mark.gvsoc),
+    pytest.param("gvsoc", PULP_OPEN, id="pulp-open", marks=pytest.mark.gvsoc),
+]
 
 
-@pytest.fixture(params=KIND, ids=["host", "qemu", "board"])
-def program(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[tuple[Program, KeptProgram]]:
-    on, target = request.param
+@pytest.fixture
+def program(on: str, target: Target, tmp_path: Path) -> Iterator[tuple[Program, KeptProgram]]:
     need(on, target)
     write_tiny_llama(tmp_path / "model", hidden=64, intermediate=128, layers=2)
     program = compile_model(load_model(tmp_path / "model"), tmp_path / "out", target=target)
@@ -37,6 +40,7 @@ def program(
         yield program, kept
 
 
+@pytest.mark.parametrize(("on", "target"), KINDS)
 def test_what_is_kept_is_as_if_processed_again(program: tuple[Program, KeptProgram]) -> None:
     """A next turn, a prompt that leaves the last one in its middle, one from the start, and drafts."""
     made, kept = program
@@ -45,7 +49,7 @@ def test_what_is_kept_is_as_if_processed_again(program: tuple[Program, KeptProgr
     def turn(prompt: tuple[int, ...], same: int, lookup: int = 0) -> list[int]:
         sampling = GREEDY if lookup else WARM
         request = Request(prompt, 4, sampling, True, lookup, kept=same, more=True)
-        lines = kept.run(request.words(made.graph.context, Trace.PROOF), timeout_s=60).lines
+        lines = kept.run(request.words(made.graph.context, Trace.PROOF), timeout_s=300).lines
         got = parse(lines)
         want = followed(made.graph, request, got.tokens, 1, interpreter)
         assert want is not None
@@ -66,10 +70,11 @@ def test_what_is_kept_is_as_if_processed_again(program: tuple[Program, KeptProgr
     turn((14, 15), 0)
 
 
+@pytest.mark.parametrize(("on", "target"), KINDS)
 def test_nothing_is_kept_before_the_first_input(program: tuple[Program, KeptProgram]) -> None:
     made, kept = program
     words = Request((5, 6, 7), 2, GREEDY, kept=2, more=True).words(made.graph.context, Trace.TIME)
-    output = kept.run(words, timeout_s=60)
+    output = kept.run(words, timeout_s=300)
     with pytest.raises(RunFailed, match="refused its input: result of llm.h: -13"):
         parse(output.lines)
     assert output.exit_code == 3

@@ -13,7 +13,7 @@ from shrinkc.core.parsing import check_fields, json_object, parse_json
 
 MANIFEST = "manifest.json"
 FORMAT = "shrinkc-program"
-VERSION = 1
+VERSION = 2
 
 IR = "ir.safetensors"
 IR_TEXT = "ir.txt"

@@ -59,7 +59,7 @@ class Conversation:
     """Messages and answers in turn.
 
     The program stays between answers, with the KV cache of what was said, so an answer takes the time of its own
-    tokens.  On gvsoc, which gets no input while it runs, each answer is a run over all that was said.
+    tokens.
 
     If a message does not fit into the context, the oldest exchanges are forgotten.  The system message
     stays.
@@ -76,7 +76,7 @@ class Conversation:
         self, directory: Path, request: RunRequest, system: str | None,
         *, env: Mapping[str, str], reporter: Reporter,
     ) -> None:  # fmt: skip
-        """Build the program.  ``request``: how it runs and how answers are sampled.
+        """Build and start the program.  ``request``: how it runs and how answers are sampled.
 
         Raises UsageError if the model has no chat template or the template no place for ``system``, and the errors
         of :func:`shrinkc.run`.
@@ -100,11 +100,8 @@ class Conversation:
             )
         for note in request.notes():
             reporter.note(note)
-        if request.machine == "gvsoc":
-            reporter.note(
-                "note: the simulator gets no input while it runs; every answer starts it again with all that was said"
-            )
         self._program.build(reporter)
+        self._session = Session(self._program)
 
     def __repr__(self) -> str:
         count = len(self.exchanges)
@@ -151,8 +148,6 @@ class Conversation:
         return Answer(message, text, ending, forgotten, result)
 
     def _run(self, asked: Request, on_text: OnText) -> RunResult:
-        if self._program.request.machine == "gvsoc":
-            return self._program.run(asked, reporter=self._reporter, on_text=on_text)
         if self._session is None:
             self._session = Session(self._program)
         return self._session.run(asked, reporter=self._reporter, on_text=on_text)

@@ -69,11 +69,7 @@ def run_streaming(
     ``terminal`` gives it a pseudo-terminal as stdout, for a program that buffers lines when it writes to a pipe.  All
     processes of the group are ended in any case, also after an exception.
     """
-    if terminal:
-        reader, writer = os.openpty()
-        _make_transparent(writer)
-    else:
-        reader, writer = os.pipe()
+    reader, writer = _output(terminal)
     started = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -114,23 +110,32 @@ def run_streaming(
 class KeptProcess:
     """A child process in its own process group that answers one input after the other."""
 
-    def __init__(self, command: list[str], *, env: Mapping[str, str], directory: Path) -> None:
-        """Start ``command`` in ``directory``."""
-        self._process = subprocess.Popen(
-            command,
-            env=env,
-            cwd=directory,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            bufsize=0,
-        )
+    def __init__(
+        self, command: list[str], *, env: Mapping[str, str], directory: Path, terminal: bool
+    ) -> None:
+        """Start ``command`` in ``directory``.  ``terminal``: see :func:`run_streaming`."""
+        reader, writer = _output(terminal)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env=env,
+                cwd=directory,
+                stdin=subprocess.PIPE,
+                stdout=writer,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except BaseException:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
+        self._output = reader
         self._errors = _Lines(None)
-        self._finalizer = weakref.finalize(self, _end, self._process)
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert stream is not None
-            os.set_blocking(stream.fileno(), False)
+        self._finalizer = weakref.finalize(self, _end, self._process, reader)
 
     def ask(
         self,
@@ -175,11 +180,11 @@ class KeptProcess:
         self, content: bytes, out: _Lines, answered: Callable[[], bool], deadline: float
     ) -> None:
         """Write and read until there is an answer or stdout and stderr end.  Raises TimeoutError at the deadline."""
-        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
-        assert stdin is not None and stdout is not None and stderr is not None
+        stdin, stderr = self._process.stdin, self._process.stderr
+        assert stdin is not None and stderr is not None
         with selectors.DefaultSelector() as selector:
             selector.register(stdin, selectors.EVENT_WRITE)
-            selector.register(stdout, selectors.EVENT_READ, out)
+            selector.register(self._output, selectors.EVENT_READ, out)
             selector.register(stderr, selectors.EVENT_READ, self._errors)
             reading = 2
             while reading and not answered():
@@ -208,11 +213,21 @@ def _write(stream: int, content: bytes) -> int:
         return len(content)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], output: int) -> None:
     _end_group(process)
-    for stream in (process.stdin, process.stdout, process.stderr):
+    os.close(output)
+    for stream in (process.stdin, process.stderr):
         if stream is not None:
             stream.close()
+
+
+def _output(terminal: bool) -> tuple[int, int]:
+    """Return the two ends of a pipe or of a pseudo-terminal."""
+    if not terminal:
+        return os.pipe()
+    reader, writer = os.openpty()
+    _make_transparent(writer)
+    return reader, writer
 
 
 def _make_transparent(terminal: int) -> None:

@@ -78,7 +78,7 @@ def run_program(
 
 
 class KeptProgram:
-    """The built program of ``out`` on ``host`` or ``qemu``, which keeps its KV cache from one input to the next."""
+    """The built program of ``out``, which keeps its KV cache from one input to the next."""
 
     def __init__(self, out: Path, on: str, *, env: Mapping[str, str], target: Target) -> None:
         """Start the program.  Raises UsageError, BadArtifact and ToolMissing as :func:`run_program` does."""
@@ -87,8 +87,11 @@ class KeptProgram:
         self._scratch = tempfile.TemporaryDirectory(prefix="shrinkc-")
         folder = Path(self._scratch.name)
         try:
-            command = _command(program, on, target, folder, env)
-            self._process = KeptProcess(command, env=env, directory=folder)
+            if on == "gvsoc":
+                command, env = _in_gvsoc(program, out, target, folder, env)
+            else:
+                command = _command(program, on, target, folder, env)
+            self._process = KeptProcess(command, env=env, directory=folder, terminal=on == "gvsoc")
         except BaseException:
             self._scratch.cleanup()
             raise
@@ -104,7 +107,7 @@ class KeptProgram:
             timeout_s=timeout_s,
             on_line=on_line,
         )
-        return _judged(done, self._on, timeout_s)
+        return _judged(_ended_on_gvsoc(done) if self._on == "gvsoc" else done, self._on, timeout_s)
 
     def close(self) -> None:
         """End the program."""
@@ -223,6 +226,24 @@ def _in_qemu(program: Path, target: Target, scratch: Path, env: Mapping[str, str
     return [str(require_tool(name, env)), *(word.format(link.name) for word in words)]
 
 
+def _in_gvsoc(
+    program: Path, out: Path, target: Target, scratch: Path, env: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command line and environment that run ``program`` on GVSoC."""
+    launcher = require_tool("gvsoc", env, target.name)
+    (scratch / "work").mkdir()
+    command = [
+        str(launcher),
+        f"--target={target.gvsoc}",
+        f"--work-dir={scratch / 'work'}",
+        f"--binary={program}",
+        *_flash_options(out, scratch),
+        *_ram_options(target),
+        "run",
+    ]
+    return command, gvsoc_environment(launcher, env)
+
+
 def _on_gvsoc(
     start: Callable[..., Finished],
     program: Path,
@@ -233,27 +254,22 @@ def _on_gvsoc(
     env: Mapping[str, str],
     on_line: Callable[[str], None] | None,
 ) -> Finished:
-    """Run the program on GVSoC; the launcher reports the program's exit code in a line, not by its status."""
-    launcher = require_tool("gvsoc", env, target.name)
+    """Run the program on GVSoC, with its input in a section of the program."""
     binary = scratch / "model.elf"
+    command, env = _in_gvsoc(binary, out, target, scratch, env)
     replace_section(program, INPUT_SECTION, content, binary)
-    (scratch / "work").mkdir()
-    command = [
-        str(launcher),
-        f"--target={target.gvsoc}",
-        f"--work-dir={scratch / 'work'}",
-        f"--binary={binary}",
-        *_flash_options(out, scratch),
-        *_ram_options(target),
-        "run",
-    ]
     done = start(
         command,
-        env=gvsoc_environment(launcher, env),
+        env=env,
         stdin=subprocess.DEVNULL,
         on_line=on_line and (lambda line: None if _is_echo(line) else on_line(line)),
         terminal=True,
     )
+    return _ended_on_gvsoc(done)
+
+
+def _ended_on_gvsoc(done: Finished) -> Finished:
+    """Return what the program did; the launcher reports its exit code in a line, not by its own status."""
     done = replace(done, lines=[line for line in done.lines if not _is_echo(line)])
     if done.code is None or done.code <= 0:
         return done
