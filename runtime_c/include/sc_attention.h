@@ -58,7 +58,12 @@ typedef struct {
     uint8_t skew[SC_HEAD_STATE_BYTES - 16 - 4 * SC_HDP]; /* so that cores use different banks */
 } sc_head_state;
 
+/* exp2(-i / 256) in Q16, for all i up to where it is 0, if the plan has room for it. Otherwise a table of one
+ * octave, and a shift. */
 #ifdef SC_AT_EXP2
+#define SC_EXP2_STEPS (18 * 256 + 1)
+#define SC_EXP2_VALUES SC_BUFFER(uint16_t *, SC_AT_EXP2)
+_Static_assert(2 * SC_EXP2_STEPS <= SC_BYTES_EXP2, "planned bytes of the values of exp2");
 void sc_fill_exp2(void *unused, int core); /* by all workers, before the first pass */
 #endif
 

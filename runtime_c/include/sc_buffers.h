@@ -4,7 +4,7 @@
 #ifndef SC_BUFFERS_H
 #define SC_BUFFERS_H
 
-#include "sc_engine.h"
+#include "sc_runtime.h"
 
 /* `name` points to `count` elements of type `row` in buffer NAME. */
 #define SC_VIEW(name, NAME, row, count)                                                                      \

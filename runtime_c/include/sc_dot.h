@@ -15,8 +15,7 @@
 #ifndef SC_DOT_H
 #define SC_DOT_H
 
-#include "sc_model.h"
-#include "sc_num.h"
+#include "sc_kernels.h"
 
 typedef struct {
     int32_t s0, s1, s2, s3, s4, s5, s6, s7;

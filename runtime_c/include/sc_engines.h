@@ -49,13 +49,16 @@ static inline const sc_engine *sc_engine_of(const sc_matrix *m) {
 
 #endif
 
-/* Whether an engine runs a matrix. All, if no matrix is copied in tiles. */
+/* Whether an engine runs a matrix. */
 static inline int sc_on_engine(const sc_matrix *m) {
-#ifdef SC_HAS_ENGINES
-    return SC_TILE_BYTES == 0 || m->engine != SC_ON_CORES;
-#else
+#ifndef SC_HAS_ENGINES
     (void)m;
     return 0;
+#elif SC_ENGINES_ALONE
+    (void)m;
+    return 1;
+#else
+    return m->engine != SC_ON_CORES;
 #endif
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The steps that forward.c calls: embedding, steps of a layer, LM head. All workers run them and, if it is in
- * the team, the controller some (sc_accompany.h). Activations are in L1; weights come tile by tile to L1, or
+ * the team, the controller some. Activations are in L1; weights come tile by tile to L1, or
  * an engine or the cores read them in place. Only for forward.c. */
 #ifndef SC_FORWARD_H
 #define SC_FORWARD_H
@@ -37,17 +37,14 @@ SC_PHASE static void embed(int core) {
     const sc_matrix *m = &sc_embedding;
     for (uint32_t t = 0; t < sc_now.tokens; t++) {
         const uint32_t id = sc_now.ids[t];
+#if SC_EMBED_ON_ENGINE /* one core per token; the cores share the remaining tokens */
+        const int alone = t < sc_now.tokens - sc_now.tokens % SC_CORES;
+        if (alone && t % SC_CORES != (uint32_t)core) continue;
+        sc_engine_of(m)->row(m, in_place(m), id, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t],
+                             alone ? 0 : core, alone ? 1 : SC_CORES);
+#else
         const sc_place at = sc_place_of(m, id / SC_ROWS);
         const uint8_t *block = SC_BLOB(at.level) + at.offset;
-#ifdef SC_HAS_ENGINES
-        if (m->engine != SC_ON_CORES) { /* one core per token; the cores share the remaining tokens */
-            const int alone = t < sc_now.tokens - sc_now.tokens % SC_CORES;
-            if (alone && t % SC_CORES != (uint32_t)core) continue;
-            sc_engine_of(m)->row(m, in_place(m), id, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t],
-                                 alone ? 0 : core, alone ? 1 : SC_CORES);
-            continue;
-        }
-#endif
 #if SC_STAGE_BYTES > 0
         if (at.level == SC_IN_FLASH) {
             block = embed_stage;
@@ -62,6 +59,7 @@ SC_PHASE static void embed(int core) {
                      SC_CORES);
 #if SC_STAGE_BYTES > 0
         if (at.level == SC_IN_FLASH) sc_barrier();
+#endif
 #endif
     }
 }
@@ -107,6 +105,7 @@ static inline
         quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, core);
     }
 #endif
+#if !SC_ENGINES_ALONE
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
         const uint8_t *tile = weights_of(m, core);
         uint32_t n = (uint32_t)sc_min(m->blocks - (int32_t)first, m->tile_blocks);
@@ -114,6 +113,7 @@ static inline
         if (first == 0) multiply_first(m, in, tokens, core);
         multiply(m, tile, first, n, in, tokens, out, core);
     }
+#endif
 }
 
 /* int32 values in buffer NAME of the L1 arena. */
@@ -191,6 +191,7 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
         return;
     }
 #endif
+#if !SC_ENGINES_ALONE
     const uint32_t room = SC_VOCAB / (SC_ROWS * tokens),
                    most = room < SC_CORES ? room : room - room % SC_CORES;
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
@@ -206,6 +207,7 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
             compare((sc_window){tokens, row, part.rows, out.stride}, core);
         }
     }
+#endif
 }
 
 SC_PHASE static void head(int core) {
@@ -275,5 +277,112 @@ static inline void before(int core) {
     if (core == SC_LAST_CORE(SC_CORES)) sc_stream_begin();
 #endif
 }
+
+/* ---- the controller's part, overlapped with the workers, if it is in the team: engine control, prefetch, cache
+ * transfers, hashes ---- */
+
+#if SC_TEAM > SC_CORES
+#if SC_Q16
+#define IS_AWAITED one_token
+#else
+#define IS_AWAITED(m, perm) 0
+#endif
+
+/* Controller's part of quantize_token(). The engine only waits for the values; RMSNorm of the scale is
+ * computed during its first job. */
+SC_PHASE static void await_token(const sc_matrix *m, int norm) {
+    if (norm) (void)gain_of(0, SC_CORES); /* waits for the RMSNorm weights */
+    sc_meet();
+    sc_engine_prepare(m, 1, norm);
+    sc_meet();
+#ifdef SC_HAS_ENGINES
+    if (!sc_on_engine(m)) return;
+#if SC_Q16
+    q16_pad(&m->in, xq[0], 4u * m->in.words);
+    q16_scale(&m->in, q16_bits(parts[0]), norm, xv);
+    if (SC_IN_PLACE) xv->q = xq[0];
+    const uint64_t squares = norm ? q16_sum(parts[0], SC_NORM_EPS) : 0;
+#endif
+    sc_meet();
+    sc_engine_begin(m, xv, 1);
+#if SC_Q16
+    if (norm) sc_q16_normed(squares, xv);
+#endif
+#endif
+}
+
+/* Controller's part of heads and attention of one token, if it processes no heads. Short code: see
+ * accompany() in forward.c. */
+static inline void await_heads(uint32_t layer) {
+    sc_meet();
+    if (!sc_only_caches(layer)) gain_ahead(SC_CORES);
+}
+static inline void await_attention(uint32_t layer) {
+    (void)layer;
+    sc_meet();
+#if SC_KV_WINDOW > 0
+    if (kv_whole()) {
+        kv_store(layer);
+        kv_stored(layer);
+    }
+#endif
+    if (sc_hashes_beside() && layer > 0) sc_hash_layer(layer - 1);
+}
+
+/* Controller's parts of a layer's steps. It runs steps that produce vectors; of matrices only what the engine
+ * needs; of other steps only their first barrier. */
+#define NO_NORM (~0u)
+SC_PHASE static void accompany_vector(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t norm,
+                                      uint32_t layer) {
+    const sc_layer *const l = &sc_layers[layer];
+    const sc_matrix *const m = l->m[slot];
+    if (IS_AWAITED(m, SC_PERM(l->perm[slot])))
+        await_token(m, norm != NO_NORM);
+    else if (norm != NO_NORM)
+        sc_step_norm(slot, src, stride, norm, layer, SC_CORES);
+    else
+        sc_step_quant(slot, src, stride, layer, SC_CORES);
+}
+
+SC_PHASE static void accompany_matrix(enum sc_slot slot, uint32_t layer) {
+    const sc_matrix *const m = sc_layers[layer].m[slot];
+    const uint32_t first = sc_first_of(slot, layer);
+    set_out(slot, SC_CORES);
+    sc_engine_attend(m, sc_now.tokens - first);
+#if SC_RANK > 0
+    if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
+#endif
+}
+
+/* Whether the controller processes heads in this pass. */
+static inline int helps_with_heads(void) { return SC_HEAD_CORES > SC_CORES || sc_now.tokens > 1; }
+
+static inline void accompany_heads(const int32_t *qkv, uint32_t stride, uint32_t layer) {
+    if (!sc_is_worker(SC_FETCHER)) await_cache(layer, SC_CORES);
+    if (helps_with_heads())
+        sc_step_heads(qkv, stride, layer, SC_CORES);
+    else
+        await_heads(layer);
+}
+
+static inline void accompany_attention(int32_t *dst, uint32_t stride, uint32_t layer) {
+    if (helps_with_heads())
+        sc_step_attention(dst, stride, layer, SC_CORES);
+    else
+        await_attention(layer);
+}
+
+/* Controller's part of the LM head. */
+static inline void accompany_head(void) {
+    const sc_matrix *const m = &sc_matrices[SC_MATRICES - 1];
+    const uint32_t first = sc_first_of_head();
+    if (IS_AWAITED(m, SC_PERM(sc_head_perm)))
+        await_token(m, 1);
+    else
+        quantize(m, x[0], SC_HIDDEN, gain_of(2 * SC_LAYERS, SC_CORES), SC_PERM(sc_head_perm), first, xq[0],
+                 xv, SC_CORES);
+    sc_engine_attend(m, sc_now.tokens - first);
+}
+#endif
 
 #endif

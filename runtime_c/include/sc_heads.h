@@ -6,7 +6,7 @@
 #ifndef SC_HEADS_H
 #define SC_HEADS_H
 
-#include "sc_attention.h"
+#include "sc_runtime.h"
 
 static inline uint32_t pack_scale(uint32_t mantissa, int exponent) {
     return mantissa | (uint32_t)exponent << 16;

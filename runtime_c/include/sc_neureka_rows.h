@@ -8,11 +8,21 @@
 #include "sc_kernels.h"
 #include "sc_planes.h"
 
-#ifndef SC_ON_NEUREKA_1X1
-#define SC_ON_NEUREKA_1X1 255
+/* Whether a matrix runs in 1x1 mode; in 3x3 mode; in 3x3 mode with one token, else in 1x1 mode. */
+#ifdef SC_ON_NEUREKA_1X1
+#define IS_1X1(m) ((m)->engine == SC_ON_NEUREKA_1X1)
+#else
+#define IS_1X1(m) 0
 #endif
-#ifndef SC_ON_NEUREKA_BOTH
-#define SC_ON_NEUREKA_BOTH 255
+#ifdef SC_ON_NEUREKA_3X3
+#define IS_3X3(m) ((m)->engine == SC_ON_NEUREKA_3X3)
+#else
+#define IS_3X3(m) 0
+#endif
+#ifdef SC_ON_NEUREKA_BOTH
+#define IS_BOTH(m) ((m)->engine == SC_ON_NEUREKA_BOTH)
+#else
+#define IS_BOTH(m) 0
 #endif
 
 #define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one bit plane of 9 taps of 28 inputs */
@@ -20,7 +30,8 @@
 #define CHANNELS 28u /* per tile in 3x3 mode */
 
 static inline int dense(const sc_matrix *m) {
-    return m->engine == SC_ON_NEUREKA_1X1 || m->engine == SC_ON_NEUREKA_BOTH;
+    (void)m;
+    return IS_1X1(m) || IS_BOTH(m);
 }
 static inline uint32_t bits_of(const sc_matrix *m) { return m->format & SC_FMT_BITS; }
 static inline uint32_t channels_of_tile(const sc_matrix *m) { return dense(m) ? 32 : CHANNELS; }

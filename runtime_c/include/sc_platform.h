@@ -15,6 +15,7 @@
  *   SC_L1_LARGE   SC_L1 for large buffers, placed after the others (link.ld)
  *   SC_L1_ARENA(name, bytes)  defines the arena, placed before all others
  *   SC_L1_DATA    section attribute for initialised data in L1
+ *   SC_L1_TABLES  the same for tables of constants
  *   SC_HOT        attribute of functions used for every token (not inlined, small) */
 #ifndef SC_PLATFORM_H
 #define SC_PLATFORM_H
@@ -23,22 +24,6 @@
 #include <stdint.h>
 
 #include "sc_target.h" /* from the platform's folder */
-
-#ifndef SC_TEAM
-#define SC_TEAM SC_CORES
-#endif
-#ifndef SC_ALL_LOGITS
-#define SC_ALL_LOGITS 0
-#endif
-#ifndef SC_SIMD
-#define SC_SIMD 0
-#endif
-#ifndef SC_CLONES
-#define SC_CLONES
-#endif
-#ifndef SC_L1_TABLES
-#define SC_L1_TABLES SC_L1_DATA
-#endif
 
 /* ---- workers ---- */
 typedef void (*sc_worker_fn)(void *arg, int core); /* core = 0 .. SC_CORES - 1; in a team .. SC_TEAM - 1 */

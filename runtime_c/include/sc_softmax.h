@@ -4,7 +4,7 @@
 #ifndef SC_SOFTMAX_H
 #define SC_SOFTMAX_H
 
-#include "sc_engine.h"
+#include "sc_runtime.h"
 
 static inline int32_t load32(const void *p) {
     int32_t v;
@@ -42,14 +42,6 @@ typedef struct {
     int32_t shift;   /* 0 .. 31 */
     uint32_t most;   /* larger shifted differences count as this; 16 bits */
 } head_softmax;
-
-/* exp2(-i / 256) in Q16, for all i up to where it is 0, if the plan has room for it. Otherwise a table of one
- * octave, and a shift. */
-#ifdef SC_AT_EXP2
-#define SC_EXP2_STEPS (18 * 256 + 1)
-#define SC_EXP2_VALUES SC_BUFFER(uint16_t *, SC_AT_EXP2)
-_Static_assert(2 * SC_EXP2_STEPS <= SC_BYTES_EXP2, "planned bytes of the values of exp2");
-#endif
 
 /* The largest difference that matters, for an odd 16-bit factor. With the full table: one whose product with
  * the factor is 16 to 18 octaves, where exp2 is 0 (a linear bound of 2^31 / factor, at most 12 % above

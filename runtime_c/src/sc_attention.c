@@ -1,17 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Attention of one head whose cache passes through L1 in parts: the steps of sc_softmax.h with saved state.
- * Each worker has its own head. Also fills the table of exp2 (L1). */
+ * Each worker has its own head. */
 #include "sc_platform.h"
 
 #include "sc_softmax.h"
-
-#ifdef SC_AT_EXP2
-void sc_fill_exp2(void *unused, int core) {
-    (void)unused;
-    for (int i = core; i < SC_EXP2_STEPS; i += SC_CORES)
-        SC_EXP2_VALUES[i] = (uint16_t)(sc_exp2_table[i & 255] >> (i >> 8));
-}
-#endif
 
 SC_HOT void sc_head_begin(sc_head_state *s, const sc_layer *layer, uint32_t q_scale, uint32_t value_scales) {
     const head_softmax h = softmax_begin(layer, q_scale);

@@ -7,8 +7,7 @@
  * multiply the tails of rows. Targets without the engine compute the same sums on the cores. */
 #include "sc_platform.h"
 
-#include "sc_engine.h"
-#include "sc_engines.h"
+#include "sc_runtime.h"
 
 #if defined(SC_ON_NEUREKA_1X1) || defined(SC_ON_NEUREKA_3X3) || defined(SC_ON_NEUREKA_BOTH)
 
@@ -24,7 +23,7 @@
 _Static_assert(SC_CHUNK <= TOKENS_MAX, "more tokens than a job takes");
 _Static_assert((JOBS * (4 * 4 + 2)) << (JOB_ROWS_LOG + 1) <= SC_BYTES_ENGINE,
                "planned room of one token's jobs");
-#if SC_ON_NEUREKA_1X1 != 255 || SC_ON_NEUREKA_BOTH != 255
+#if defined(SC_ON_NEUREKA_1X1) || defined(SC_ON_NEUREKA_BOTH)
 #define PIXELS_MAX (2 * SC_CHUNK <= 6 ? 2 * SC_CHUNK : (2 * SC_CHUNK + 5) / 6 * 6)
 _Static_assert((SC_CHUNK > PIXELS / 2 ? (JOBS * (4 * PIXELS + 2)) << (JOB_ROWS_LOG + 1)
                                       : (JOBS * (4 * PIXELS_MAX + 2)) << JOB_ROWS_LOG) <= SC_BYTES_ENGINE,
@@ -77,12 +76,7 @@ _Static_assert(sizeof(image) <= SC_ENGINE_TABLE, "planned size of an image");
 static SC_L1_LARGE image images[SC_MATRICES];
 
 #ifdef SC_AT_MULTIPLIERS
-static inline int on_neureka(const sc_matrix *m) {
-#ifdef SC_ON_NEUREKA_3X3
-    if (m->engine == SC_ON_NEUREKA_3X3) return 1;
-#endif
-    return dense(m);
-}
+static inline int on_neureka(const sc_matrix *m) { return IS_3X3(m) || dense(m); }
 
 /* Copies the multipliers of all N-EUREKA matrices to L1, because a core stalls for each load from weight
  * memory. */
@@ -348,10 +342,10 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
 
 #endif
 
-#if SC_ON_NEUREKA_1X1 != 255
+#ifdef SC_ON_NEUREKA_1X1
 SC_L1_DATA const sc_engine sc_engine_neureka_1x1 = {start, prepare, begin, attend, end, read_row};
 #endif
-#if SC_ON_NEUREKA_BOTH != 255
+#ifdef SC_ON_NEUREKA_BOTH
 SC_L1_DATA const sc_engine sc_engine_neureka_both = {start, prepare, begin, attend, end, read_row};
 #endif
 #ifdef SC_ON_NEUREKA_3X3

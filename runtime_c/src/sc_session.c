@@ -2,7 +2,7 @@
  * Sessions (llm.h): feeds tokens chunk by chunk, drafts and chooses, rewinds. Runs on the controller. */
 #include "sc_platform.h"
 
-#include "sc_engine.h"
+#include "sc_runtime.h"
 
 _Static_assert(SC_LOOKUP_MAX == LLM_LOOKUP_MAX, "llm.h and sc_abi.h agree");
 #define SAME(trace, watch) _Static_assert((int)(trace) == (int)(watch), "llm.h and sc_abi.h agree")

@@ -3,8 +3,7 @@
  * sc_sigmoid_table: sigmoid((i - 256) / 16) in Q31, with the slope per 2^-16 in the lower half. */
 #include "sc_platform.h"
 
-#include "sc_model.h"
-#include "sc_num.h"
+#include "sc_runtime.h"
 
 /* L1 that the planner reserves */
 _Static_assert(sizeof(void *) != 4 || sizeof(sc_matrix) == SC_MATRIX_BYTES, "planned size of sc_matrix");
@@ -99,3 +98,11 @@ SC_L1_TABLES const int32_t sc_sigmoid_table[512] = {
     2147418112, 2147418112, 2147418112, 2147418112, 2147418112, 2147418112, 2147418112, 2147418112,
 };
 /* clang-format on */
+
+#ifdef SC_AT_EXP2
+void sc_fill_exp2(void *unused, int core) {
+    (void)unused;
+    for (int i = core; i < SC_EXP2_STEPS; i += SC_CORES)
+        SC_EXP2_VALUES[i] = (uint16_t)(sc_exp2_table[i & 255] >> (i >> 8));
+}
+#endif

@@ -9,14 +9,14 @@
 /* A block: its group, its index in the group, and its number of elements. */
 typedef struct {
     uint32_t group, at, len;
-} place;
+} block_at;
 
 /* The block `at` blocks after the first one of group group. */
-SC_INLINE place place_of(const sc_cut *cut, uint32_t group, uint32_t at) {
+SC_INLINE block_at block_place(const sc_cut *cut, uint32_t group, uint32_t at) {
     for (; at >= cut->group_blocks; at -= cut->group_blocks)
         group++; /* few groups: cheaper than a division */
     const uint32_t left = (group + 1 == cut->groups ? cut->last_elems : cut->group_elems) - at * SC_BLOCK;
-    return (place){group, at, left < SC_BLOCK ? left : SC_BLOCK};
+    return (block_at){group, at, left < SC_BLOCK ? left : SC_BLOCK};
 }
 
 /* Elements at .. at + n - 1: in place, or gathered with perm (then n <= SC_BLOCK). */
@@ -45,9 +45,9 @@ SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const i
                         int cores) {
     int32_t top = 0;
     uint32_t low = 0, high = 0;
-    place p = place_of(cut, 0, (uint32_t)core);
+    block_at p = block_place(cut, 0, (uint32_t)core);
     for (uint32_t b = (uint32_t)core; b < cut->blocks;
-         b += (uint32_t)cores, p = place_of(cut, p.group, p.at + (uint32_t)cores)) {
+         b += (uint32_t)cores, p = block_place(cut, p.group, p.at + (uint32_t)cores)) {
         const uint32_t base = p.group * cut->group_elems + p.at * SC_BLOCK;
         if (gain) add_squares(x + base, p.len, pre_shift, &low, &high); /* of all inputs, in any order */
         const int32_t block_top = gained_top(x, y, gain, perm, base, p.len, 0);
@@ -133,9 +133,9 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t 
     sc_qvec scale = *out;
     scale_of((uint32_t)top, &scale);
 
-    place p = place_of(cut, 0, (uint32_t)core);
+    block_at p = block_place(cut, 0, (uint32_t)core);
     for (uint32_t b = (uint32_t)core; b < cut->blocks;
-         b += (uint32_t)cores, p = place_of(cut, p.group, p.at + (uint32_t)cores)) {
+         b += (uint32_t)cores, p = block_place(cut, p.group, p.at + (uint32_t)cores)) {
         const int last = p.group + 1 == cut->groups;
         const uint32_t at = p.at * SC_BLOCK, first = b - p.at,
                        end = last ? cut->blocks : first + cut->group_blocks;

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from end_to_end.programs import Program, add_adapters, compile_model
+from end_to_end.programs import Program, add_adapters, compile_graph, compile_model
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.importer import FloatModel, load_model
@@ -141,8 +141,12 @@ def test_tables(program: Program, model: FloatModel) -> None:
     assert len(pieces) == g.vocab
 
 
-def test_macros(program: Program) -> None:
-    text = (program.out / "src/model.h").read_text()
+def test_macros(program: Program, model: FloatModel, tmp_path: Path) -> None:
+    """All that model.h can say; a compiled directory keeps what its sources use."""
+    whole = compile_graph(program.graph, model, tmp_path / "out", whole_runtime=True)
+    text = (whole.out / "src/model.h").read_text()
+    used = set(re.findall(r"#define (SC_\w+)", (program.out / "src/model.h").read_text()))
+    assert used < set(re.findall(r"#define (SC_\w+)", text))
     macros = dict(re.findall(r"#define (SC_\w+) (-?\d+)", text))
     g, plan = program.graph, program.plan
     for name, value in (
@@ -161,10 +165,13 @@ def test_macros(program: Program) -> None:
 
 def test_sources_come_along(program: Program) -> None:
     """The directory builds on its own: runtime, platforms and linker scripts are in it."""
-    for name in ("runtime/sc_session.c", "runtime/sc_num.h", "program/program.c", "platform/host/port.c", "blobs.S",
+    for name in ("runtime/sc_session.c", "runtime/sc_gemv.c", "program/program.c", "platform/host/port.c", "blobs.S",
                  "encode/tokenizer.S", "encode/llm_encode.c",
                  "toolchain/siracusa/link.ld", "toolchain/rv32/link.ld"):  # fmt: skip
         assert (program.out / "src" / name).is_file(), name
+    headers = {file.name for file in (program.out / "src").rglob("*.h")}
+    for file in (program.out / "src").rglob("*.[ch]"):
+        assert set(re.findall(r'#include "([^"]+)"', file.read_text())) <= headers, file
 
 
 def test_every_source_names_the_licence(program: Program) -> None:

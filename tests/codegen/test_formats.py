@@ -83,7 +83,7 @@ def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -
     model = load_model(tmp_path / "model")
     add_adapters(model, {"q_proj": 3})
     program = compile_model(
-        model, tmp_path / "out", QuantOptions(bits=4, group_size=32), context=16
+        model, tmp_path / "out", QuantOptions(bits=4, group_size=32), context=16, whole_runtime=True
     )
     points = [f"{ASYM} | SC_FMT_ZEROS" if bits <= ZERO_BITS else ASYM for bits in WIDTHS]
     kinds = ([ASYM] * len(WIDTHS), points)
@@ -125,7 +125,7 @@ def test_hot_code_has_its_place_with_all_that_there_is(tmp_path: Path) -> None:
 
     l1 = next(filter(both, range(32 * KIB, 256 * KIB, 2 * KIB)))
     model = float_model(case, tmp_path / "again")
-    program = compile_graph(usual.graph, model, tmp_path / "out", SIRACUSA, l1)
+    program = compile_graph(usual.graph, model, tmp_path / "out", SIRACUSA, l1, whole_runtime=True)
     macros, formats = (
         (program.out / "src" / name).read_text() for name in ("model.h", "formats.h")
     )

@@ -13,7 +13,7 @@ import pytest
 from helpers.layer import MODULES
 from shrinkc.abi import Trace
 from shrinkc.build import build_program, find_tool
-from shrinkc.codegen.emit import emit
+from shrinkc.codegen.emit import emit, emit_with_whole_runtime
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel
 from shrinkc.importer.model import LowRankAdapter
@@ -106,13 +106,17 @@ def compile_graph(
     target: Target = SIRACUSA,
     l1_budget: int | None = None,
     name: str = "model",
+    *,
+    whole_runtime: bool = False,
 ) -> Program:
-    """Plan, verify and emit a lowered model into the new directory ``out``."""
+    """Plan, verify and emit a lowered model into the new directory ``out``; with the kernels that it does not use, too,
+    if a test changes what is used."""
     shape = shape_of(graph, model)
     plan = make_plan(shape, target, l1_budget)
     assert verify(plan, shape, target) > 0
     out.mkdir(parents=True)
-    emit(graph, shape, plan, target, model.tokenizer, out, "shrinkc compile test", name=name)
+    write = emit_with_whole_runtime if whole_runtime else emit
+    write(graph, shape, plan, target, model.tokenizer, out, "shrinkc compile test", name=name)
     return Program(out, graph, shape, plan, target)
 
 
@@ -124,9 +128,12 @@ def compile_model(
     target: Target = SIRACUSA,
     l1_budget: int | None = None,
     name: str = "model",
+    *,
+    whole_runtime: bool = False,
 ) -> Program:
     """Everything between a float model and a directory that make can build."""
-    return compile_graph(lower(model, options, context), model, out, target, l1_budget, name)
+    graph = lower(model, options, context)
+    return compile_graph(graph, model, out, target, l1_budget, name, whole_runtime=whole_runtime)
 
 
 def shape_of(graph: Graph, model: FloatModel) -> ModelShape:

@@ -198,7 +198,7 @@ def float_model(case: Case, folder: Path) -> FloatModel:
     return model
 
 
-def build(case: Case, folder: Path) -> Program:
+def build(case: Case, folder: Path, *, whole_runtime: bool = False) -> Program:
     """The compiled directory of ``case``.  Raises what the compiler refuses it with."""
     model = float_model(case, folder / "model")
     target = replace(case.target, engines=case.engines)
@@ -213,7 +213,7 @@ def build(case: Case, folder: Path) -> Program:
     choices = choose_second_layouts(choices, matrices, target, free)
     graph = lower(model, case.options, case.context, choices=choices)
     target, l1 = _placed(case, shape_of(graph, model), target)
-    return compile_graph(graph, model, folder / "out", target, l1)
+    return compile_graph(graph, model, folder / "out", target, l1, whole_runtime=whole_runtime)
 
 
 def _placed(case: Case, shape: ModelShape, target: Target) -> tuple[Target, int | None]:

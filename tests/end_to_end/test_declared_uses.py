@@ -33,7 +33,7 @@ WATCH = """/* SPDX-License-Identifier: Apache-2.0 */
 #include <sanitizer/asan_interface.h>
 #include <stdlib.h>
 #include "sc_platform.h"
-#include "sc_engine.h"
+#include "sc_runtime.h"
 
 typedef struct { int step; uint32_t at, bytes; } span;
 static const span spans[] = { %(spans)s };

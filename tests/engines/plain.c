@@ -3,8 +3,8 @@
  * of 8, so that almost every core reads what others wrote. */
 #include "sc_platform.h"
 
-#include "sc_engine.h"
-#include "sc_engines.h"
+#include "sc_runtime.h"
+#include "sc_runtime.h"
 
 #ifdef SC_ON_PLAIN
 

@@ -113,6 +113,6 @@ def compiled(
     graph: Graph, model: FloatModel, out: Path, target: Target = WITH_PLAIN, l1: int | None = None
 ) -> Program:
     """A program with the engine's source beside the generated ones."""
-    program = compile_graph(graph, model, out, target, l1)
+    program = compile_graph(graph, model, out, target, l1, whole_runtime=True)
     shutil.copy(Path(__file__).with_name("plain.c"), out / "src")
     return program

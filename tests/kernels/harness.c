@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "sc_engine.h"
+#include "sc_runtime.h"
 #include "sc_heads.h"
 #include "sc_shares.h"
 

@@ -82,7 +82,9 @@ class Harness:
         model = load_model(folder / "model")
         if config.adapter:
             add_adapters(model, {"q_proj": 3})
-        program = compile_model(model, folder / "out", config.options, config.context)
+        program = compile_model(
+            model, folder / "out", config.options, config.context, whole_runtime=True
+        )
         self.graph: Graph = program.graph
         header = folder / "out" / "src" / "model.h"
         text = header.read_text().replace("SC_PERMS 0", "SC_PERMS 1")

@@ -24,6 +24,7 @@ from shrinkc.abi import (
 from shrinkc.codegen.formats import c_format, flat_format, formats_header
 from shrinkc.codegen.forward import CALLS, printed_steps
 from shrinkc.codegen.pack import gate_up_order, pack_stored
+from shrinkc.codegen.runtime import specialised
 from shrinkc.codegen.tokenizer_blob import tokenizer_blob
 from shrinkc.core.resources import resource
 from shrinkc.engines import CORES, Remainders, engine_named
@@ -47,7 +48,7 @@ from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
 from shrinkc.numerics.fixed import hash_words
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import WORD, MatrixShape
-from shrinkc.targets import OUTSIDE, PROGRAMS, Target
+from shrinkc.targets import MEMORIES, OUTSIDE, PROGRAMS, Target
 
 T = TypeVar("T", bound=Op)
 
@@ -177,11 +178,32 @@ def emit(
     name: str = "model",
     license_name: str = "",
 ) -> None:
-    """Write everything the C compiler needs below ``out`` (which exists).
+    """Write everything the C compiler needs below ``out`` (which exists), with the code that this model uses.
 
     The same inputs give the same bytes; ``command`` heads every generated file.  ``name``: of the model;
     ``license_name``: of its weights, empty if its files state none.
     """
+    emit_with_whole_runtime(
+        graph, shape, plan, target, tokenizer, out, command, progress, name=name,
+        license_name=license_name,
+    )  # fmt: skip
+    _keep_what_is_used(out, target)
+
+
+def emit_with_whole_runtime(
+    graph: Graph,
+    shape: ModelShape,
+    plan: Plan,
+    target: Target,
+    tokenizer: Tokenizer,
+    out: Path,
+    command: str,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    name: str = "model",
+    license_name: str = "",
+) -> None:
+    """emit(), with all kernels, whether this model uses them or not; the kernels' tests need the others too."""
     shapes = {m.name: m for m in shape.matrices}
     embed = _of_type(graph, Embed)[0]
     head = _of_type(graph, Linear, -1)[0].weight
@@ -453,3 +475,33 @@ def _copy_runtime(src: Path, programs: list[Target]) -> None:
         shutil.copytree(runtime / "platform" / folder, src / "platform" / folder)
     for t in bare:
         shutil.copytree(resource("toolchain") / t.program.name, src / "toolchain" / t.program.name)
+
+
+def _keep_what_is_used(out: Path, target: Target) -> None:
+    """Cuts the library's sources down to what this model's programs use."""
+    src = out / "src"
+    stored = {level.name for level in target.stored}
+    generated = {file.name: file for file in src.glob("*.[ch]")}
+    runtime = {
+        file.name: file
+        for folder in ("runtime", "encode")
+        for file in (src / folder).glob("*.[ch]")
+    }
+    others = [
+        file.read_text(encoding="utf-8")
+        for folder in ("platform", "program")
+        for file in (src / folder).rglob("*.[chS]")
+    ]
+    options = set(re.findall(r"-D(\w+)", (out / "Makefile").read_text(encoding="utf-8")))
+    texts = specialised(
+        {name: file.read_text(encoding="utf-8") for name, file in runtime.items()},
+        {name: file.read_text(encoding="utf-8") for name, file in generated.items()},
+        others,
+        options,
+        {f"SC_HAS_{name.upper()}": name in stored for name in MEMORIES},
+    )
+    for name, file in {**runtime, **generated}.items():
+        if name in texts:
+            file.write_text(texts[name], encoding="utf-8")
+        else:
+            file.unlink()

@@ -27,6 +27,8 @@
 #if SC_SIMD && defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) &&      \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define SC_CLONES __attribute__((target_clones("avx2", "default")))
+#else
+#define SC_CLONES
 #endif
 
 #define SC_L1 __attribute__((aligned(16)))
@@ -35,6 +37,7 @@
 #define SC_L2 __attribute__((aligned(16)))
 #define SC_WMEM __attribute__((aligned(16)))
 #define SC_L1_DATA __attribute__((aligned(16)))
+#define SC_L1_TABLES SC_L1_DATA
 #define SC_HOT __attribute__((noinline))
 
 #endif

@@ -8,12 +8,14 @@
 #ifndef SC_TARGET_H
 #define SC_TARGET_H
 
+#define SC_XPULP 1
+
 #include "cluster.h"
 
 #define SC_TEAM (SC_CORES + 1)
-#ifndef SC_XPULP
-#define SC_XPULP 1
-#endif
+#define SC_ALL_LOGITS 0
+#define SC_SIMD 0
+#define SC_CLONES
 
 /* ".bss": no bytes in the object file, and the compiler rejects initialisers, which nothing would load. */
 #define SC_L1 __attribute__((section(".bss.sc_l1"), aligned(16)))

@@ -10,7 +10,6 @@
 #define SC_STORED_WEIGHTS {SC_IN_WMEM, 69512, 3478405803u}, {SC_IN_L2, 2872, 2388325870u}, {SC_IN_FLASH, 0, 0u}
 #define SC_VOCAB 2600
 #define SC_HIDDEN 60
-#define SC_FFN 130
 #define SC_MATRICES 13
 #define SC_LAYERS 3
 #define SC_HEADS 6
@@ -38,7 +37,6 @@ enum sc_op {
 };
 #define SC_LAYER_FIRST SC_OP_ATTN_IN
 #define SC_LAYER_LAST SC_OP_OUT
-#define SC_LAYER_CACHED SC_OP_ATTN /* op after which keys and values are in the cache */
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* constants of ops */
@@ -46,7 +44,6 @@ enum sc_op {
 #define SC_EMBED_SHIFT 11
 #define SC_NORM_EPS 2517ull
 #define SC_NORM_SHIFT 3
-#define SC_NORM_DROP 17
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT 4
@@ -57,36 +54,22 @@ enum sc_op {
 /* memory plan */
 #define SC_CHUNK 1
 #define SC_VERIFIED 1 /* most tokens of a pass that chooses a token for each */
-#define SC_LOGIT_TOKENS 1 /* tokens whose logits fit sc_logits */
 #define SC_TILE_BYTES 784
-#define SC_SPLIT 0 /* whether several cores share a block of small tiles */
-#define SC_KV_IN_L1 0
 #define SC_KV_WINDOW 2 /* most blocks with which a layer's cache is copied to L1 as a whole */
 #define SC_KV_LAYERS_L2 3 /* first layers, with their cache in L2 */
-#define SC_KV_LAYERS_WMEM 0 /* next layers, in weight memory */
 #define SC_KV_LAYERS_HYPERRAM 0 /* last layers, in HyperRAM */
 #define SC_KV_LAYER_BYTES 3120
 #define SC_KV_TILE_BLOCKS 1
 #define SC_KV_TILE_BYTES 192
-#define SC_LOGITS_IN_L1 0
-#define SC_STAGE_BYTES 0
-#define SC_STAGES 0
-#define SC_EMBED_STAGE 0
-#define SC_TABLE_STAGE 0
-#define SC_PIECE_WINDOW 64
 #define SC_ROPE_LEVEL SC_IN_L2
 #define SC_ROPE_IN_FLASH 0
 #define SC_ROPE_AT 0u
-#define SC_ROPE_BYTES 800u
 #define SC_PIECES_LEVEL SC_IN_L2
-#define SC_PIECES_IN_FLASH 0
 #define SC_PIECES_AT 800u
-#define SC_PIECES_BYTES 10688u
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 8 /* cores with buffers for attention heads */
 
 #define SC_IN_PLACE 0 /* quantise in place: memory/plan.py */
-#define SC_SPILL_WORDS 0 /* words that a core spills while it quantises in place */
 
 /* sizes of shared buffers */
 #define SC_Y_WORDS 120
@@ -94,17 +77,12 @@ enum sc_op {
 #define SC_XGROUPS 9 /* most groups of an int8 vector; 0: no int8 vectors */
 #define SC_XBLOCKS 17
 #define SC_XSUMS 1
-#define SC_Q16 0 /* whether there are 16-bit vectors */
 #define SC_RANK 0
-#define SC_GATE_SHIFT_LEAST (6) /* range in all layers; code for other shifts is left out */
-#define SC_GATE_SHIFT_MOST (6)
-#define SC_SQ_WORDS 0
 #define SC_HEAD_SCRATCH_BYTES 268
 #define SC_HEAD_STATE_BYTES 76
 #define SC_LAYER_BYTES 28
 #define SC_K_BLOCK_BYTES 192
 #define SC_V_BLOCK_BYTES 120
-
 
 /* L1 arena */
 #define SC_ARENA_BYTES 5888

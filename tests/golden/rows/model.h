@@ -10,7 +10,6 @@
 #define SC_STORED_WEIGHTS {SC_IN_WMEM, 5024, 2573365455u}, {SC_IN_L2, 236, 1184317645u}, {SC_IN_FLASH, 0, 0u}
 #define SC_VOCAB 107
 #define SC_HIDDEN 16
-#define SC_FFN 24
 #define SC_MATRICES 9
 #define SC_LAYERS 2
 #define SC_HEADS 2
@@ -38,7 +37,6 @@ enum sc_op {
 };
 #define SC_LAYER_FIRST SC_OP_ATTN_IN
 #define SC_LAYER_LAST SC_OP_OUT
-#define SC_LAYER_CACHED SC_OP_ATTN /* op after which keys and values are in the cache */
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* constants of ops */
@@ -59,29 +57,11 @@ enum sc_op {
 #define SC_VERIFIED 9 /* most tokens of a pass that chooses a token for each */
 #define SC_LOGIT_TOKENS 9 /* tokens whose logits fit sc_logits */
 #define SC_TILE_BYTES 0
-#define SC_SPLIT 0 /* whether several cores share a block of small tiles */
-#define SC_KV_IN_L1 1
-#define SC_KV_WINDOW 0 /* most blocks with which a layer's cache is copied to L1 as a whole */
-#define SC_KV_LAYERS_L2 0 /* first layers, with their cache in L2 */
-#define SC_KV_LAYERS_WMEM 0 /* next layers, in weight memory */
-#define SC_KV_LAYERS_HYPERRAM 0 /* last layers, in HyperRAM */
-#define SC_KV_LAYER_BYTES 480
-#define SC_KV_TILE_BLOCKS 6
-#define SC_KV_TILE_BYTES 288
-#define SC_LOGITS_IN_L1 1
-#define SC_STAGE_BYTES 0
-#define SC_STAGES 0
-#define SC_EMBED_STAGE 0
-#define SC_TABLE_STAGE 0
-#define SC_PIECE_WINDOW 64
 #define SC_ROPE_LEVEL SC_IN_L2
 #define SC_ROPE_IN_FLASH 0
 #define SC_ROPE_AT 0u
-#define SC_ROPE_BYTES 384u
 #define SC_PIECES_LEVEL SC_IN_L2
-#define SC_PIECES_IN_FLASH 0
 #define SC_PIECES_AT 384u
-#define SC_PIECES_BYTES 560u
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 9 /* cores with buffers for attention heads */
 
@@ -96,23 +76,16 @@ enum sc_op {
 #define SC_Y_WORDS 32
 #define SC_XQ_WORDS 12
 #define SC_XGROUPS 0 /* most groups of an int8 vector; 0: no int8 vectors */
-#define SC_XBLOCKS 0
-#define SC_XSUMS 0
-#define SC_Q16 1 /* whether there are 16-bit vectors */
-#define SC_RANK 0
 #define SC_GATE_SHIFT_LEAST (1) /* range in all layers; code for other shifts is left out */
 #define SC_GATE_SHIFT_MOST (1)
-#define SC_SQ_WORDS 0
 #define SC_HEAD_SCRATCH_BYTES 204
 #define SC_HEAD_STATE_BYTES 76
 #define SC_LAYER_BYTES 28
 #define SC_K_BLOCK_BYTES 48
 #define SC_V_BLOCK_BYTES 32
 
-#define SC_HAS_ENGINES 1
 #define SC_ON_CORES 0 /* value of sc_matrix.engine */
 #define SC_ENGINE_TABLE 148 /* bytes of L1 per matrix for the engine */
-#define SC_ENGINE_SECOND_LAYOUT 1 /* matrices have a second layout for single-token decode */
 #define SC_ON_NEUREKA_1X1 1
 #define SC_ON_NEUREKA_BOTH 2
 

@@ -10,7 +10,6 @@
 #define SC_STORED_WEIGHTS {SC_IN_WMEM, 3152, 3539874714u}, {SC_IN_L2, 224, 206155253u}
 #define SC_VOCAB 107
 #define SC_HIDDEN 24
-#define SC_FFN 24
 #define SC_MATRICES 9
 #define SC_LAYERS 2
 #define SC_HEADS 3
@@ -38,7 +37,6 @@ enum sc_op {
 };
 #define SC_LAYER_FIRST SC_OP_ATTN_IN
 #define SC_LAYER_LAST SC_OP_OUT
-#define SC_LAYER_CACHED SC_OP_ATTN /* op after which keys and values are in the cache */
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* constants of ops */
@@ -59,29 +57,11 @@ enum sc_op {
 #define SC_VERIFIED 9 /* most tokens of a pass that chooses a token for each */
 #define SC_LOGIT_TOKENS 1 /* tokens whose logits fit sc_logits */
 #define SC_TILE_BYTES 2912
-#define SC_SPLIT 0 /* whether several cores share a block of small tiles */
-#define SC_KV_IN_L1 1
-#define SC_KV_WINDOW 0 /* most blocks with which a layer's cache is copied to L1 as a whole */
-#define SC_KV_LAYERS_L2 0 /* first layers, with their cache in L2 */
-#define SC_KV_LAYERS_WMEM 0 /* next layers, in weight memory */
-#define SC_KV_LAYERS_HYPERRAM 0 /* last layers, in HyperRAM */
-#define SC_KV_LAYER_BYTES 416
-#define SC_KV_TILE_BLOCKS 3
-#define SC_KV_TILE_BYTES 240
-#define SC_LOGITS_IN_L1 1
-#define SC_STAGE_BYTES 0
-#define SC_STAGES 0
-#define SC_EMBED_STAGE 0
-#define SC_TABLE_STAGE 0
-#define SC_PIECE_WINDOW 64
 #define SC_ROPE_LEVEL SC_IN_L2
 #define SC_ROPE_IN_FLASH 0
 #define SC_ROPE_AT 0u
-#define SC_ROPE_BYTES 336u
 #define SC_PIECES_LEVEL SC_IN_L2
-#define SC_PIECES_IN_FLASH 0
 #define SC_PIECES_AT 336u
-#define SC_PIECES_BYTES 560u
 #define SC_PLANNED_CORES 8
 #define SC_HANDS 8 /* cores with buffers for attention heads */
 
@@ -92,19 +72,12 @@ enum sc_op {
 #define SC_Y_WORDS 70
 #define SC_XQ_WORDS 22
 #define SC_XGROUPS 0 /* most groups of an int8 vector; 0: no int8 vectors */
-#define SC_XBLOCKS 0
-#define SC_XSUMS 0
-#define SC_Q16 1 /* whether there are 16-bit vectors */
 #define SC_RANK 0
-#define SC_GATE_SHIFT_LEAST (0) /* range in all layers; code for other shifts is left out */
-#define SC_GATE_SHIFT_MOST (0)
-#define SC_SQ_WORDS 0
 #define SC_HEAD_SCRATCH_BYTES 140
 #define SC_HEAD_STATE_BYTES 140
 #define SC_LAYER_BYTES 28
 #define SC_K_BLOCK_BYTES 80
 #define SC_V_BLOCK_BYTES 56
-
 
 /* L1 arena */
 #define SC_ARENA_BYTES 15744

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Interface of the inference runtime: forward pass, weight stream, KV cache, sampling, drafts, observation. */
-#ifndef SC_ENGINE_H
-#define SC_ENGINE_H
+#ifndef SC_RUNTIME_H
+#define SC_RUNTIME_H
 
 #include "llm.h"
 #include "sc_abi.h"

@@ -9,7 +9,7 @@
  * would finish during the slow output. */
 #include "sc_platform.h"
 
-#include "sc_engine.h"
+#include "sc_runtime.h"
 
 #ifdef SC_PROFILE
 

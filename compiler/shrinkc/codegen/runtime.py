@@ -1,0 +1,167 @@
+"""The runtime of one compiled directory: the files, functions and constants of ``runtime_c`` that its model uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+
+from shrinkc.codegen.conditionals import Constants, resolved
+from shrinkc.codegen.unused import guard_of, has_content, items_of, used, words_of, written
+
+DEFINE = re.compile(r"(?m)^[ \t]*#\s*define\s+(\w+)(\(?)((?:[^\n]*\\\n)*[^\n]*)")
+INCLUDE = re.compile(r'(?m)^#include "([^"]+)".*\n')
+PUBLIC = frozenset({"llm.h"})  # copied as it is
+# files with a subject of their own: no header is written into the first; the others are not written into another file
+WITHOUT_HEADERS = frozenset({"forward.c", "model.c", "model.h", "sc_platform.h"})
+APART = WITHOUT_HEADERS | {"sc_softmax.h", "sc_xpulp.h"}
+
+
+def specialised(
+    runtime: Mapping[str, str],
+    generated: Mapping[str, str],
+    others: Collection[str],
+    options: Collection[str],
+    memories: Mapping[str, bool],
+) -> dict[str, str]:
+    """The text of each file, without what the model does not use.
+
+    ``runtime``: sources of the library by file name; ``generated``: model.h, formats.h, forward.c, model.c;
+    ``others``: sources of the platforms and of the program; ``options``: macros that the Makefile defines for some
+    program; ``memories``: whether it defines such a macro for all programs, or for none.
+    The C compiler gets the same definitions in the same order as from the whole runtime.
+    """
+    texts = _resolved({**generated, **runtime}, others, options, memories)
+    files = {name: items_of(text) for name, text in texts.items() if name not in PUBLIC}
+    roots = {"SC_MODEL", *options}
+    for text in [*others, *(runtime[name] for name in PUBLIC)]:
+        roots |= words_of(text)
+    kept = used(files, roots, {"forward.c"})
+    printed = {
+        name: written(items, kept) for name, items in files.items() if has_content(items, kept)
+    }
+    printed = _without_missing_headers(printed, {name: texts[name] for name in files})
+    outside = {header for text in others for header in INCLUDE.findall(text)}
+    printed = _with_headers_inside(_included(printed, outside), outside)
+    return {**printed, **{name: runtime[name] for name in PUBLIC}}
+
+
+@lru_cache(maxsize=1024)
+def _definitions(text: str) -> dict[str, list[tuple[str, bool]]]:
+    """Macros: each definition's value, and whether it is outside of conditionals and functions."""
+    found: dict[str, list[tuple[str, bool]]] = {}
+    items = items_of(text)
+    depth = -1 if guard_of(items) else 0
+    for item in items:
+        depth += {"open": 1, "close": -1}.get(item.kind, 0)
+        made = DEFINE.findall(item.text) if item.kind in ("define", "code") else ()
+        for name, arguments, value in made:
+            plain = re.sub(r"/\*.*?\*/|\\\n", " ", value, flags=re.DOTALL).strip()
+            alone = depth == 0 and item.kind == "define"
+            found.setdefault(name, []).append(("" if arguments else plain, alone))
+    return found
+
+
+def _resolved(
+    texts: dict[str, str],
+    others: Collection[str],
+    options: Collection[str],
+    memories: Mapping[str, bool],
+) -> dict[str, str]:
+    """Resolves conditionals until no more is known: macros of the runtime may depend on others."""
+    elsewhere = {*options, *(name for text in others for name, *_ in DEFINE.findall(text))}
+    while True:
+        values = {name: "1" for name, defined in memories.items() if defined}
+        undecided = elsewhere - set(memories)
+        for text in texts.values():
+            for name, made in _definitions(text).items():
+                if name in values or len(made) > 1 or not made[0][1]:
+                    undecided.add(name)
+                else:
+                    values[name] = made[0][0]
+        guards = {name for name in values if name.endswith("_H")}
+        undecided |= guards
+        known = Constants(
+            {name: value for name, value in values.items() if name not in undecided},
+            frozenset(undecided),
+        )
+        new = {name: resolved(text, known) for name, text in texts.items()}
+        if new == texts:
+            return texts
+        texts = new
+
+
+def _without_missing_headers(texts: dict[str, str], every: Mapping[str, str]) -> dict[str, str]:
+    """Without includes of files that are not in ``texts``; who included one includes what it included."""
+
+    def replaced(line: re.Match[str]) -> str:
+        if line[1] in texts or line[1] not in every:
+            return line[0]
+        return "".join(replaced(inner) for inner in INCLUDE.finditer(every[line[1]]))
+
+    return {name: _once(INCLUDE.sub(replaced, text)) for name, text in texts.items()}
+
+
+def _included(texts: dict[str, str], outside: Collection[str]) -> dict[str, str]:
+    """Without headers that no source includes; ``outside``: those that other sources include."""
+    wanted = {name for name in texts if name.endswith(".c")}
+    wanted |= set(outside)
+    waiting = [name for name in wanted if name in texts]
+    while waiting:
+        for header in INCLUDE.findall(texts[waiting.pop()]):
+            if header in texts and header not in wanted:
+                wanted.add(header)
+                waiting.append(header)
+    return {name: text for name, text in texts.items() if name in wanted}
+
+
+def _once(text: str) -> str:
+    """Without the repetition of an include."""
+    seen: set[str] = set()
+
+    def first(line: re.Match[str]) -> str:
+        new = line[1] not in seen
+        seen.add(line[1])
+        return line[0] if new else ""
+
+    return INCLUDE.sub(first, text)
+
+
+def _with_headers_inside(texts: dict[str, str], outside: Collection[str]) -> dict[str, str]:
+    """Writes a header that only one file includes into that file."""
+    texts = dict(texts)
+    while True:
+        includers: dict[str, list[str]] = {}
+        for name, text in texts.items():
+            for header in set(INCLUDE.findall(text)):
+                includers.setdefault(header, []).append(name)
+        single = sorted(
+            header
+            for header, by in includers.items()
+            if header in texts
+            and len(by) == 1
+            and by[0] not in WITHOUT_HEADERS
+            and header not in {*PUBLIC, *APART, *outside}
+        )
+        if not single:
+            return texts
+        owner = includers[single[0]][0]
+        texts[owner] = _once(_written_into(texts[owner], single[0], _body(texts.pop(single[0]))))
+
+
+def _written_into(text: str, header: str, body: str) -> str:
+    """``text`` with ``body`` for the include of ``header``."""
+    return INCLUDE.sub(lambda line: body if line[1] == header else line[0], text)
+
+
+def _body(text: str) -> str:
+    """A header without guard and licence."""
+    items = items_of(text)
+    guard = guard_of(items)
+    if guard:
+        opened = next(i for i, item in enumerate(items) if item.kind == "open")
+        closed = max(i for i, item in enumerate(items) if item.kind == "close")
+        items = items[:opened] + items[opened + 2 : closed] + items[closed + 1 :]
+    body = "".join(i.text for i in items)
+    body = re.sub(r"/\* SPDX-License-Identifier: [\w.-]+\n \* ", "/* ", body, count=1)
+    return body.strip("\n") + "\n"

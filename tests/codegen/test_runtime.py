@@ -1,0 +1,243 @@
+"""Which of the runtime's code a compiled directory gets: conditionals, unused definitions, headers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from end_to_end.programs import ENV, need
+from end_to_end.shapes import build, draw
+from shrinkc.build import build_program
+from shrinkc.codegen.conditionals import Constants, resolved
+from shrinkc.codegen.runtime import specialised
+from shrinkc.codegen.unused import items_of, used, written
+
+CONSTANTS = Constants(
+    {"RANK": "0", "WIDTH": "(4 * HALF)", "HALF": "2u", "TYPED": "uint32_t"},
+    frozenset({"XPULP", "CORES"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "left"),
+    [
+        ("RANK > 0", "0"),
+        ("!defined(RANK)", "0"),
+        ("WIDTH == 8 && HALF << 1 == 4", "1"),
+        ("MISSING", "0"),
+        ("defined MISSING || RANK + 1", "1"),
+        ("XPULP", "XPULP"),
+        ("XPULP && WIDTH % 4 == 0 && WIDTH > HALF", "XPULP"),
+        ("XPULP && RANK", "0"),
+        ("XPULP || WIDTH", "1"),
+        ("RANK || XPULP || MISSING", "XPULP"),
+        ("CORES > WIDTH", "CORES > WIDTH"),
+        ("!(CORES - 1) || RANK", "!(CORES - 1)"),
+        ("TYPED == 1", "0"),
+        ("__riscv", "__riscv"),
+        ("-7 / 2 == -3 && -7 % 2 == -1", "1"),
+    ],
+)
+def test_a_condition(condition: str, left: str) -> None:
+    got = resolved(f"#if {condition}\na\n#else\nb\n#endif\n", CONSTANTS)
+    expected = {"0": "b\n", "1": "a\n"}.get(left, f"#if {left}\na\n#else\nb\n#endif\n")
+    assert got == expected
+
+
+def test_branches() -> None:
+    text = "#if RANK\na\n#elif XPULP\nb\n#elif WIDTH\nc\n#else\nd\n#endif\n"
+    assert resolved(text, CONSTANTS) == "#if XPULP\nb\n#else\nc\n#endif\n"
+    text = "#ifdef XPULP\na\n#elif RANK\n#error no\n#else\nd\n#endif\n"
+    assert resolved(text, CONSTANTS) == "#ifdef XPULP\na\n#else\nd\n#endif\n"
+    text = "#if RANK\n#if WIDTH\na\n#else\nb\n#endif\n#endif\n#ifndef MISSING\nc\n#endif\n"
+    assert resolved(text, CONSTANTS) == "c\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["#if 1\n", "#endif\n", "#else\n", "#elif 1\n", "#if 1 +\n#endif\n", "#if `\n#endif\n"]
+)
+def test_what_is_not_a_conditional(text: str) -> None:
+    with pytest.raises((ValueError, IndexError)):
+        resolved(text, CONSTANTS)
+
+
+FORMS = ["{}", "defined({})", "({} > 1)", "({} + 2 == 3)"]
+
+
+def test_the_c_preprocessor_agrees(tmp_path: Path) -> None:
+    """Random nested conditionals: the same lines are left, whatever the platform's macros are."""
+    need("host")
+    random = np.random.default_rng(3)
+    names = ["RANK", "WIDTH", "HALF", "XPULP", "CORES", "MISSING"]
+
+    def condition() -> str:
+        terms = [
+            str(random.choice(["", "!"])) + str(random.choice(FORMS)).format(random.choice(names))
+            for _ in range(random.integers(1, 4))
+        ]  # fmt: skip
+        return f" {random.choice(['&&', '||'])} ".join(terms)
+
+    def body(depth: int) -> str:
+        lines = [f"line {random.integers(1 << 30)}"]
+        for _ in range(random.integers(0, 3) if depth < 3 else 0):
+            lines += [f"#if {condition()}", body(depth + 1)]
+            lines += [
+                x
+                for _ in range(random.integers(0, 3))
+                for x in (f"#elif {condition()}", body(depth + 1))
+            ]
+            lines += ["#else", body(depth + 1)] if random.integers(2) else []
+            lines += ["#endif"]
+        return "\n".join(lines)
+
+    def preprocessed(text: str, defined: list[str]) -> list[str]:
+        done = subprocess.run(
+            ["cc", "-E", "-P", *defined, "-"],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [line for line in done.stdout.splitlines() if line.startswith("line")]
+
+    model = [f"-D{name}={value}" for name, value in CONSTANTS.values.items() if name != "TYPED"]
+    left = 0
+    for _ in range(40):
+        text = body(0) + "\n"
+        cut = resolved(text, CONSTANTS)
+        left += cut.count("#if")
+        for platform in ([], ["-DXPULP=1", "-DCORES=8"], ["-DXPULP=0", "-DCORES=1"], ["-DCORES=2"]):
+            assert preprocessed(cut, platform) == preprocessed(text, [*model, *platform])
+    assert left > 20
+
+
+FILE = """/* Licence
+ * What the file is about. */
+#ifndef A_H
+#define A_H
+
+/* ---- kept ---- */
+
+/* the sum */
+static inline int sum(int a, int b) {
+#if XPULP
+    return add(a, b);
+#else
+    return a + b;
+#endif
+}
+/* the difference */
+static inline int difference(int a, int b) { return a - b; }
+
+/* ---- gone ---- */
+
+#if XPULP
+typedef struct {
+    int x; /* with a brace: } */
+} pair;
+#define PAIR(x) \\
+    ((pair){x})
+#endif
+
+enum { FIRST, SECOND };
+extern const char *const names[], quote[] __attribute__((aligned(4)));
+#define NAMED(x) made_##x
+int made_one, made_two, other;
+
+#endif
+"""
+
+
+def left_of(text: str, *roots: str) -> str:
+    items = items_of(text)
+    assert "".join(item.text for item in items) == text
+    return written(items, used({"a.h": items}, roots))
+
+
+def test_what_nobody_refers_to_is_gone() -> None:
+    text = left_of(FILE, "sum")
+    assert "the sum" in text and "return add(a, b);" in text and "---- kept" in text
+    for word in ("difference", "pair", "FIRST", "names", "made_", "gone", "other"):
+        assert word not in text, word
+    assert text.startswith("/* Licence") and text.endswith("#endif\n")
+
+
+def test_what_is_referred_to_stays() -> None:
+    assert "typedef struct {" in left_of(FILE, "PAIR")
+    assert "#if XPULP\n#define PAIR" not in left_of(FILE, "pair")
+    assert "enum { FIRST, SECOND };" in left_of(FILE, "SECOND")
+    assert "quote[]" in left_of(FILE, "quote")
+    assert "made_one" in left_of(FILE, "NAMED")  # it may make any of them
+    assert "made_one" not in left_of(FILE, "sum")
+
+
+def test_a_text_that_is_not_balanced() -> None:
+    with pytest.raises(ValueError, match="without an end"):
+        items_of("int f(void) {\n")
+
+
+def test_a_sources_own_names_are_its_own() -> None:
+    """Two sources have a static function of one name; only one of them is used."""
+    files = {
+        "a.c": items_of(
+            "static int dot(void) { return 1; }\nint used_one(void) { return dot(); }\n"
+        ),
+        "b.c": items_of("static int dot(void) { return 2; }\n"),
+    }
+    kept = used(files, ["used_one"])
+    assert written(files["a.c"], kept).count("dot") == 2
+    assert written(files["b.c"], kept) == ""
+
+
+def test_a_header_of_one_file_is_written_into_it() -> None:
+    runtime = {
+        "llm.h": "/* public */\n",
+        "a.c": '/* a */\n#include "one.h"\n#include "both.h"\n\nint SC_MODEL(void) { return ONE + BOTH; }\n',
+        "b.c": '/* b */\n#include "both.h"\n\nint named(void) { return BOTH; }\n',
+        "c.c": '/* c */\n#include "gone.h"\n\nint unnamed(void) { return 1; }\n',
+        "one.h": "/* SPDX-License-Identifier: X\n * One. */\n#ifndef ONE_H\n#define ONE_H\n"
+        '#include "both.h"\n#define ONE 1\n#endif\n',
+        "both.h": "/* both */\n#ifndef BOTH_H\n#define BOTH_H\n#define BOTH 2\n#endif\n",
+        "gone.h": "/* gone */\n#ifndef GONE_H\n#define GONE_H\n#define GONE 3\n#endif\n",
+    }
+    generated = {
+        "forward.c": "/* f */\nint forward(void) { return named(); }\n",
+        "model.c": "",
+        "model.h": "",
+        "formats.h": "",
+    }
+    out = specialised(runtime, generated, [], [], {})
+    assert set(out) == {"llm.h", "a.c", "b.c", "both.h", "forward.c"}
+    assert out["a.c"] == (
+        '/* a */\n/* One. */\n#include "both.h"\n#define ONE 1\n\nint SC_MODEL(void) { return ONE + BOTH; }\n'
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2, 7, 12, 13])
+def test_the_chips_program_is_the_same(seed: int, tmp_path: Path) -> None:
+    """With what is not used, or without: byte for byte the same program, but for symbols."""
+    need("qemu")
+    case = draw(seed)
+    program = build(case, tmp_path / "cut")
+    again = build(case, tmp_path / "whole", whole_runtime=True)
+    lines = [
+        sum(len(f.read_text().splitlines()) for f in (p.out / "src/runtime").iterdir())
+        for p in (program, again)
+    ]
+    assert lines[0] < 0.8 * lines[1]
+    chip = case.target.programs["gvsoc"]
+    found = []
+    for each in (program, again):
+        build_program(each.out, chip, env=ENV, options={"PROFILE": "1"} if seed % 8 else {})
+        elf = re.search(rf"OUTPUT_{chip} .*:= (\S+)", (each.out / "Makefile").read_text())
+        assert elf is not None
+        subprocess.run(
+            ["riscv64-unknown-elf-strip", "-o", tmp_path / "elf", each.out / elf[1]], check=True
+        )
+        found.append((tmp_path / "elf").read_bytes())
+    assert found[0] == found[1]
