@@ -72,6 +72,12 @@ class Program:
     plan: Plan
     target: Target = SIRACUSA
 
+    @property
+    def sources(self) -> str:
+        """The text of all C files."""
+        files = sorted((self.out / "src").rglob("*.[ch]"))
+        return "".join(file.read_text(encoding="utf-8") for file in files)
+
     def build(self, on: str, **options: str) -> Program:
         """Build for the machine ``on``; options are those of the generated Makefile."""
         build_program(self.out, self.target.programs[on], env=ENV, options=options)
