@@ -33,14 +33,15 @@ def least_sizes(shape: ModelShape) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def build(seed: int, folder: Path) -> Program:
+def build(seed: int, folder: Path, *, whole_runtime: bool = False) -> Program:
     """A random model: for a board with the least memory, or for every other seed with room for longer chunks."""
     case = draw(seed)
     model = float_model(case, folder / "model")
     graph = lower(model, case.options, case.context)
     ram, flash = least_sizes(shape_of(graph, model))
     more = seed % 2 * 48 * KIB
-    return compile_graph(graph, model, folder / "out", board_of(ram + more, flash))
+    board = board_of(ram + more, flash)
+    return compile_graph(graph, model, folder / "out", board, whole_runtime=whole_runtime)
 
 
 SEEDS = (3, 4, 5, 9, 12, 13, 17, 28, 34)
@@ -71,7 +72,8 @@ def test_random_shape_with_sanitizers(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.slow
 def test_the_shapes_above_are_of_all_kinds(tmp_path: Path) -> None:
-    headers = [(build(n, tmp_path / str(n)).out / "src/model.h").read_text() for n in SEEDS]
+    built = [build(n, tmp_path / str(n), whole_runtime=True) for n in SEEDS]
+    headers = [(program.out / "src/model.h").read_text() for program in built]
     assert all("#define SC_TILE_BYTES 0\n" in text for text in headers)
     for name, pattern in FEATURES.items():
         assert any(re.search(pattern, text) for text in headers), name
