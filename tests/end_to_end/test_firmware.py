@@ -63,7 +63,7 @@ def converse(board: str, target: Target, folder: Path, answer: int = ANSWER) -> 
     lines = write_lines(folder / "lines", board)
     make = [
         "make", "-s", "-C", FIRMWARE, f"OUT={program.out}", f"BOARD={board}", f"BUILD={folder / 'build'}",
-        f"INPUT={lines}", f"ANSWER={answer}", "run",
+        f"ANSWER={answer}", "run",
     ]  # fmt: skip
     talk(make, model, program.graph, lines, answer)
 
