@@ -124,7 +124,7 @@ def leaking(plain: Graph) -> Graph:
 def program(
     graph: Graph, model: FloatModel, out: Path, budget: int | None = None, wrong: bool = False
 ) -> Program:
-    made = compile_graph(graph, model, out, SIRACUSA, budget)
+    made = compile_graph(graph, model, out, SIRACUSA, budget, whole_runtime=True)
     kernel = out / "src" / "runtime" / "sc_leak.c"
     shutil.copyfile(LEAK_C, kernel)
     if wrong:

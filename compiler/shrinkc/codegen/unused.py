@@ -30,8 +30,9 @@ class Item:
     """A part of a file at its top level.
 
     ``kind``: ``code``, ``define``, ``undef``, ``include``, ``open``, ``else`` and ``close`` (of a conditional),
-    ``comment``, ``blank`` or ``other`` (a directive that always stays).  ``names``: what it defines; with none it
-    always stays.  ``words``: identifiers in it; ``patterns``: of names that it makes with ``##``.
+    ``comment``, ``blank`` or ``other`` (a directive that always stays).  ``names``: what it defines; code without
+    one, such as a _Static_assert, stays if other code of its file does.  ``words``: identifiers in it;
+    ``patterns``: of names that it makes with ``##``.
     """
 
     kind: str
@@ -65,8 +66,8 @@ def _defined_names(code: str) -> frozenset[str]:
     if text.startswith("_Static_assert"):
         return frozenset()
     called = CALL.match(text)
-    if called and not text.rstrip().endswith("}"):
-        return frozenset({called[2]} if called[2] else ())
+    if called and not text.endswith("}"):
+        return frozenset({called[2]} if called[2] and text.endswith(";") else ())
     names: set[str] = set()
     tag = re.match(r"(?:typedef\s+)?(?:struct|union|enum)\s*(\w+)?\s*\{", text)
     if tag:
@@ -197,14 +198,20 @@ def used(
             local = file if file in sources and LOCAL.match(item.text) else ""
             for name in item.names:
                 by_name.setdefault((local, name), []).append(item)
-            if not item.names or file in always:
+            if file in always or (not item.names and item.kind != "code"):
                 waiting.append(item)
     for name in roots:
         waiting += by_name.get(("", name), ())
+    unnamed = {
+        file: [i for i in items if i.kind == "code" and not i.names]
+        for file, items in files.items()
+    }
     while waiting:
         item = waiting.pop()
         if item in kept:
             continue
+        if item.kind == "code":
+            waiting += unnamed.pop(file_of[item], ())
         kept.add(item)
         where = [file_of[item], ""] if file_of[item] in sources else [*sources, ""]
         for place in where:
