@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Prefetch: RMSNorm weights and the next layer's KV cache are copied to L1 while matrices are multiplied.
- * SC_FETCHER starts the DMA and waits for it. Only for forward.c. */
+ * SC_FETCHER starts the DMA and waits for it. */
 #ifndef SC_AHEAD_H
 #define SC_AHEAD_H
 

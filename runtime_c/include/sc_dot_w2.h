@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * 2-bit weights: a word holds 16 inputs of a row; bits 2 p, 2 p + 1 of byte j are input 4 p + j. Sums are 64
- * times too large. Included by sc_dot.h. */
+ * times too large. */
 
 enum { SC_W2_INPUTS = 16, SC_W2_FOLD = 6 };
 

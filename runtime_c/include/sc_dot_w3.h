@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * 3-bit weights: three words hold 32 inputs of a row. Word i has inputs 8 i .. 8 i + 3 in bits 7..5 of its
  * bytes, and the next four in bits 4..2. Inputs 24..31 are combined from the remaining bits. Sums are 32
- * times too large. Included by sc_dot.h. */
+ * times too large. */
 
 enum { SC_W3_INPUTS = 32, SC_W3_FOLD = 5 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * 4-bit weights: a word holds 8 inputs of a row, inputs 0..3 in the low nibbles of its bytes, 4..7 in the
- * high ones. Nibbles are used at the top of a byte, so sums are 16 times too large. Included by sc_dot.h. */
+ * high ones. Nibbles are used at the top of a byte, so sums are 16 times too large. */
 
 enum { SC_W4_INPUTS = 8, SC_W4_FOLD = 4 };
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * 8-bit weights: a word holds 4 inputs of a row, int8[k / 4][8 rows][4]. Included by sc_dot.h. */
+ * 8-bit weights: a word holds 4 inputs of a row, int8[k / 4][8 rows][4]. */
 
 enum { SC_W8_INPUTS = 4, SC_W8_FOLD = 0 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Converts the result of an operation into the quantised input of a matrix, with RMSNorm if there is a gain.
- * All workers and the controller call it; sources and vectors are in L1. Only for forward.c. */
+ * All workers and the controller call it; sources and vectors are in L1. */
 #ifndef SC_INPUTS_H
 #define SC_INPUTS_H
 

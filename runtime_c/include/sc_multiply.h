@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Multiplies a tile by the vectors of several tokens: selects the kernel. All workers call it, each with its
- * core number. Only for forward.c. */
+ * core number. */
 #ifndef SC_MULTIPLY_H
 #define SC_MULTIPLY_H
 

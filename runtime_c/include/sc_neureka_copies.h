@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Second layout of a matrix for single-token decode: N-EUREKA's 3x3 mode with output rows in the taps.
- * engines/neureka_both.py describes it. Weights: weight memory. Only for sc_engine_neureka.c. */
+ * engines/neureka_both.py describes it. Weights: weight memory. */
 #ifndef SC_NEUREKA_COPIES_H
 #define SC_NEUREKA_COPIES_H
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Splits a matrix product into N-EUREKA jobs: rows and tokens of each job, place of its sums in L1, register
- * values. Used by the controller (to write jobs) and the workers (to read sums). Only for
- * sc_engine_neureka.c. */
+ * values. Used by the controller (to write jobs) and the workers (to read sums). */
 #ifndef SC_NEUREKA_JOBS_H
 #define SC_NEUREKA_JOBS_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Layout of N-EUREKA's weights in weight memory: reads embedding rows and tails with the cores, and unpacks
- * rows for targets without the engine. Only for sc_engine_neureka.c. */
+ * rows for targets without the engine. */
 #ifndef SC_NEUREKA_ROWS_H
 #define SC_NEUREKA_ROWS_H
 

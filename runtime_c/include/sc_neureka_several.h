@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Matrix times several tokens on N-EUREKA (prefill): the controller writes jobs, the workers finish their
- * sums (L1). sc_engine_neureka.c, which includes this file, has the code for one token. */
+ * sums (L1). */
 #ifndef SC_NEUREKA_SEVERAL_H
 #define SC_NEUREKA_SEVERAL_H
 

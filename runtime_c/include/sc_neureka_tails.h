@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Tails (Remainders in engines/engine.py): the inputs of a row after N-EUREKA's last whole tile. The workers
- * multiply them (weights in L1) while the engine computes the rest. Only for sc_engine_neureka.c. */
+ * multiply them (weights in L1) while the engine computes the rest. */
 #ifndef SC_NEUREKA_TAILS_H
 #define SC_NEUREKA_TAILS_H
 

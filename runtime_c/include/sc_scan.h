@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Loops that RMSNorm and the quantisation to 8 and 16 bits share. Used only by sc_vector.c and sc_q16.h. */
+ * Loops that RMSNorm and the quantisation to 8 and 16 bits share. */
 #ifndef SC_SCAN_H
 #define SC_SCAN_H
 

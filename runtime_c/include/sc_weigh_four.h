@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Softmax weights and weighted sum of the values in one Xpulp loop, for long contexts with short heads (at
- * most 8 channels). Used only by sc_softmax.h. */
+ * most 8 channels). */
 #ifndef SC_WEIGH_FOUR_H
 #define SC_WEIGH_FOUR_H
 

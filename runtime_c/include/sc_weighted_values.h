@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Weighted sums of values: sum[channel] += weight[position] * v[position][channel]; weights: uint16, v: int8.
- * Used only by sc_softmax.h. */
+ * Weighted sums of values: sum[channel] += weight[position] * v[position][channel]; weights: uint16, v: int8. */
 #ifndef SC_WEIGHTED_VALUES_H
 #define SC_WEIGHTED_VALUES_H
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Reports values of a pass: hashes of layers, logits, outputs of ops. One core reports, all wait. The time is added to sc_now.untimed, which is subtracted from the step's time. */
+ * Reports values of a pass: hashes of layers, logits, outputs of ops. One core reports, all wait. The time is
+ * added to sc_now.untimed, which is subtracted from the step's time. */
 #include "sc_platform.h"
 
 #include "sc_buffers.h"

@@ -36,14 +36,22 @@ def specialised(
     roots = {"SC_MODEL", *options}
     for text in [*others, *(runtime[name] for name in PUBLIC)]:
         roots |= words_of(text)
-    kept = used(files, roots, {"forward.c"})
-    printed = {
-        name: written(items, kept) for name, items in files.items() if has_content(items, kept)
-    }
-    printed = _without_missing_headers(printed, {name: texts[name] for name in files})
     outside = {header for text in others for header in INCLUDE.findall(text)}
-    printed = _with_headers_inside(_included(printed, outside), outside)
-    return {**printed, **{name: runtime[name] for name in PUBLIC}}
+    every = {name: texts[name] for name in files}
+    while (
+        True
+    ):  # a header that nothing includes any more may have been all that referred to another item
+        kept = used(files, roots, {"forward.c"})
+        printed = {
+            name: written(items, kept) for name, items in files.items() if has_content(items, kept)
+        }
+        printed = _included(_without_missing_headers(printed, every), outside)
+        if printed.keys() == files.keys():
+            break
+        files = {name: files[name] for name in printed}
+    printed = _with_headers_inside(printed, outside)
+    tidy = {name: _tidy(text) for name, text in printed.items()}
+    return {**tidy, **{name: runtime[name] for name in PUBLIC}}
 
 
 @lru_cache(maxsize=1024)
@@ -145,8 +153,10 @@ def _with_headers_inside(texts: dict[str, str], outside: Collection[str]) -> dic
         )
         if not single:
             return texts
-        owner = includers[single[0]][0]
-        texts[owner] = _once(_written_into(texts[owner], single[0], _body(texts.pop(single[0]))))
+        # the outermost first: what it includes comes before what it says of itself
+        header = next(name for name in single if includers[name][0] not in single)
+        owner = includers[header][0]
+        texts[owner] = _once(_written_into(texts[owner], header, _body(texts.pop(header))))
 
 
 def _written_into(text: str, header: str, body: str) -> str:
@@ -155,7 +165,7 @@ def _written_into(text: str, header: str, body: str) -> str:
 
 
 def _body(text: str) -> str:
-    """A header without guard and licence."""
+    """A header without guard and licence, with what it includes before what it says of itself."""
     items = items_of(text)
     guard = guard_of(items)
     if guard:
@@ -163,5 +173,17 @@ def _body(text: str) -> str:
         closed = max(i for i, item in enumerate(items) if item.kind == "close")
         items = items[:opened] + items[opened + 2 : closed] + items[closed + 1 :]
     body = "".join(i.text for i in items)
-    body = re.sub(r"/\* SPDX-License-Identifier: [\w.-]+\n \* ", "/* ", body, count=1)
-    return body.strip("\n") + "\n"
+    about = re.match(r"/\* SPDX-License-Identifier: [\w.-]+\n \* ((?:.|\n)*?\*/\n)\s*", body)
+    if about is None:
+        return body.strip("\n") + "\n"
+    rest = body[about.end() :]
+    includes = re.match(r"(?:#include [^\n]*\n|\s*\n)*", rest)
+    assert includes is not None
+    rest = rest[includes.end() :].strip("\n")
+    return f"{includes[0].strip()}\n\n/* {about[1]}\n{rest}\n".lstrip("\n")
+
+
+def _tidy(text: str) -> str:
+    """Without repeated empty lines, and without marks for clang-format, which would no longer be in pairs."""
+    text = re.sub(r"(?m)^[ \t]*/\* clang-format (?:on|off) \*/\n", "", text)
+    return re.sub(r"\n{3,}", "\n\n", text)

@@ -5,8 +5,8 @@
  *
  * Values are cycles, except instructions, and sums over the cores; the last two are the maximum. active:
  * neither asleep nor waiting for a transfer; transfers: waiting for one; worst: active. A barrier after each op
- * assigns waiting to its op; the cost of barrier and counting is excluded. Samples are kept until the end of the pass if possible, because transfers
- * would finish during the slow output. */
+ * assigns waiting to its op; the cost of barrier and counting is excluded. Samples are kept until the end of the
+ * pass if possible, because transfers would finish during the slow output. */
 #include "sc_platform.h"
 
 #include "sc_runtime.h"
