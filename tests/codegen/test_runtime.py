@@ -213,7 +213,8 @@ def test_a_header_of_one_file_is_written_into_it() -> None:
     out = specialised(runtime, generated, [], [], {})
     assert set(out) == {"llm.h", "a.c", "b.c", "both.h", "forward.c"}
     assert out["a.c"] == (
-        '/* a */\n/* One. */\n#include "both.h"\n#define ONE 1\n\nint SC_MODEL(void) { return ONE + BOTH; }\n'
+        '/* a */\n#include "both.h"\n\n/* One. */\n\n#define ONE 1\n\n'
+        "int SC_MODEL(void) { return ONE + BOTH; }\n"
     )
 
 
