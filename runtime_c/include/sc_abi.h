@@ -6,7 +6,7 @@
 
 #define SC_INPUT_MAGIC 0x31494353u     /* "SCI1" */
 #define SC_HASH_MULTIPLIER 0x01000193u /* h = h * this + word, from 0 */
-#define SC_SAMPLED_WORDS 64            /* at least so many words of each blob are checked */
+#define SC_SAMPLED_WORDS 64            /* minimum of words checked in each blob */
 #define SC_ROWS 8                      /* rows of a block */
 #define SC_BLOCK 8                     /* inputs that a core quantises at a time */
 #define SC_PRODUCT_BLOCKS 8            /* blocks of a run in products on N-EUREKA */

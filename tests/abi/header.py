@@ -37,7 +37,7 @@ def header() -> str:
         (
             "SAMPLED_WORDS",
             contract.SAMPLED_WORDS,
-            "at least so many words of each blob are checked",
+            "minimum of words checked in each blob",
         ),
         ("ROWS", contract.ROW_BLOCK, "rows of a block"),
         ("BLOCK", contract.X_BLOCK, "inputs that a core quantises at a time"),

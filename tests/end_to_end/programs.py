@@ -13,7 +13,7 @@ import pytest
 from helpers.layer import MODULES
 from shrinkc.abi import Trace
 from shrinkc.build import build_program, find_tool
-from shrinkc.codegen.emit import emit, emit_with_whole_runtime
+from shrinkc.codegen.emit import emit
 from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import FloatModel
 from shrinkc.importer.model import LowRankAdapter
@@ -121,8 +121,10 @@ def compile_graph(
     plan = make_plan(shape, target, l1_budget)
     assert verify(plan, shape, target) > 0
     out.mkdir(parents=True)
-    write = emit_with_whole_runtime if whole_runtime else emit
-    write(graph, shape, plan, target, model.tokenizer, out, "shrinkc compile test", name=name)
+    emit(
+        graph, shape, plan, target, model.tokenizer, out, "shrinkc compile test", name=name,
+        whole_runtime=whole_runtime,
+    )  # fmt: skip
     return Program(out, graph, shape, plan, target)
 
 

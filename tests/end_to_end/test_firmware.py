@@ -52,7 +52,7 @@ def compile_story(target: Target, out: Path) -> tuple[FloatModel, Program]:
 
 
 def write_lines(file: Path, board: str) -> Path:
-    """What a person types; on a board Ctrl-D ends it."""
+    """The lines that a person types; on a board Ctrl-D ends them."""
     file.write_text("".join(f"{line}\n" for line in LINES) + "\x04" * (board == "virt"))
     return file
 

@@ -1,4 +1,4 @@
-"""Resolves ``#if`` lines whose value is known when a model is compiled; the others stay as they are.
+"""Resolves ``#if`` lines whose value is known when a model is compiled; the others stay unchanged.
 
 The runtime has code for every model. A compiled directory gets the code of one: ``#if SC_RANK > 0`` disappears, with
 its lines if the model has no adapters. Conditions on the platform (``#if SC_XPULP``) remain, because one directory

@@ -37,33 +37,14 @@ def emit(
     *,
     name: str = "model",
     license_name: str = "",
+    whole_runtime: bool = False,
 ) -> None:
     """Write everything the C compiler needs below ``out`` (which exists), with the code that this model uses.
 
     The same inputs give the same bytes; ``command`` heads every generated file.  ``name``: of the model;
-    ``license_name``: of its weights, empty if its files state none.
+    ``license_name``: of its weights, empty if its files state none.  ``whole_runtime``: keep the kernels that this
+    model does not use, for tests of kernels.
     """
-    emit_with_whole_runtime(
-        graph, shape, plan, target, tokenizer, out, command, progress, name=name,
-        license_name=license_name,
-    )  # fmt: skip
-    _keep_what_is_used(out, target)
-
-
-def emit_with_whole_runtime(
-    graph: Graph,
-    shape: ModelShape,
-    plan: Plan,
-    target: Target,
-    tokenizer: Tokenizer,
-    out: Path,
-    command: str,
-    progress: Callable[[int, int], None] | None = None,
-    *,
-    name: str = "model",
-    license_name: str = "",
-) -> None:
-    """emit(), with all kernels, whether this model uses them or not; the kernels' tests need the others too."""
     tables = tables_of(graph, shape, plan)
     write_blobs(
         graph, tables.stored, dict(shape.shared), plan, target, tokenizer, out / "blobs", progress
@@ -77,6 +58,8 @@ def emit_with_whole_runtime(
     header = formats_header(values.formats, values.widths, command)
     (out / "src/formats.h").write_text(header, encoding="utf-8")
     _copy_runtime(out / "src", [PROGRAMS[name] for name in target.programs.values()])
+    if not whole_runtime:
+        _keep_what_is_used(out, target)
 
 
 def _print_templates(values: Values, out: Path) -> None:

@@ -38,9 +38,8 @@ def specialised(
         roots |= words_of(text)
     outside = {header for text in others for header in INCLUDE.findall(text)}
     every = {name: texts[name] for name in files}
-    while (
-        True
-    ):  # a header that nothing includes any more may have been all that referred to another item
+    # A header that no file includes any more may have been the only one that referred to another item.
+    while True:
         kept = used(files, roots, {"forward.c"})
         printed = {
             name: written(items, kept) for name, items in files.items() if has_content(items, kept)

@@ -111,9 +111,8 @@ def _code_end(text: str, at: int) -> int:
         elif mark in ")}]":
             depth -= 1
         ends = depth == 0 and (mark == ";" or (mark == "}" and function))
-        if (
-            depth == 0 and mark == ")" and text.startswith("\n", start)
-        ):  # a macro's call without semicolon
+        # the call of a macro, without semicolon
+        if depth == 0 and mark == ")" and text.startswith("\n", start):
             ends = CALL.match(text, at) is not None and not text.startswith("\n{", start)
         if depth < 0:
             break
@@ -183,11 +182,10 @@ def used(
 ) -> set[Item]:
     """The items that ``roots`` (identifiers), the files ``always`` or other used items refer to.
 
-    What a source, not a header, defines as static or as a macro is only known there and in headers.
+    Static definitions and macros of a source (not of a header) are known only there and in headers.
     """
-    by_name: dict[
-        tuple[str, str], list[Item]
-    ] = {}  # by the source that alone knows it, or "", and its name
+    # keys: the source in which alone the name is known, or "", and the name
+    by_name: dict[tuple[str, str], list[Item]] = {}
     file_of: dict[Item, str] = {}
     kept: set[Item] = set()
     waiting: list[Item] = []
@@ -286,7 +284,7 @@ def _concerns_something(items: Sequence[Item], at: int, live: Collection[Item]) 
 
 
 def _without_empty_conditionals(items: list[Item]) -> set[Item]:
-    """What stays of ``items`` without conditionals that have nothing in any branch."""
+    """The rest of ``items`` without conditionals that have nothing in any branch."""
     while True:
         drop: set[int] = set()
         for at, item in enumerate(items):

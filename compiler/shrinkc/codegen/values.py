@@ -1,4 +1,4 @@
-"""What the templates print of a model: the values of model.h, model.c, forward.c and the build files."""
+"""Values that the templates print: of model.h, model.c, forward.c and the build files."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def _in_place(sizes: PassSizes, held: dict[str, int]) -> dict[str, tuple[str, in
 
 
 def _macros(graph: Graph) -> dict[str, int | str]:
-    """What the ops want to have in model.h, which is the same in every layer."""
+    """Constants of the ops for model.h, which are the same in every layer."""
     found: dict[str, int | str] = {}
     for op in graph.ops:
         for name, value in op.macros().items():

@@ -223,7 +223,7 @@ class Session:
     """A program that is kept running and the interpreter that checks it, with equal KV caches.
 
     Attributes:
-        tokens: What the caches have, and the last token of the run.
+        tokens: Those in the caches, and the last token of the run.
     """
 
     def __init__(self, program: Program) -> None:
