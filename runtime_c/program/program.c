@@ -7,21 +7,94 @@
 
 #define CONTEXT (SC_INPUT_WORDS - SC_IN_TOKENS)
 
+/* ---- text output, line-buffered: one core at a time ---- */
+
+#define SMALL static __attribute__((noinline)) /* one copy: L2 is for weights */
+
+#define LINE 256
+static char line[LINE];
+static uint32_t used;
+
+SMALL void flush(void) {
+    if (used) sc_write(line, used);
+    used = 0;
+}
+
+SMALL void put_char(char c) {
+    line[used++] = c;
+    if (c == '\n' || used == LINE) flush();
+}
+
+SMALL void put_string(const char *text) {
+    while (*text) put_char(*text++);
+}
+
+SMALL void put_hex(uint32_t v, int digits) {
+    while (digits-- > 0) put_char("0123456789abcdef"[v >> (4 * digits) & 15]);
+}
+
+/* The digits of v, somewhere in the buffer. */
+static const char *decimal(uint32_t v, char digits[11]) {
+    int i = 10;
+    digits[i] = 0;
+    do digits[--i] = (char)('0' + v % 10);
+    while (v /= 10);
+    return digits + i;
+}
+
+SMALL void put_uint(uint32_t v) {
+    char digits[11];
+    put_string(decimal(v, digits));
+}
+
+/* Value i, of int32 values or of the bytes of int8 or 16-bit ones. */
+static uint32_t value(const int32_t *words, const int8_t *low, const int8_t *high, uint32_t i) {
+    return words ? (uint32_t)words[i] : (uint32_t)(low[i] + (high ? 256 * high[i] : 0));
+}
+
+/* Lines of "tag name first v v ..." in hexadecimal; `first`: number of the first value. */
+SMALL void put_values(const char *tag, const char *name, uint32_t first, const int32_t *words,
+                      const int8_t *low, const int8_t *high, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        if (i % 24 == 0) {
+            if (i) put_string("\n");
+            put_string(tag);
+            put_string(" ");
+            put_string(name);
+            put_string(" ");
+            put_uint(first + i);
+        }
+        put_string(" ");
+        put_hex(value(words, low, high, i), 8);
+    }
+    if (n) put_string("\n");
+}
+
+static void put_words(const char *tag, const char *name, uint32_t first, const int32_t *v, uint32_t n) {
+    put_values(tag, name, first, v, 0, 0, n);
+}
+
+static void put_bytes(const char *tag, const char *name, const int8_t *v, const int8_t *high, uint32_t n) {
+    put_values(tag, name, 0, 0, v, high, n);
+}
+
+/* ---- the session ---- */
+
 static llm session;
 static char text[SC_TEXT_BYTES]; /* of one token */
 static uint32_t prompt;          /* tokens of the prompt */
 
 static int refuse(const char *message) {
-    sc_puts(SC_LINE_REFUSED " ");
-    sc_puts(message);
-    sc_puts("\n"); /* a line end flushes */
+    put_string(SC_LINE_REFUSED " ");
+    put_string(message);
+    put_string("\n"); /* a line end flushes */
     return SC_EXIT_REFUSED;
 }
 
 static int refuse_result(int result) {
-    sc_puts(SC_LINE_REFUSED " result of llm.h: -");
-    sc_put_uint((uint32_t)-result);
-    sc_puts("\n");
+    put_string(SC_LINE_REFUSED " result of llm.h: -");
+    put_uint((uint32_t)-result);
+    put_string("\n");
     return SC_EXIT_REFUSED;
 }
 
@@ -29,64 +102,64 @@ static int refuse_result(int result) {
 
 static void put_text(uint32_t token) {
     const size_t n = llm_text(&session, token, text, sizeof text);
-    for (size_t i = 0; i < n; i++) sc_putc(text[i]);
-    sc_flush();
+    for (size_t i = 0; i < n; i++) put_char(text[i]);
+    flush();
 }
 
 static void put_number(uint32_t v) {
-    sc_puts(" ");
-    sc_put_uint(v);
+    put_string(" ");
+    put_uint(v);
 }
 
 static void put_token(uint32_t position, uint32_t token) {
     session.text_begun = 1; /* with a space at the beginning, if the token has one */
     const size_t n = llm_text(&session, token, text, sizeof text);
-    sc_puts(SC_LINE_TOKEN);
+    put_string(SC_LINE_TOKEN);
     put_number(position);
     put_number(token);
-    sc_puts(" ");
-    for (size_t i = 0; i < n; i++) sc_put_hex((uint8_t)text[i], 2);
-    sc_puts("\n");
+    put_string(" ");
+    for (size_t i = 0; i < n; i++) put_hex((uint8_t)text[i], 2);
+    put_string("\n");
 }
 
 /* The last pass; lookup: whether tokens may have been drafted. */
 static void put_pass(int lookup) {
     const llm_pass *p = &session.pass;
     const int prefill = p->position + p->tokens <= prompt;
-    sc_puts(SC_LINE_TIME " ");
-    sc_puts(prefill ? SC_PREFILL : SC_DECODE);
+    put_string(SC_LINE_TIME " ");
+    put_string(prefill ? SC_PREFILL : SC_DECODE);
     put_number(p->time);
-    sc_puts("\n");
+    put_string("\n");
     if (prefill || !lookup) return;
-    sc_puts(SC_LINE_PASS);
+    put_string(SC_LINE_PASS);
     put_number(p->position);
     put_number(p->tokens);
     put_number(p->chosen);
-    sc_puts("\n");
+    put_string("\n");
 }
 
 static void put_counters(const char *tag, const llm_probe *p) {
     const uint32_t *values = p->values;
-    sc_puts(tag);
-    sc_puts(" ");
-    sc_puts(p->position < prompt ? SC_PREFILL : SC_DECODE);
+    put_string(tag);
+    put_string(" ");
+    put_string(p->position < prompt ? SC_PREFILL : SC_DECODE);
     if (p->layer < SC_MODEL.layers)
         put_number(p->layer);
     else
-        sc_puts(" -");
-    sc_puts(" ");
-    sc_puts(p->op);
+        put_string(" -");
+    put_string(" ");
+    put_string(p->op);
     for (uint32_t i = 0; i < p->count; i++) put_number(values[i]);
-    sc_puts("\n");
+    put_string("\n");
 }
 
 static void put_hash(const llm_probe *p) {
-    sc_puts(SC_LINE_HASH);
+    put_string(SC_LINE_HASH);
     put_number(p->position);
     put_number(p->layer);
-    sc_puts(" ");
-    sc_put_hex(*(const uint32_t *)p->values, 8);
-    sc_puts("\n");
+    put_string(" ");
+    put_hex(*(const uint32_t *)p->values, 8);
+    put_string("\n");
 }
 
 static void put_probe(void *unused, const llm_probe *p) {
@@ -97,17 +170,17 @@ static void put_probe(void *unused, const llm_probe *p) {
         put_hash(p);
         break;
     case LLM_LOGITS:
-        sc_put_words(SC_LINE_LOGITS, sc_decimal(p->position, digits), p->first, p->values, p->count);
+        put_words(SC_LINE_LOGITS, decimal(p->position, digits), p->first, p->values, p->count);
         break;
     case LLM_ALL_LOGITS:
         sc_write(p->values, 4 * p->count);
         break;
     case LLM_INT32:
-        sc_put_words(SC_LINE_DUMP, p->op, p->first, p->values, p->count);
+        put_words(SC_LINE_DUMP, p->op, p->first, p->values, p->count);
         break;
     case LLM_INT8:
     case LLM_INT16:
-        sc_put_bytes(SC_LINE_DUMP, p->op, p->values, p->high, p->count);
+        put_bytes(SC_LINE_DUMP, p->op, p->values, p->high, p->count);
         break;
     case LLM_COUNTERS:
         put_counters(SC_LINE_PROFILE, p);
@@ -200,16 +273,16 @@ static int answer(uint32_t *in) {
     }
     if (result < 0 && result != LLM_END) return refuse_result(result);
     if (timed) {
-        sc_puts(SC_LINE_HOOK);
+        put_string(SC_LINE_HOOK);
         put_number(longest);
-        sc_puts("\n");
+        put_string("\n");
     }
     if (trace != SC_TRACE_TEXT) {
-        sc_puts(SC_LINE_END);
+        put_string(SC_LINE_END);
         put_number(made);
     }
-    sc_puts("\n");
-    sc_flush();
+    put_string("\n");
+    flush();
     return 0;
 }
 

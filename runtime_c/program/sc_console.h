@@ -10,4 +10,8 @@ void sc_write(const char *text, uint32_t bytes);
 uint32_t sc_read_stdin(void *to, uint32_t bytes);
 void sc_exit(int code) __attribute__((noreturn));
 
+/* Messages of platforms without an operating system, about their own program: traps, stacks. */
+void sc_message(const char *text);
+void sc_message_hex(uint32_t value); /* "0x" and 8 digits */
+
 #endif

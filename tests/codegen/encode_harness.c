@@ -16,7 +16,9 @@
 enum { FAULT_INPUT = 2, FAULT_CANARY, FAULT_ROOM, FAULT_MEMORY };
 
 #ifdef __riscv
-#include "sc_mem.h"
+void *memcpy(void *to, const void *from, size_t bytes); /* of freestanding/mem.c */
+void *memset(void *to, int value, size_t bytes);
+int memcmp(const void *a, const void *b, size_t bytes);
 
 #ifdef ON_PULP
 #include "sc_console.h"

@@ -13,7 +13,7 @@ from end_to_end.programs import ENV, need
 from end_to_end.shapes import build, draw
 from shrinkc.build import build_program
 from shrinkc.codegen.conditionals import Constants, resolved
-from shrinkc.codegen.runtime import specialised
+from shrinkc.codegen.runtime import specialised, with_short_headers_inside
 from shrinkc.codegen.unused import items_of, used, written
 
 CONSTANTS = Constants(
@@ -216,6 +216,26 @@ def test_a_header_of_one_file_is_written_into_it() -> None:
         '/* a */\n#include "both.h"\n\n/* One. */\n\n#define ONE 1\n\n'
         "int SC_MODEL(void) { return ONE + BOTH; }\n"
     )
+
+
+def test_a_short_header_of_one_platform_file_is_written_into_it() -> None:
+    head = "/* SPDX-License-Identifier: X\n * About. */\n#ifndef R_H\n#define R_H\n"
+    texts = {
+        "platform/chip/regs.h": head + "#define END 1\n#endif\n",
+        "platform/pulp/cluster.h": (
+            '/* c */\n#include "regs.h"\n#include "long.h"\n#include "sc_target.h"\nint x = END;\n'
+        ),
+        "platform/pulp/long.h": head + "\n" * 40 + "#endif\n",
+        "platform/pulp/sc_target.h": "/* t */\n",
+        "platform/host/sc_target.h": "/* t */\n",
+        "program/twice.h": "/* two include it */\n",
+        "program/a.c": '#include "twice.h"\n',
+        "program/b.c": '#include "twice.h"\n',
+    }
+    out = with_short_headers_inside(texts)
+    assert texts.keys() - out.keys() == {"platform/chip/regs.h"}
+    assert "/* About. */\n\n#define END 1\n" in out["platform/pulp/cluster.h"]
+    assert all(out[path] == texts[path] for path in out if path != "platform/pulp/cluster.h")
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def test_second_build_compiles_nothing_and_options_recompile(tmp_path: Path) -> 
     out = make_directory(tmp_path / "out")
     build_program(out, "host", env=ENV)
     first = objects(out)
-    own = ["port.c", "program.c", "sc_arguments.c"]
+    own = ["port.c", "program.c"]
     host = [f"platform/host/{x}.o" for x in own]
     encoder = ["encode/llm_encode.c.o", "encode/tokenizer.S.o"]
     assert sorted(first) == ["blobs.S.o", *encoder, "model.c.o", *host]

@@ -11,7 +11,7 @@ import jinja2
 
 from shrinkc.codegen.blobs import sampled_hash, write_blobs
 from shrinkc.codegen.formats import formats_header
-from shrinkc.codegen.runtime import specialised
+from shrinkc.codegen.runtime import specialised, with_short_headers_inside
 from shrinkc.codegen.tables import constant, tables_of
 from shrinkc.codegen.values import Values, values_of
 from shrinkc.core.resources import resource
@@ -128,19 +128,25 @@ def _keep_what_is_used(out: Path, target: Target) -> None:
         for folder in ("runtime", "encode")
         for file in (src / folder).glob("*.[ch]")
     }
-    others = [
-        file.read_text(encoding="utf-8")
+    others = {
+        file.relative_to(src).as_posix(): file.read_text(encoding="utf-8")
         for folder in ("platform", "program")
-        for file in (src / folder).rglob("*.[chS]")
-    ]
+        for file in sorted((src / folder).rglob("*.[chS]"))
+    }
     options = set(re.findall(r"-D(\w+)", (out / "Makefile").read_text(encoding="utf-8")))
     texts = specialised(
         {name: file.read_text(encoding="utf-8") for name, file in runtime.items()},
         {name: file.read_text(encoding="utf-8") for name, file in generated.items()},
-        others,
+        list(others.values()),
         options,
         {f"SC_HAS_{name.upper()}": name in stored for name in MEMORIES},
     )
+    joined = with_short_headers_inside(others)
+    for path in others:
+        if path in joined:
+            (src / path).write_text(joined[path], encoding="utf-8")
+        else:
+            (src / path).unlink()
     for name, file in {**runtime, **generated}.items():
         if name in texts:
             file.write_text(texts[name], encoding="utf-8")

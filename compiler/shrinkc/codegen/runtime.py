@@ -14,6 +14,7 @@ INCLUDE = re.compile(r'(?m)^#include "([^"]+)".*\n')
 PUBLIC = frozenset({"llm.h"})  # copied as it is
 # files with a subject of their own: no header is written into the first; the others are not written into another file
 WITHOUT_HEADERS = frozenset({"forward.c", "model.c", "model.h", "sc_platform.h"})
+SHORT = 30  # lines of a platform's header
 APART = WITHOUT_HEADERS | {"sc_softmax.h", "sc_xpulp.h"}
 
 
@@ -156,6 +157,25 @@ def _with_headers_inside(texts: dict[str, str], outside: Collection[str]) -> dic
         header = next(name for name in single if includers[name][0] not in single)
         owner = includers[header][0]
         texts[owner] = _once(_written_into(texts[owner], header, _body(texts.pop(header))))
+
+
+def with_short_headers_inside(texts: Mapping[str, str]) -> dict[str, str]:
+    """Writes a header of a few lines that only one file includes into that file.
+
+    ``texts``: the sources of the platforms and of the program by their paths. A header of which several folders have
+    one, such as sc_target.h, stays.
+    """
+    texts = dict(texts)
+    for path in sorted(texts):
+        name = path.rsplit("/", 1)[-1]
+        if not name.endswith(".h") or texts[path].count("\n") > SHORT:
+            continue
+        includers = [other for other, text in texts.items() if name in INCLUDE.findall(text)]
+        namesakes = [other for other in texts if other.rsplit("/", 1)[-1] == name]
+        if len(includers) == len(namesakes) == 1:
+            owner = includers[0]
+            texts[owner] = _once(_written_into(texts[owner], name, _body(texts.pop(path))))
+    return texts
 
 
 def _written_into(text: str, header: str, body: str) -> str:

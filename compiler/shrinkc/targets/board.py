@@ -39,6 +39,7 @@ def board_of(ram: int, flash: int) -> Target:
         program=Program(
             folders=("virt", "one_core"),
             isa=RV32.program.isa,
+            defines=("SC_CYCLE_COUNTER=1",),
             symbols={"SC_RAM": ram, "SC_FLASH": flash, "SC_STACK": STACK},
             stacks={"core": STACK},
             sections=True,

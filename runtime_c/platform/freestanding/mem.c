@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * memcpy, memmove, memset, memcmp for targets without a C library.
+ * memcpy, memmove, memset, memcmp for targets without a C library: GCC may call them in any program.
  *
  * Compile with -fno-tree-loop-distribute-patterns: otherwise GCC replaces these loops by calls of these
  * functions. */
-#include "sc_mem.h"
-
+#include <stddef.h>
 #include <stdint.h>
 
 /* may_alias: the words may belong to objects of any type. */

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Messages on the platform's console. */
-#include "messages.h"
-
+ * Messages of a platform about its own program, such as traps, on its console. */
 #include "sc_console.h"
 
 void sc_message(const char *text) {

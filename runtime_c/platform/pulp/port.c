@@ -13,6 +13,10 @@ sc_dma sc_dma_start_long(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t d
     return counter;
 }
 
+#ifdef SC_NEUREKA
+SC_L1 uint32_t sc_neureka_forms[2];
+#endif
+
 /* ---- profile ---- */
 
 #ifdef SC_PROFILE

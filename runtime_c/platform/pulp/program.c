@@ -15,3 +15,5 @@ uint32_t *sc_input_words(void) {
     }
     return sc_input_section;
 }
+
+int main(void) { return sc_program(); }

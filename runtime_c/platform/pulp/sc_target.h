@@ -40,17 +40,6 @@
 
 typedef uint32_t sc_dma; /* counter of the transfer, 0 .. 15 */
 
-/* Around a wait for a transfer: measures it in builds with SC_PROFILE. */
-#ifdef SC_PROFILE
-#include "sc_counters.h"
-#else
-#define SC_WAIT_BEGIN
-#define SC_WAIT_END(unit)
-#define SC_SPANS 0
-#define sc_neureka_begun() ((void)0)
-#define sc_neureka_ended() ((void)0)
-#endif
-
 static inline void sc_barrier(void) { (void)elw(EU_BARRIER_WAIT(WORKER_BARRIER)); }
 #define SC_MEET_AT EU_BARRIER_WAIT(TEAM_BARRIER) /* for code that waits there itself */
 static inline void sc_meet(void) { (void)elw(SC_MEET_AT); }

@@ -3,7 +3,6 @@
  * for dispatched functions. */
 #include "sc_platform.h"
 
-#include "messages.h"
 #include "sc_abi.h"
 #include "sc_console.h"
 

@@ -111,11 +111,21 @@ uint32_t *sc_input_words(void) { return input; }
 
 /* ---- start ---- */
 
-int main(void);
+/* The kernel provides the stack; the loader has zeroed .bss. gp cannot be loaded relative to itself. */
+__asm__(".pushsection .text.start, \"ax\"\n"
+        ".globl _start\n"
+        "_start:\n"
+        ".option push\n"
+        ".option norelax\n"
+        "la gp, __global_pointer$\n"
+        ".option pop\n"
+        "andi sp, sp, -16\n"
+        "call start\n"
+        ".popsection");
 
-void __attribute__((noreturn, used)) sc_rv32_start(void) {
+static void __attribute__((noreturn, used)) start(void) {
     if (!sc_next_input()) {
         refuse("no input words on stdin");
     }
-    sc_exit(main());
+    sc_exit(sc_program());
 }

@@ -20,3 +20,5 @@ uint32_t *sc_input_words(void) {
     }
     return input;
 }
+
+int main(void) { return sc_program(); }

@@ -3,7 +3,6 @@
  * emulator. For another board, replace addresses and registers. */
 #include "uart.h"
 
-#include "messages.h"
 #include "sc_abi.h"
 #include "sc_console.h"
 
