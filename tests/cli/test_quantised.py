@@ -53,17 +53,34 @@ def test_gptq_directory(cli: Cli, needs: Any, tmp_path: Path, name: str) -> None
     assert weights["layer1.gate_up"].bits == BITS.get(name, 4)
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+WIDTHS = {
+    # Q4_0 and Q5_0 have negative scales; made positive, the zero points of those groups are another
+    "Q4_0": ["4 bit asymmetric group size 32"],
+    "Q5_0": ["5 bit asymmetric group size 32"],
+    "Q8_0": ["8 bit group size 32"],
+    "mixed": [f"{bits} asymmetric group size" for bits in ("4 bit", "5 bit", "6 bit")],
+}
+# in one layer, and in one matrix of the device
+MIXED = {
+    "model.layers.0.self_attn.v_proj": "Q6_K", "model.layers.0.mlp.up_proj": "Q8_0",
+    "model.layers.0.mlp.down_proj": "Q5_K",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WIDTHS)
 def test_gguf_file(cli: Cli, needs: Any, tmp_path: Path, kind: str) -> None:
     needs("cc", "make")
     model, out = tmp_path / "model.gguf", tmp_path / "out"
-    tiny_gguf(model, kind=kind)
+    if kind == "mixed":
+        tiny_gguf(
+            model, kind="Q4_K", embedding_kind="Q6_K", kinds=MIXED, hidden=256, intermediate=256
+        )
+    else:
+        tiny_gguf(model, kind=kind)
     planned = cli("plan", model, "--context", 24)
     assert planned.code == 0, planned.err
-    bits = "8 bit" if kind == "Q8_0" else "4 bit"
-    # Q4_0 has negative scales; made positive, the zero points of those groups are another
-    kinds = f"{bits} asymmetric" if kind in ("Q4_0", "Q4_1") else bits
-    assert f"{kinds} group size 32 (1" in planned.out and "of the checkpoint)" in planned.out
+    assert all(width in planned.out for width in WIDTHS[kind])
+    assert "of the checkpoint)" in planned.out
     assert cli("compile", model, "--context", 24, "-o", out).code == 0
     ran = cli("run", out, "--prompt", "a b", "--tokens", 8, "--ignore-eos", "--json")
     assert ran.json["verdict"]["mismatched"] == 0 < ran.json["verdict"]["compared"]

@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.gguf_blocks import K_QUANTS, random_blocks
 from helpers.layer import PARTS
 from helpers.tiny_llama import (
     BOS,
@@ -46,9 +47,9 @@ def tiny_gguf(
 ) -> dict[str, NDArray[np.float32]]:
     """Write a model with the mathematics and names of ``config.json`` models to ``path``.
 
-    ``kind``, ``embedding_kind``: tensor types ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1") of
-    the matrices of the layers, and of embedding and head; ``kinds`` by module, e.g.
-    "model.layers.0.mlp.up_proj".  ``tokenizer``: "gpt2", "llama" or "none".  ``metadata`` adds or
+    ``kind``, ``embedding_kind``: tensor types such as "F16" and "Q4_1" of the matrices of the layers, and of
+    embedding and head; ``kinds`` by module, e.g. "model.layers.0.mlp.up_proj".  K-quants and IQ4_NL get random
+    weights: the package does not write them.  ``tokenizer``: "gpt2", "llama" or "none".  ``metadata`` adds or
     replaces entries (None removes one), ``overrides`` the values of modules (None removes one)
     before they are quantised, ``extra`` adds float tensors under GGUF names.
 
@@ -82,18 +83,22 @@ def tiny_gguf(
     for key, value in fields.items():
         _add(writer, key, value)
     expected = {}
+    rng = np.random.default_rng(seed)
     for name, values in modules.items():
         chosen = embedding_kind if name in ("model.embed_tokens", "lm_head") else kind
         chosen = "F32" if values.ndim == 1 else chosen
-        type_ = gguf.GGMLQuantizationType[(kinds or {}).get(name, chosen)]
-        expected[name] = gguf.quants.dequantize(gguf.quants.quantize(values, type_), type_)
+        chosen = (kinds or {}).get(name, chosen)
+        type_ = gguf.GGMLQuantizationType[chosen]
+        if chosen in K_QUANTS or chosen == "IQ4_NL":
+            stored = random_blocks(chosen, *values.shape, rng)
+        else:
+            stored = gguf.quants.quantize(values, type_)
+        expected[name] = gguf.quants.dequantize(stored, type_)
         if name.endswith(("q_proj", "k_proj")):
             # llama.cpp rotates neighbours, config.json models halves of a head
             count = heads if name.endswith("q_proj") else kv_heads
-            values = np.concatenate([_interleaved(part) for part in np.split(values, count)])
-        writer.add_tensor(
-            f"{gguf_name(name)}.weight", gguf.quants.quantize(values, type_), raw_dtype=type_
-        )
+            stored = np.concatenate([_interleaved(part) for part in np.split(stored, count)])
+        writer.add_tensor(f"{gguf_name(name)}.weight", stored, raw_dtype=type_)
     for name, values in (extra or {}).items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
@@ -111,7 +116,7 @@ def gguf_name(module: str) -> str:
     return f"blk.{index}.{LAYER_NAMES[rest]}"
 
 
-def _interleaved(head: NDArray[np.float32]) -> NDArray[np.float32]:
+def _interleaved(head: NDArray[Any]) -> NDArray[Any]:
     low, high = np.split(head, 2)
     mixed = np.empty_like(head)
     mixed[0::2], mixed[1::2] = low, high

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.float_reference import forward
+from helpers.gguf_blocks import K_QUANTS
 from helpers.tiny_gguf import gguf_name, tiny_gguf
 from helpers.tiny_gptq import write_eora
 from importer.test_gptq import assert_same, refusal
@@ -33,28 +34,37 @@ from shrinkc.importer.rope import half_order
 
 UP = "model.layers.0.mlp.up_proj"
 
-ZEROS = {"Q8_0": Zero.MIDDLE, "Q4_0": Zero.POINT, "Q4_1": Zero.ANY}
+# type -> bits, inputs per scale, zero points
+FORMATS = {
+    "Q8_0": (8, 32, Zero.MIDDLE), "Q4_0": (4, 32, Zero.NEAR), "Q4_1": (4, 32, Zero.ANY),
+    "Q5_0": (5, 32, Zero.NEAR), "Q5_1": (5, 32, Zero.ANY), "IQ4_NL": (8, 32, Zero.MIDDLE),
+    "Q2_K": (2, 16, Zero.ANY), "Q3_K": (3, 16, Zero.NEAR), "Q4_K": (4, 32, Zero.ANY),
+    "Q5_K": (5, 32, Zero.ANY), "Q6_K": (6, 16, Zero.NEAR),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", *FORMATS])
 def test_every_type(tmp_path: Path, kind: str, tied: bool) -> None:
-    written = tiny_gguf(tmp_path / "m.gguf", kind=kind, embedding_kind=kind, tied=tied)
+    sizes = {"hidden": 256, "intermediate": 256} if kind in K_QUANTS else {}
+    written = tiny_gguf(
+        tmp_path / "m.gguf", kind=kind, embedding_kind=kind, tied=tied, **sizes  # type: ignore[arg-type]
+    )  # fmt: skip
     model = load_model(tmp_path / "m.gguf")
     assert_same(model, written)
     assert model.source == "m.gguf"
     assert (model.head is None) == tied == model.config.tie_embeddings
     found = open_checkpoint(tmp_path / "m.gguf").formats
-    if not kind.startswith("Q"):
+    if kind not in FORMATS:
         assert found is None
         return
-    bits = int(kind[1])
+    bits, group, _ = FORMATS[kind]
     assert found is not None
     assert len(found) == (15 if tied else 16)
-    assert set(found.values()) == {(bits, 32, ZEROS[kind])}
+    assert set(found.values()) == {FORMATS[kind]}
     for weight in (model.embedding, model.layers[1].wq, model.layers[0].w_down):
         assert isinstance(weight, QuantizedWeight)
-        assert (weight.bits, weight.group, weight.order) == (bits, 32, None)
+        assert (weight.bits, weight.group, weight.order) == (bits, group, None)
         assert (weight.scale > 0).all()
         assert weight.q.max() < 1 << bits
         if kind == "Q8_0":
@@ -73,7 +83,7 @@ def test_types_may_differ(tmp_path: Path) -> None:
     assert found["model.embed_tokens"] == (8, 32, False)
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_blocks_of_equal_weights(tmp_path: Path, kind: str) -> None:
     values = np.random.default_rng(0).standard_normal((96, 64)).astype(np.float32)
     values[3, :32] = 0
@@ -85,8 +95,9 @@ def test_blocks_of_equal_weights(tmp_path: Path, kind: str) -> None:
     weight = model.layers[0].w_up
     assert isinstance(weight, QuantizedWeight)
     assert (weight.scale > 0).all()
-    if kind == "Q4_0":
-        assert set((-weight.offset / weight.scale).reshape(-1)) == {7, 8}
+    if kind in ("Q4_0", "Q5_0"):
+        middle = 1 << (weight.bits - 1)
+        assert set((-weight.offset / weight.scale).reshape(-1)) == {middle - 1, middle}
 
 
 def test_config(tmp_path: Path) -> None:
@@ -254,11 +265,19 @@ def test_values(tmp_path: Path) -> None:
         ("Q4_1", 2, np.nan, "minima holds 1 NaN"),
         ("Q4_1", 0, -1.0, "1 negative scales of type Q4_1"),
         ("Q8_0", 0, -1.0, "1 negative scales of type Q8_0"),
+        ("Q5_1", 2, -np.inf, "minima holds 1 NaN or infinite"),
+        ("IQ4_NL", 0, np.nan, "scales holds 1 NaN"),
+        ("Q6_K", 208, np.nan, "scales holds 1 NaN"),
+        ("Q3_K", 108, np.inf, "scales holds 1 NaN or infinite"),
+        ("Q2_K", 82, np.nan, "minima holds 1 NaN"),
+        ("Q5_K", 2, np.inf, "minima holds 1 NaN or infinite"),
+        ("Q4_K", 0, -1.0, "negative scales of type Q4_K"),
     ],
 )
 def test_scales(tmp_path: Path, kind: str, at: int, value: float, said: str) -> None:
     file = tmp_path / "m.gguf"
-    tiny_gguf(file, kind=kind)
+    sizes = {"hidden": 256, "intermediate": 256} if kind in K_QUANTS else {}
+    tiny_gguf(file, kind=kind, **sizes)  # type: ignore[arg-type]
     begin = GgufFile(file).tensors[f"{gguf_name(UP)}.weight"].begin
     data = bytearray(file.read_bytes())
     data[begin + at : begin + at + 2] = np.float16(value).tobytes()
@@ -397,25 +416,24 @@ def test_versions_and_byte_order(tmp_path: Path) -> None:
 
 
 def test_types_that_are_not_supported_are_all_named(tmp_path: Path) -> None:
-    tensors = [tensor("a", [256], 12, 0), tensor("b", [4], 0, 0), tensor("c", [256], 99, 0)]
+    tensors = [tensor("a", [256], 16, 0), tensor("b", [4], 0, 0), tensor("c", [256], 99, 0)]
     with pytest.raises(UnsupportedModel) as caught:
         opened(tmp_path / "m.gguf", container(tensors))
     text = str(caught.value)
     assert "2 of 3 tensors" in text
-    assert "a is Q4_K; c is type 99" in text
-    # Q4_1 alone would leave the embedding in Q6_K
-    assert "--token-embedding-type q8_0" in text and "Q4_1, or to Q8_0" in text
+    assert "a is IQ2_XXS; c is type 99" in text
+    assert "llama-quantize IN OUT Q4_K_M" in text
 
 
 def test_many_types_that_are_not_supported_are_counted(tmp_path: Path) -> None:
-    tensors = [tensor(f"blk.{i}.ffn_up.weight", [256], 12, 0) for i in range(210)]
-    tensors += [tensor("token_embd.weight", [256], 14, 0), tensor("b", [4], 0, 0)]
+    tensors = [tensor(f"blk.{i}.ffn_up.weight", [256], 23, 0) for i in range(210)]
+    tensors += [tensor("token_embd.weight", [256], 20, 0), tensor("b", [4], 0, 0)]
     with pytest.raises(UnsupportedModel) as caught:
         opened(tmp_path / "m.gguf", container(tensors))
     assert caught.value.message.endswith(
-        "211 of 212 tensors are of types that are not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_1 "
-        "are): 210 tensors are Q4_K, e.g. blk.0.ffn_up.weight; blk.1.ffn_up.weight; "
-        "blk.2.ffn_up.weight; token_embd.weight is Q6_K."
+        "210 of 212 tensors are of types that are not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, "
+        "Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL are): 210 tensors are IQ4_XS, e.g. blk.0.ffn_up.weight; "
+        "blk.1.ffn_up.weight; blk.2.ffn_up.weight."
     )
 
 

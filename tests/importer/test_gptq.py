@@ -113,9 +113,9 @@ def test_rules_for_modules(tmp_path: Path) -> None:
     assert isinstance(model.layers[0].w_up, np.ndarray)
     found = open_checkpoint(tmp_path / "m").formats
     assert found is not None
-    assert found.pop(DOWN) == (8, 32, True)
+    assert found.pop(DOWN) == (8, 32, Zero.POINT)
     assert UP not in found
-    assert set(found.values()) == {(4, 32, True)}
+    assert set(found.values()) == {(4, 32, Zero.POINT)}
     assert len(found) == 12
 
 

@@ -61,7 +61,8 @@ def test_integers_are_the_checkpoints(f: Format, k: int) -> None:
     """q is the file's integer minus a constant; scales and offsets are within half a unit of the row."""
     w = quantise(random_weight(13, k, k), f, np.random.default_rng(k))
     m = convert_matrix("w", w, OUT)
-    assert m.bits == f.bits
+    # 16 weights of 3 bits would take the place of 32
+    assert m.bits == (4 if (f.bits, f.group) == (3, 16) else f.bits)
     np.testing.assert_array_equal(m.q.astype(int) + (1 << (f.bits - 1)), w.q.astype(int))
     assert (m.b is None) == (f.zero == "middle")
     group = w.group if w.group < k else None
@@ -225,7 +226,9 @@ def test_parts_of_different_widths_and_groups() -> None:
     np.testing.assert_allclose(dequantized(w), want, rtol=1e-6, atol=1e-7)
     declared = [(4, 64, Zero.POINT), (8, 48, Zero.MIDDLE), (2, 192, Zero.MIDDLE)]
     assert (
-        MatrixFormat.of(w) == MatrixFormat.fused(declared, 192) == MatrixFormat(8, 16, Offsets.WIDE)
+        MatrixFormat.of(w)
+        == MatrixFormat.fused(declared, 192)
+        == MatrixFormat(8, 16, Offsets.ZEROS)
     )
     m = convert_matrix("w", w, OUT)
     np.testing.assert_array_equal(m.q[:5].astype(int) + 8, parts["q"].q)

@@ -16,7 +16,6 @@ from shrinkc.importer import (
     safetensors_file,
 )
 from shrinkc.importer.decode_table import SUPPORTED as DECODERS
-from shrinkc.importer.model import WIDTHS as GPTQ_WIDTHS
 from shrinkc.importer.tokenizer import MODELS as TOKENIZERS
 from shrinkc.ir.ops import OPS
 from shrinkc.model import FAMILIES, Family
@@ -33,7 +32,7 @@ def supported() -> Findings:
         "float_types": list(safetensors_file.FLOAT_DTYPES),
         "gguf_types": list(gguf_blocks.KINDS),
         "gguf_integers_kept": list(gguf_blocks.INTEGER_FORMATS),
-        "gptq_bits": list(GPTQ_WIDTHS),
+        "gptq_bits": list(gptq_config.WIDTHS),
         "rope": list(config_fields.ROPE_FIELDS),
         "tokenizers": list(TOKENIZERS),
         "token_decoders": DECODERS,

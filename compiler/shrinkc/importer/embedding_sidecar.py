@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from shrinkc.core.errors import BadWeights, ShapeMismatch
 from shrinkc.core.output import new_file
-from shrinkc.importer.model import WIDTHS, QuantizedWeight, Zero
+from shrinkc.importer.gptq_config import WIDTHS
+from shrinkc.importer.model import QuantizedWeight, Zero
 from shrinkc.importer.packed_words import pack_bytes, unpack
 from shrinkc.importer.safetensors_file import SafetensorsFile
 from shrinkc.model import EMBEDDING, HEAD

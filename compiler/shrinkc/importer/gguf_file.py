@@ -133,9 +133,7 @@ class GgufFile:
             raise UnsupportedModel(
                 f"{self.path}: {sum(map(len, unsupported.values()))} of {len(table)} tensors are of "
                 f"types that are not supported ({', '.join(KINDS)} are): {'; '.join(kinds)}.",
-                # a plain Q4_1 quantisation leaves embedding and head in Q6_K
-                hint="requantise the model with llama.cpp: llama-quantize --token-embedding-type q8_0 "
-                "--output-tensor-type q8_0 IN OUT Q4_1, or to Q8_0.",
+                hint="requantise the model with llama.cpp: llama-quantize IN OUT Q4_K_M.",
             )
 
     def _truncated(self, what: str) -> NoReturn:

@@ -112,7 +112,8 @@ def gguf_formats(file: GgufFile, config: LlamaConfig) -> Formats:
     """Return module -> (bits, inputs per scale, kind of zero point) of quantised matrices."""
     modules = _checked_modules(file, config)
     kinds = {module: file.tensors[modules[module]].kind for module in matrix_shapes(config)}
-    return {m: INTEGER_FORMATS[kind] for m, kind in kinds.items() if kind in INTEGER_FORMATS}
+    known = {m: INTEGER_FORMATS[kind] for m, kind in kinds.items() if kind in INTEGER_FORMATS}
+    return {module: (form.bits, form.group, form.kind) for module, form in known.items()}
 
 
 def gguf_config(file: GgufFile) -> LlamaConfig:

@@ -11,10 +11,12 @@ from typing import Any
 from shrinkc.core.errors import BadConfig, UnsupportedModel
 from shrinkc.importer.config import Problems, read_config
 from shrinkc.importer.jsonfile import read_json_object
-from shrinkc.importer.model import WIDTHS, Zero
+from shrinkc.importer.model import Zero
 
 QUANTIZE_CONFIG = "quantize_config.json"
 PER_CHANNEL = -1
+WIDTHS = (2, 3, 4, 8)
+"""Bits per weight that GPTQModel writes."""
 
 _READ = frozenset({"bits", "group_size", "sym", "desc_act", "dynamic"})
 # bookkeeping, settings of the quantiser, and hints for kernels: no effect on the tensors

@@ -11,19 +11,21 @@ from numpy.typing import NDArray
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.model import LlamaConfig
 
-WIDTHS = (2, 3, 4, 8)
+WIDTHS = (2, 3, 4, 5, 6, 8)
 """Bits per weight that a QuantizedWeight may have."""
 
 
 class Zero(IntEnum):
     """Kind of zero point of a checkpoint's groups.  MIDDLE is false, the others are true.
 
-    MIDDLE: symmetric, the middle of the range.  POINT: an integer per group.  ANY: a float offset per group.
+    MIDDLE: symmetric, the middle of the range.  NEAR: an integer per group, less than 8 steps from the middle.
+    POINT: any integer per group.  ANY: a float offset per group.
     """
 
     MIDDLE = 0
-    POINT = 1
-    ANY = 2
+    NEAR = 1
+    POINT = 2
+    ANY = 3
 
 
 Formats = dict[str, tuple[int, int, Zero]]

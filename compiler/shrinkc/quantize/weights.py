@@ -32,7 +32,7 @@ from shrinkc.ir.linear import (
 from shrinkc.numerics.fixed import QMAX
 from shrinkc.numerics.matrices import R_MAX
 from shrinkc.numerics.vectors import WIDE_MANTISSA
-from shrinkc.storage import WIDEST, ZERO_BITS, ZERO_MAX, ZERO_MIN, Offsets, format_of
+from shrinkc.storage import WIDEST, WIDTHS, ZERO_BITS, ZERO_MAX, ZERO_MIN, Offsets, format_of
 
 D_MAX = 255
 B_MAX = 32767
@@ -302,21 +302,35 @@ class MatrixFormat:
         if points.any():
             known = points == np.rint(points)
             known &= (points >= ZERO_MIN) & (points <= ZERO_MAX)
-            zero = Zero.POINT if known.all() else Zero.ANY
+            zero = Zero.NEAR if known.all() else Zero.ANY
         return cls.fused([(weight.bits, weight.group, zero)], weight.q.shape[1])
 
     @classmethod
     def fused(cls, parts: Sequence[tuple[int, int, Zero]], k: int) -> MatrixFormat:
         """Return the format of stacked matrices of k inputs, each given as (bits, inputs per scale, zero).
 
-        It has the widest bits, the gcd of the group sizes, and the widest offsets.
+        It has the gcd of the group sizes, the widest offsets, and of the widths that hold all bits the one that takes
+        the fewest bytes.
         """
         groups = [group for _, group, _ in parts if group < k]
-        bits, zero = max(bits for bits, _, _ in parts), max(zero for _, _, zero in parts)
+        group = math.gcd(*groups) if groups else None
+        most = max(bits for bits, _, _ in parts)
+        bits = min((w for w in WIDTHS if w >= most), key=lambda w: (_group_bits(w, group or k), w))
+        # every zero point of up to ZERO_BITS bits is near the middle
+        zero = max(
+            Zero.NEAR if zero is Zero.POINT and bits <= ZERO_BITS else zero
+            for bits, _, zero in parts
+        )
         offsets = Offsets.NONE
         if zero is not Zero.MIDDLE:
-            offsets = Offsets.ZEROS if zero is Zero.POINT and bits <= ZERO_BITS else Offsets.WIDE
-        return cls(bits=bits, group=math.gcd(*groups) if groups else None, offsets=offsets)
+            offsets = Offsets.ZEROS if zero is Zero.NEAR else Offsets.WIDE
+        return cls(bits=bits, group=group, offsets=offsets)
+
+
+def _group_bits(bits: int, group: int) -> int:
+    """Return the bits of a group.  It fills whole units: 16 weights of 3 bits take the place of 32."""
+    inputs = format_of(bits).inputs
+    return -(-group // inputs) * inputs * bits
 
 
 def fuse(parts: dict[str, QuantizedWeight]) -> QuantizedWeight:
