@@ -195,7 +195,7 @@ kills: packages $(VENV)/dev
 	$(render)
 
 calibrate: packages $(VENV)/base
-	$(BIN)/python examples/bench/calibrate.py $(if $(WORK),--work $(WORK))
+	$(BIN)/python examples/bench/calibrate.py $(if $(WORK),--work $(WORK)) $(if $(FORMATS),--formats $(FORMATS))
 	$(render)
 
 # Strict: a link that leads nowhere or a page outside the navigation ends it; with --quiet nothing would be

@@ -86,7 +86,7 @@ def plan(
     Args:
         model: A path, an id of the hub, or an opened model (see `open`).
         target: ``"siracusa"``, ``"pulp-open"``, ``"rv32"`` or ``"host"``.
-        bits: Bits per weight of the layers: 8, 4, 3 or 2.  None: 8, or the checkpoint's.
+        bits: Bits per weight of the layers: 8, 6, 5, 4, 3 or 2.  None: 8, or the checkpoint's.
         group_size: Weights of an output channel that share a scale.  None: one scale per channel.
         short_last_group: Let the last group of a channel be shorter where ``group_size`` does not divide.
         asymmetric: Store zero points beside the scales.

@@ -1,12 +1,15 @@
 """Fits the cost model to runs on GVSoC: writes compiler/shrinkc/costs/<target>.json, and its errors into
 docs/results/data/cost_model.json.
 
-    python examples/bench/calibrate.py [--work DIR] [--jobs N] [--output FILE]
+    python examples/bench/calibrate.py [--work DIR] [--jobs N] [--output FILE] [--formats NAME...]
 
 Small random models of many shapes, widths, contexts and prompts are compiled.  A profile build measures the cycles of
 every op; a plain build tells how many of these the counters cost.  Each op's cycles are fitted to its features
 (``Op.work``, an engine's ``features``) by non-negative least squares of relative errors.  Shapes in HELD_OUT take
 no part in the fit; the errors in the file are measured on them.
+
+With ``--formats`` only these formats of calibration_shapes.py are measured, and only features that the table lacks are
+fitted: for a new weight format, while nothing else has changed.
 
 With ``--work`` measurements are kept, and no program runs twice: an interrupted calibration resumes.
 """
@@ -39,14 +42,14 @@ from calibration_shapes import (
     ON_ENGINES_HELD_OUT,
     Shape,
 )
-from cost_fit import Sample, error_of, fit
+from cost_fit import Sample, error_of, fit, fit_more
 from figures import ROOT
 from models import write_llama
 
 import shrinkc
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.core.output import write_file
-from shrinkc.costs import CostTable, Work
+from shrinkc.costs import CostTable, Work, read_table
 from shrinkc.costs.table import Error
 from shrinkc.costs.work import total
 from shrinkc.engines import CORES, engine_named
@@ -288,6 +291,19 @@ def calibrated(runs: list[Run], target: str) -> CostTable:
     return replace(table, errors=errors, passes=passes)
 
 
+def extended(runs: list[Run], table: CostTable) -> CostTable:
+    """The table with cycles for the features that it lacks; everything else stays."""
+    by_op: dict[str, list[Sample]] = {}
+    for op, sample in samples([r for r in runs if not r.job.held_out], table.dma):
+        if table.unknown(op, sample.work):
+            by_op.setdefault(op, []).append(sample)
+    ops = {op: dict(per) for op, per in table.ops.items()}
+    for op, found in by_op.items():
+        ops[op] |= _rounded(fit_more(ops[op], found))
+    _share_words(ops)
+    return replace(table, ops=ops)
+
+
 def _share_words(ops: dict[str, dict[str, float]]) -> None:
     """Both kinds of products run the same loops over words.  A loop that one kind never ran without waiting for the DMA
     takes the cycles of the other kind."""
@@ -383,10 +399,11 @@ def main() -> None:
     parser.add_argument("--target", default="siracusa", choices=known)
     parser.add_argument("--work", type=Path, help="keep measurements there (default: nowhere)")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=[], metavar="NAME")
     parser.add_argument("--output", type=Path, help="default: the package's own file")
     args = parser.parse_args()
     output = args.output or COSTS / f"{args.target}.json"
-    jobs = jobs_of(args.target)
+    jobs = [j for j in jobs_of(args.target) if j.format in (args.formats or FORMATS)]
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch, ProcessPoolExecutor(args.jobs) as pool:
         work = (args.work or Path(scratch)).resolve()
@@ -403,6 +420,14 @@ def main() -> None:
             line = f"{len(runs):3} of {len(jobs)}  {passed:5.0f} s  {job.name} ({runs[-1].seconds:.0f} s)"
             print(line, file=sys.stderr, flush=True)
     runs.sort(key=lambda r: jobs.index(r.job))
+    if args.formats:
+        table = extended(runs, read_table(COSTS / f"{args.target}.json"))
+        write_file(output, json.dumps(table.to_json(), indent=1) + "\n")
+        for op, error in check([r for r in runs if r.job.held_out], table)[0].items():
+            print(
+                f"{op}: median {error.median:.1%}, 90th percentile {error.p90:.1%} of {args.formats}"
+            )
+        return
     table = calibrated(runs, args.target)
     write_file(output, json.dumps(table.to_json(), indent=1) + "\n")
     if args.output is None:

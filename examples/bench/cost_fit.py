@@ -44,6 +44,26 @@ def fit(samples: Sequence[Sample]) -> dict[str, float]:
     return dict(sorted({**unseen, **best[1]}.items()))
 
 
+def fit_more(known: Mapping[str, float], samples: Sequence[Sample]) -> dict[str, float]:
+    """Feature -> cycles of the features that ``known`` lacks, which must be of the cores; ``known`` stays.
+
+    ValueError where nothing was measured, or if an engine has an unknown feature."""
+    counts, rest = [], []
+    for s in samples:
+        more = {name: v for name, v in s.work.features.items() if name not in known}
+        if any(lane(name) for name in more):
+            raise ValueError(f"an engine has unknown features: {', '.join(more)}")
+        counts.append({name: v / s.cycles for name, v in more.items()})
+        rest.append(1 - predict(known, s.work) / s.cycles)
+    names = sorted({name for c in counts for name in c})
+    if not names:
+        raise ValueError("nothing was measured")
+    rows = np.array([[c.get(name, 0.0) for name in names] for c in counts])
+    size = np.maximum(np.abs(rows).max(axis=0), 1e-300)
+    found = nnls(rows / size, np.array(rest))[0] / size
+    return {name: float(v) for name, v in zip(names, found, strict=True)}
+
+
 def _iterate(samples: Sequence[Sample], guess: str) -> dict[str, float]:
     """The coefficients after at most 20 iterations that start from ``guess``."""
     shorter: list[str] = [

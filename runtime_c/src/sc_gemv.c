@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Matrix times vector: y[rows] = W[rows][k] * x[k], W: 8, 4, 3 or 2 bits in blocks of 8 rows, x: int8 or
+ * Matrix times vector: y[rows] = W[rows][k] * x[k], W: 2 to 8 bits in blocks of 8 rows, x: int8 or
  * int16. Each worker has every cores-th block of a tile. Tile and x: L1; embedding rows: where they are
  * stored.
  *

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Grouped matrix times several tokens on N-EUREKA (mode 1x1): Y[tokens][rows] = X[tokens][k] * W[rows][k].
  * Roles are swapped: weight rows are the image (pixels, int8 channels), activations are the kernel (bit
- * planes). So 2- to 4-bit weights only need widening to bytes. Buffers: L1.
+ * planes). So 2- to 6-bit weights only need widening to bytes. Buffers: L1.
  *
  * Each quantisation group of a run of blocks is one engine job. While the engine runs a step (one or two
  * jobs), the workers add up the previous step and widen the next one. */

@@ -16,12 +16,19 @@ ZEROS, WIDE = 1, 2  # of asymmetric ones
 EDGE_K = (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 64, 65, 100, 172, 173)
 FORMATS = [
     (bits, grouped, asym)
-    for bits in (8, 4, 3, 2)
+    for bits in (8, 6, 5, 4, 3, 2)
     for grouped, asym in ((0, 0), (1, 0), (1, ZEROS), (1, WIDE))
 ]
 
 
-UNITS = {8: (4, 1), 4: (8, 1), 3: (32, 3), 2: (16, 1)}  # inputs and words of a row
+UNITS = {
+    8: (4, 1),
+    6: (16, 3),
+    5: (32, 5),
+    4: (8, 1),
+    3: (32, 3),
+    2: (16, 1),
+}  # inputs and words of a row
 
 
 def lane_values(lane: list[int], bits: int) -> list[int]:
@@ -29,6 +36,13 @@ def lane_values(lane: list[int], bits: int) -> list[int]:
     if bits == 3:
         out = [v for byte in lane for v in (byte >> 5, byte >> 2 & 7)]
         return [*out, (lane[0] & 3) << 1 | (lane[2] >> 1 & 1), (lane[1] & 3) << 1 | (lane[2] & 1)]
+    if bits == 5:
+        a, b, c, d, e = lane
+        mixed = (a << 5 ^ b << 3, b << 5 ^ c << 3 ^ d << 4, e << 5 ^ d << 3)
+        return [v >> 3 & 31 for v in (*lane, *mixed)]
+    if bits == 6:
+        a, b, c = lane
+        return [v >> 2 & 63 for v in (*lane, a << 6 ^ b << 4 ^ c << 2)]
     return [lane[0] >> at & ((1 << bits) - 1) for at in range(0, 8, bits)]
 
 
@@ -112,7 +126,8 @@ def make(
     pad: int = 0,
 ) -> QLinear:
     groups = -(-k // group)
-    low, high = {8: (-128 if asym else -127, 128), 4: (-8, 8), 3: (-4, 4), 2: (-2, 2)}[bits]
+    low, high = -(1 << (bits - 1)), 1 << (bits - 1)
+    low += bits == 8 and not asym
     d = rng.integers(1, 256, (n, groups)).astype(np.uint8) if grouped else None
     b = rng.integers(-32768, 32768, (n, groups)).astype(np.int16) if asym else None
     if asym == ZEROS:

@@ -74,6 +74,21 @@ def test_a_table_is_found_again() -> None:
     assert found.fitted and found.held_out
 
 
+def test_a_new_width_is_added_to_a_table() -> None:
+    """Its features are found again; all others are the table's, whatever was measured."""
+    known = cost_table("siracusa")
+    assert known is not None
+    lacks = {
+        op: {name: v for name, v in per.items() if not name.endswith("_w4")}
+        for op, per in known.ops.items()
+    }
+    found = calibrate.extended(runs_of(known), replace(known, ops=lacks))
+    for op, per in found.ops.items():
+        assert {name: per[name] for name in lacks[op]} == lacks[op]
+    for op in ("linear", "silumul"):
+        assert found.ops[op]["words_w4"] == pytest.approx(known.ops[op]["words_w4"], rel=0.05)
+
+
 def test_errors_are_of_what_was_held_out() -> None:
     known = cost_table("siracusa")
     assert known is not None

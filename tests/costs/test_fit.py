@@ -19,7 +19,9 @@ from shrinkc.costs.work import share, total
 
 BENCH = Path(__file__).resolve().parents[2] / "examples" / "bench"
 _script = runpy.run_path(str(BENCH / "cost_fit.py"))
-Sample, fit, predict, error_of = (_script[n] for n in ("Sample", "fit", "predict", "error_of"))
+Sample, fit, fit_more, predict, error_of = (
+    _script[n] for n in ("Sample", "fit", "fit_more", "predict", "error_of")
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -102,3 +104,15 @@ def test_works_are_added() -> None:
 @pytest.mark.parametrize(("items", "workers", "most"), [(0, 8, 0), (1, 8, 1), (8, 8, 1), (9, 8, 2)])
 def test_a_share(items: int, workers: int, most: int) -> None:
     assert share(items, workers) == most == len(range(0, items, workers))
+
+
+def test_only_what_is_unknown_is_fitted() -> None:
+    """Known coefficients stay, even if they are not those of the measurements."""
+    rng = np.random.default_rng(1)
+    counts = [{"calls": 1, "new": v, "newer": w} for v, w in rng.integers(1, 50, (20, 2)).tolist()]
+    samples = [Sample(Work(c), 300 + 7 * c["new"] + 3 * c["newer"]) for c in counts]
+    assert fit_more({"calls": 300.0}, samples) == pytest.approx({"new": 7.0, "newer": 3.0})
+    with pytest.raises(ValueError, match="nothing was measured"):
+        fit_more({"calls": 300.0, "new": 1.0, "newer": 2.0}, samples)
+    with pytest.raises(ValueError, match=r"an engine has unknown features: fast\.jobs"):
+        fit_more({}, [Sample(Work({"fast.jobs": 1}), 100.0)])

@@ -113,7 +113,7 @@ def test_the_cores_cost_what_is_calibrated() -> None:
     one = spec("m", 200, 96)  # 25 blocks in one tile
     work = Work({"calls": 1, **THE_CORES.work(THE_CORES.shape(one), 1, (25,))})
     assert THE_CORES.cycles(one, 1) == round(table.cycles("linear", work).whole - table.probe)
-    for bits in (8, 4, 3, 2):
+    for bits in (8, 6, 5, 4, 3, 2):
         less = THE_CORES.cycles(spec("m", 512, 96, bits=bits), 1)
         more = (
             THE_CORES.cycles(spec("m", 1024, 96, bits=bits), 1),

@@ -71,7 +71,7 @@ def folded_weight(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("bits", [8, 6, 5, 4, 3, 2])
 @pytest.mark.parametrize(
     ("n", "k"), [(8, 32), (13, 1), (33, 35), (9, 36), (64, 96), (3, 330), (5, 400)]
 )
@@ -180,13 +180,13 @@ def test_a_tail_is_left_to_the_cores_where_they_have_the_time() -> None:
     high bytes begin where a row of the image does, the fourth from low ones where all have remainders."""
     engine = ENGINES["neureka_3x3"]
     assert not any(
-        engine.remainders(k, bits) for k in (64, 252, 504, 600, 4096) for bits in (2, 3, 4, 8)
+        engine.remainders(k, bits) for k in (64, 252, 504, 600, 4096) for bits in (2, 3, 4, 5, 6, 8)
     )
     assert engine.remainders(281, 8) is Remainders.ALL
     assert engine.remainders(281, 2) is engine.remainders(576, 2) is Remainders.NONE
     assert engine.remainders(576, 4) is Remainders.EVERY_OTHER
     for k in range(1, 4000):
-        for bits in (2, 3, 4, 8):
+        for bits in (2, 3, 4, 5, 6, 8):
             _, pad = engine.cut(k, None, bits)
             if engine.remainders(k, bits) is Remainders.ALL:
                 assert k <= pad == 4 * 3 * (k // 252 * 28)
@@ -237,7 +237,7 @@ def copied_sums(
     return found
 
 
-@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("bits", [8, 6, 5, 4, 3, 2])
 @pytest.mark.parametrize(
     ("n", "k"),
     [

@@ -82,7 +82,7 @@ def test_8_bit_groups_are_within_half_a_step(group: int) -> None:
     assert (step_of(q) <= need + 1.01 * q.row_scale[:, None] + 1e-12).all()
 
 
-@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("bits", [8, 6, 5, 4, 3, 2])
 @pytest.mark.parametrize("group", [None, 8, 32])
 @pytest.mark.parametrize("mean", [0.05, -3.0, 100.0])
 def test_asymmetric_is_within_half_a_step(bits: int, group: int | None, mean: float) -> None:
@@ -127,7 +127,7 @@ def test_narrow_weights_clip_only_where_that_lowers_the_error(bits: int, group: 
 def test_zero_rows_and_zero_matrices() -> None:
     w = random_weight(5, 40)
     w[2] = 0
-    for bits in (8, 4, 3, 2):
+    for bits in (8, 6, 5, 4, 3, 2):
         for options in ({}, {"group": 8}, {"group": 8, "asymmetric": True}):
             q = quantised(w, bits, **options)
             assert (q.dequantized()[2] == 0).all()
@@ -199,7 +199,7 @@ def test_short_last_group_is_allowed_when_asked() -> None:
     check_groups({"qkv": 64}, None, False)
 
 
-@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("bits", [8, 6, 5, 4, 3, 2])
 @pytest.mark.parametrize(("k", "group"), [(37, 8), (65, 64), (100, 96), (5, 8), (130, 128), (7, 3)])
 def test_short_last_group(bits: int, k: int, group: int) -> None:
     """The last group of K mod group inputs has a scale of its own; no weight is dropped."""
@@ -285,7 +285,7 @@ def test_accumulator_stays_in_int32_for_the_worst_input(
     assert q.drop <= (1 if bits == 8 else 0) or q.unit_bound() * 255 > ACC_MAX * 0.4
 
 
-@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("bits", [8, 6, 5, 4, 3, 2])
 @pytest.mark.parametrize("k", [1, 17, 64, 1031, 1041, 8191, 8323, 65535])
 @pytest.mark.parametrize("constant", [False, True])
 def test_wide_activations_stay_in_int32_for_the_worst_input(
@@ -361,7 +361,7 @@ def test_too_wide_for_any_accumulator() -> None:
         quantised(ones, limit=0)
 
 
-@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("bits", [8, 6, 5, 4, 3, 2])
 @pytest.mark.parametrize("group", [None, 32])
 def test_result_in_fixed_point_is_the_product(bits: int, group: int | None) -> None:
     """linear() equals the float product of dequantised weight and input to one unit + 2**-13 of the largest."""

@@ -1,4 +1,4 @@
-"""A format is three files: a 6-bit one that no product has is added to a copy of the package by its two
+"""A format is three files: a 7-bit one that no product has is added to a copy of the package by its two
 files and its lines in formats.py, and is then offered, planned, packed, compiled, run and proved."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from helpers.tiny_llama import write_tiny_llama
 TESTS = Path(__file__).resolve().parents[1]
 OWN = Path(__file__).parent / "another_format"
 ADDED = {
-    "compiler/shrinkc/storage/w6.py": OWN / "w6.py",
-    "runtime_c/include/sc_dot_w6.h": OWN / "sc_dot_w6.h",
+    "compiler/shrinkc/storage/w7.py": OWN / "w7.py",
+    "runtime_c/include/sc_dot_w7.h": OWN / "sc_dot_w7.h",
 }
 PROMPT = "abc"
 
@@ -37,10 +37,10 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {file: source.read_text() for file, source in ADDED.items()},
         "compiler/shrinkc/storage/formats.py",
         {
-            "from shrinkc.storage.w8": "from shrinkc.storage.w6 import W6\nfrom shrinkc.storage.w8",
-            "(W8, W4, W3, W2)": "(W8, W6, W4, W3, W2)",
+            "from shrinkc.storage.w8": "from shrinkc.storage.w7 import W7\nfrom shrinkc.storage.w8",
+            "(W8, W6, W5, W4, W3, W2)": "(W8, W7, W6, W5, W4, W3, W2)",
         },
-        "W6",
+        "W7",
     )
 
 
@@ -72,10 +72,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_offered_and_refused_by_name(python: Run) -> None:
     for command in ("plan", "compile"):
-        assert "--bits [8|6|4|3|2]" in python("-m", "shrinkc", command, "--help")
-    code = "from shrinkc.quantize import QuantOptions\ntry: QuantOptions(bits=5)\n"
+        assert "--bits [8|7|6|5|4|3|2]" in python("-m", "shrinkc", command, "--help")
+    code = "from shrinkc.quantize import QuantOptions\ntry: QuantOptions(bits=1)\n"
     allowed = python("-c", f"{code}except Exception as error: print(error)")
-    assert "allowed: 8, 6, 4, 3, 2." in allowed
+    assert "allowed: 8, 7, 6, 5, 4, 3, 2." in allowed
 
 
 def test_its_bytes_are_those_of_its_bits(python: Run, model: Path) -> None:
@@ -83,11 +83,11 @@ def test_its_bytes_are_those_of_its_bits(python: Run, model: Path) -> None:
         options = ("--bits", bits, "--embedding-bits", bits, "--context", 16, "--json")
         return int(json.loads(python("-m", "shrinkc", "plan", model, *options))["weight_bytes"])
 
-    assert plan(4) < plan(6) < plan(8)
+    assert plan(6) < plan(7) < plan(8)
 
 
-MIXED = ("--bits", 6)  # with a head of 8 bit
-PER_ROW = ("--bits", 6, "--embedding-bits", 6)
+MIXED = ("--bits", 7)  # with a head of 8 bit
+PER_ROW = ("--bits", 7, "--embedding-bits", 7)
 GROUPS = (*PER_ROW, "--group-size", 16, "--short-last-group", "--asymmetric")
 
 
@@ -107,7 +107,7 @@ def test_its_programs_are_the_interpreters_equals(
     out = tmp_path / "out"
     command = ("compile", model, "-o", out, "--context", 16, "--engines", "cores")
     python("-m", "shrinkc", *command, *options)
-    assert any("X(6, 16, 2)" in file.read_text() for file in out.rglob("*.h"))
+    assert any("X(7, 32, 1)" in file.read_text() for file in out.rglob("*.h"))
     asked = ("--prompt", PROMPT, "--tokens", 6, "--ignore-eos", "--make", make, "--json")
     verdict = json.loads(python("-m", "shrinkc", "run", out, "--on", on, *asked))["verdict"]
     assert verdict["compared"] > 850 and verdict["mismatched"] == 0, verdict
@@ -129,12 +129,12 @@ def test_a_number_that_c_and_python_state_differently_does_not_compile(
     product: Path, python: Run, model: Path, tmp_path: Path
 ) -> None:
     need("host")
-    header = product / "runtime_c/include/sc_dot_w6.h"
+    header = product / "runtime_c/include/sc_dot_w7.h"
     text = header.read_text()
-    header.write_text(text.replace("SC_W6_FOLD = 2", "SC_W6_FOLD = 3"))
+    header.write_text(text.replace("SC_W7_FOLD = 1", "SC_W7_FOLD = 2"))
     try:
         compiled = ("compile", model, "-o", tmp_path / "out", "--engines", "cores")
-        python("-m", "shrinkc", *compiled, "--bits", 6)
+        python("-m", "shrinkc", *compiled, "--bits", 7)
         python("-m", "shrinkc", "run", tmp_path / "out", "--prompt", PROMPT, code=51)
     finally:
         header.write_text(text)
