@@ -14,8 +14,8 @@ INCLUDE = re.compile(r'(?m)^#include "([^"]+)".*\n')
 PUBLIC = frozenset({"llm.h"})  # copied as it is
 # files with a subject of their own: no header is written into the first; the others are not written into another file
 WITHOUT_HEADERS = frozenset({"forward.c", "model.c", "model.h", "sc_platform.h"})
-SHORT = 30  # lines of a platform's header
 APART = WITHOUT_HEADERS | {"sc_softmax.h", "sc_xpulp.h"}
+SHORT = 30  # lines; a longer header of a platform stays a file
 
 
 def specialised(
@@ -162,8 +162,8 @@ def _with_headers_inside(texts: dict[str, str], outside: Collection[str]) -> dic
 def with_short_headers_inside(texts: Mapping[str, str]) -> dict[str, str]:
     """Writes a header of a few lines that only one file includes into that file.
 
-    ``texts``: the sources of the platforms and of the program by their paths. A header of which several folders have
-    one, such as sc_target.h, stays.
+    ``texts``: path -> text of the sources of the platforms and of the program. If several folders have a header of
+    the same name, such as sc_target.h, these headers stay files.
     """
     texts = dict(texts)
     for path in sorted(texts):

@@ -162,7 +162,7 @@ INTEGER_FORMATS = {
     "Q4_K": BlockFormat(4, 32, _q4_k),
     "Q5_K": BlockFormat(5, 32, _q5_k),
     "Q6_K": BlockFormat(6, 16, _q6_k, zero=32, mirror=63),
-    # a table of 16 weights: as integers they need 8 bits
+    # a weight is one of 16 fixed int8 values (a codebook)
     "IQ4_NL": BlockFormat(8, 32, _iq4_nl, zero=128, mirror=256),
 }
 """Tensor type -> its format.  A new type needs a line here and its unpacking."""
