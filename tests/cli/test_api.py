@@ -197,7 +197,7 @@ def test_the_environment_is_that_of_the_caller_where_none_is_given(
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"bits": 5}, "QuantizeError"),
+        ({"bits": 7}, "QuantizeError"),
         ({"bits": 0}, "QuantizeError"),
         ({"context": 1}, "UsageError"),
         ({"target": "esp32"}, "UsageError"),

@@ -132,7 +132,7 @@ def test_models(cli: Cli, tmp_path: Path, change: Break, code: int, said: str) -
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--bits", 5], 2, "'5' is not one of '8', '4', '3', '2'"),
+        (["--bits", 7], 2, "'7' is not one of '8', '6', '5', '4', '3', '2'"),
         (["--group-size", 7], 20, "group sizes that divide all"),
         (["--group-size", 0], 20, "--group-size 0 is not usable"),
         (["--context", 65], 2, "allowed: 2 to 64"),

@@ -88,7 +88,7 @@ def test_integer_model_alone(tiny_dir: Path, text: Path, run: Run) -> None:
     ("arguments", "code", "says"),
     [
         (["--windows", "99"], 2, "99 windows of 512 tokens need 50688 tokens"),
-        (["--bits", "5"], 20, "--bits 5 is not supported"),
+        (["--bits", "7"], 20, "--bits 7 is not supported"),
         (["--windows", "1", "--group-size", "7"], 20, "group size 7 does not divide"),
     ],
 )

@@ -34,7 +34,7 @@ def test_order_says_where_a_stored_column_belongs() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"bits": 5},
+        {"bits": 7},
         {"group": 0},
         {"group": 4},
         {"q": np.zeros((2, 3), dtype=np.int64)},

@@ -84,7 +84,7 @@ def wrong_output_kind(g: Graph) -> None:
 
 
 def bits(g: Graph) -> None:
-    weight(g).bits = 5
+    weight(g).bits = 7
 
 
 def weights_outside(g: Graph) -> None:
@@ -302,7 +302,7 @@ def embed_factor(g: Graph) -> None:
 ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (wrong_input_kind, "rule_signature", "takes"),
     (wrong_output_kind, "rule_signature", "gives i32, its output is q8"),
-    (bits, "rule_matrix", "5 bits"),
+    (bits, "rule_matrix", "7 bits"),
     (weights_outside, "rule_matrix", "weights outside -8..7"),
     (weights_of_another_type, "rule_matrix", "weights outside -8..7"),
     (shape_of_d, "rule_matrix", "d is"),
