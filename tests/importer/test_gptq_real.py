@@ -17,6 +17,7 @@ from helpers.tiny_llama import write_tiny_llama
 from importer.quantize_with_gptqmodel import CASES, RANK, TOKENS, WITH_EORA
 from shrinkc.importer import Formats, QuantizedWeight, load_model, open_checkpoint
 from shrinkc.importer.gptq import read_gptq
+from shrinkc.importer.model import Zero
 
 pytestmark = pytest.mark.slow  # torch and GPTQModel
 
@@ -78,14 +79,14 @@ def test_formats(quantized: Path) -> None:
         }
         return found
 
-    assert set(of("b4_sym").values()) == {(4, 32, False)}
-    assert set(of("b4_act").values()) == {(4, 32, True)}
+    assert set(of("b4_sym").values()) == {(4, 32, Zero.MIDDLE)}
+    assert set(of("b4_act").values()) == {(4, 32, Zero.POINT)}
     mixed = of("b3_v2_dynamic")
     assert "model.layers.0.mlp.up_proj" not in mixed
-    assert mixed["model.layers.1.mlp.up_proj"] == (8, 16, True)
-    assert mixed["model.layers.0.mlp.gate_proj"] == (3, 32, True)
+    assert mixed["model.layers.1.mlp.up_proj"] == (8, 16, Zero.POINT)
+    assert mixed["model.layers.0.mlp.gate_proj"] == (3, 32, Zero.POINT)
     per_channel = of("b8_channel")
-    assert per_channel["model.layers.0.mlp.down_proj"] == (8, 96, False)
+    assert per_channel["model.layers.0.mlp.down_proj"] == (8, 96, Zero.MIDDLE)
     assert "lm_head" in per_channel
 
 

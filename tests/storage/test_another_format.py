@@ -66,7 +66,8 @@ def python(product: Path) -> Run:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    write_tiny_llama(folder, tied=False)
+    # rows of whole units of 7 bits
+    write_tiny_llama(folder, tied=False, hidden=32, intermediate=96)
     return folder
 
 

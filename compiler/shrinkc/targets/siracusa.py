@@ -7,8 +7,8 @@ from dataclasses import replace
 from shrinkc.targets.pulp_open import PULP_OPEN
 from shrinkc.targets.target import KIB, MIB, Image, Level
 
-# of the decode path: 33.4 KiB in a program with all kernels; the linker refuses larger code
-CODE = 34 * KIB
+# of the decode path: 38.8 KiB in a program with all kernels, profiled; the linker refuses larger code
+CODE = 39 * KIB
 
 SIRACUSA = replace(
     PULP_OPEN,
