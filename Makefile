@@ -5,7 +5,7 @@
 # make coverage     lines of compiler/ that each tier runs (TIER=fast, slow or all)
 # make bench        cycles on GVSoC into docs/results/data, and their tables (DATA=folder with stories260K/)
 # make bench-flash  the same for models in flash (SMOLLM2=its GGUF file); half an hour, 16 GB
-# make fuzz         change inputs of every importer at random (N=20000 SEED=1); figures as above
+# make fuzz         change inputs of every importer at random (N=20000 SEED=1 ONLY=gguf-types for one); figures as above
 # make random-shapes  verify random models on host, QEMU and GVSoC (HOST=1000 GVSOC=100); figures as above
 # make texts        compare ids of the C encoder with the tokenizers library (N=40000 GVSOC=100); figures as above
 # make kills        kill and resume compression runs at random moments (N=20 SEED=1); figures as above
@@ -179,7 +179,7 @@ bench-flash: packages $(VENV)/base
 suite = env PYTHONPATH=compiler:tests:examples/bench $(BIN)/python -m
 
 fuzz: packages $(VENV)/dev
-	$(suite) fuzz.campaign -n $(or $(N),20000) --seed $(or $(SEED),1)
+	$(suite) fuzz.campaign -n $(or $(N),20000) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
 	$(render)
 
 random-shapes: packages $(VENV)/test

@@ -39,7 +39,9 @@ LOADED = (
 )  # fmt: skip
 INPUTS = {
     "config": "config.json", "safetensors": "safetensors weights", "gptq": "GPTQ checkpoint",
-    "adapter": "low-rank adapter", "gguf": "GGUF file", "tokenizer": "tokenizer.json", "llama2c": "llama2.c checkpoint",
+    "adapter": "low-rank adapter", "gguf": "GGUF file",
+    "gguf-types": "GGUF file of newer types (Q2_K to Q6_K, Q5_0, Q5_1, IQ4_NL)", "tokenizer": "tokenizer.json",
+    "llama2c": "llama2.c checkpoint",
     "compiled": "compiled directory", "run": "compression run", "report": "report of a compiled directory",
     "run-report": "report of a compression run",
 }  # fmt: skip
@@ -142,12 +144,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "fuzz")
     parser.add_argument("--again", metavar="SUBJECT/NUMBER", help="One trial, with its input kept.")
+    parser.add_argument(
+        "--only", choices=list(SUBJECTS), help="One importer; its figures have their own file."
+    )
     options = parser.parse_args()
-    if lacking := {s.name: s.missing() for s in SUBJECTS.values() if s.missing()}:
+    subjects = [SUBJECTS[options.only]] if options.only else list(SUBJECTS.values())
+    if lacking := {s.name: s.missing() for s in subjects if s.missing()}:
         sys.exit(f"missing: {lacking}")
     load()
     with tempfile.TemporaryDirectory() as folder:
-        bases, subjects = Path(folder) / "bases", list(SUBJECTS.values())
+        bases = Path(folder) / "bases"
         if options.again:
             name, _, number = options.again.partition("/")
             make_bases([SUBJECTS[name]], bases)
@@ -157,20 +163,21 @@ def main() -> None:
         with Console().stage("making valid inputs"):
             make_bases(subjects, bases)
         about = {"sources": sources_hash(*SOURCES), "seed": options.seed}
-        journal = journal_of(options.work / f"seed-{options.seed}", about)
+        name = f"{options.only}-{options.seed}" if options.only else f"seed-{options.seed}"
+        journal = journal_of(options.work / name, about)
         with Console().stage(f"{options.n} inputs") as update:
             records = campaign(
                 subjects, bases, options.n, options.seed, journal, update, Path(folder) / "work"
             )
     figures.write(
-        "robustness_fuzz",
+        "robustness_fuzz" + (f"_{options.only.replace('-', '_')}" if options.only else ""),
         title="Inputs that were changed at random: read, refused with a documented exit code, or escaped.",
-        command=f"make fuzz N={options.n} SEED={options.seed}",
+        command=f"make fuzz N={options.n} SEED={options.seed}" + (f" ONLY={options.only}" if options.only else ""),
         columns={
             "input": "Input", "inputs": "Changed inputs", "read": "Read", "refused": "Refused", "escaped": "Escaped",
             "exit_codes": "Exit codes",
         },
-        rows=rows(records),
+        rows=rows(records)[: 1 if options.only else None],
     )  # fmt: skip
     escaped = [r for r in records if "escape" in r]
     for r in escaped:

@@ -154,6 +154,30 @@ def _gguf(folder: Path) -> None:
         )  # fmt: skip
 
 
+# type -> (embedding's, inputs: K-quants have blocks of 256)
+GGUF_TYPES = {
+    "Q2_K": ("Q6_K", 256), "Q3_K": ("Q5_K", 256), "Q4_K": ("Q6_K", 256), "Q5_K": ("Q8_0", 256), "Q6_K": ("Q4_K", 256),
+    "Q5_0": ("Q5_1", 32), "Q5_1": ("IQ4_NL", 32), "IQ4_NL": ("Q5_0", 32),
+}  # fmt: skip
+
+
+def _gguf_types(folder: Path) -> None:
+    """A file of each type, and one with a type per matrix, as of a Q4_K_M."""
+    sizes = {"layers": 1, "heads": 2, "kv_heads": 1}
+    for number, (kind, (embedding, inputs)) in enumerate(GGUF_TYPES.items()):
+        (folder / kind).mkdir(parents=True)
+        tiny_gguf(
+            folder / kind / "model.gguf", kind=kind, embedding_kind=embedding, tied=number % 2 == 0,
+            tokenizer=("gpt2", "llama")[number % 2], hidden=inputs, intermediate=inputs, **sizes,
+        )  # fmt: skip
+    (folder / "mixed").mkdir()
+    module = "model.layers.0.self_attn."
+    tiny_gguf(
+        folder / "mixed" / "model.gguf", kind="Q4_K", embedding_kind="Q6_K", pre="qwen2", hidden=256, intermediate=256,
+        kinds={f"{module}v_proj": "Q6_K", f"{module}k_proj": "Q5_0", "model.layers.0.mlp.down_proj": "Q6_K"}, **sizes,
+    )  # fmt: skip
+
+
 def _tokenizers(folder: Path) -> None:
     write_tiny_llama(folder / "pieces" / "model", **SIZES)
     write_tiny_llama(folder / "fallback" / "model", vocab=380, **SIZES)
@@ -294,6 +318,10 @@ SUBJECTS = {
         ),
         Subject(
             "gguf", _gguf, {"model.gguf": GGUF},
+            tuple(tuple(w.replace("/model", "/model.gguf") for w in action) for action in READ),
+        ),
+        Subject(
+            "gguf-types", _gguf_types, {"model.gguf": GGUF},
             tuple(tuple(w.replace("/model", "/model.gguf") for w in action) for action in READ),
         ),
         Subject("tokenizer", _tokenizers, {"model/tokenizer*.json": JSON}, (*READ, ("py:encode", "{in}/model"))),
