@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "core": set(),
     "abi": set(),
     "costs": {"core"},
-    "model": {"core"},
+    "model": set(),
     "targets": {"core"},
     "numerics": {"abi"},
     "storage": {"abi"},

@@ -149,7 +149,8 @@ static inline size_t llm_text(llm *s, uint32_t id, char *to, size_t room) {
     return s->model ? s->model->text(s, id, to, room) : 0;
 }
 
-/* Forgets the tokens from `position` on. 0: the session begins anew. */
+/* Forgets the tokens from `position` on. 0: the session begins anew. With a sliding window, forgetting many
+ * tokens makes the next call process the others again. */
 static inline int llm_rewind(llm *s, uint32_t position) {
     return s->model ? s->model->rewind(s, position) : LLM_ERROR_SESSION;
 }

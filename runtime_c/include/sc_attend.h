@@ -8,6 +8,9 @@
 #include "sc_ahead.h"
 #include "sc_heads.h"
 #include "sc_shares.h"
+#ifdef SC_WINDOW
+#include "sc_window.h"
+#endif
 
 SC_PHASE static void sc_step_heads(const int32_t *qkv, uint32_t stride, uint32_t layer, int core) {
     if (sc_is_worker(SC_FETCHER)) await_cache(layer, core);
@@ -20,6 +23,9 @@ SC_PHASE static void sc_step_heads(const int32_t *qkv, uint32_t stride, uint32_t
     const uint32_t wanted = sc_first_wanted(layer); /* tokens before it need no queries */
     for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
+#ifdef SC_WINDOW
+        h.position = sc_place_of_position(layer, h.position);
+#endif
         h.q8 = q8[t], h.q_scale = q_scale[t];
         h.qkv = qkv + t * stride, h.rope = rope[t];
         head = (uint32_t)heads_prepare(&h, (int)head + (t < wanted ? SC_HEADS : 0), cores);
@@ -100,12 +106,34 @@ static inline void attend_next(int32_t *dst, uint32_t index, int core) {
     if (shared) attend_shared(&h, core);
 }
 
+#ifdef SC_WINDOW
+/* Attention to a window, for any number of tokens. */
+SC_PHASE static void attend_window(int32_t *dst, uint32_t stride, uint32_t index, int core) {
+    const uint32_t first = sc_first_wanted(index), end = sc_now.position + sc_now.tokens;
+    const uint32_t count = end < SC_RING ? end : SC_RING;
+    const int cores = sc_head_cores(sc_now.tokens - first);
+    if (core >= cores) return;
+    sc_heads h = {
+        .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
+    for (uint32_t t = first, head = (uint32_t)core; t < sc_now.tokens; t++) {
+        h.position = sc_now.position + t;
+        h.q8 = q8[t], h.q_scale = q_scale[t], h.out = dst + t * stride;
+        head = (uint32_t)window_attend(&h, (int)head, cores, count);
+    }
+}
+#endif
+
 static inline void attend_whole(int32_t *dst, uint32_t stride, uint32_t index, int core) {
     sc_meet();
 #if !SC_KV_IN_L1
     if (core == SC_KEEPER) kv_store(index);
 #endif
-    if (__builtin_expect(sc_now.next, 1))
+#ifdef SC_WINDOW
+    if (sc_cache_places[index].windowed)
+        attend_window(dst, stride, index, core);
+    else
+#endif
+        if (__builtin_expect(sc_now.next, 1))
         attend_next(dst, index, core);
     else
         attend_any(dst, stride, index, core);
@@ -116,14 +144,18 @@ static inline void attend_whole(int32_t *dst, uint32_t stride, uint32_t index, i
 
 #endif
 
-#if !SC_KV_IN_L1 && SC_KV_WINDOW < SC_KV_BLOCKS
+#if !SC_KV_IN_L1 && SC_KV_WINDOW < SC_LONGEST_BLOCKS
 
 /* What a core does with a part of the cache: positions first .. first + 4 * blocks - 1. */
 enum kv_pass { PASS_SCORES, PASS_WEIGH, PASS_VALUES };
 
-static void head_begin(const sc_layer *layer, uint32_t item, int core) {
+static void head_begin(uint32_t index, uint32_t item, int core) {
     const uint32_t t = item / SC_HEADS, head = item - t * SC_HEADS;
-    sc_head_begin(&state[core], layer, q_scale[t][head], pass_scales[t][head / (SC_HEADS / SC_KV_HEADS)]);
+    uint32_t scales = pass_scales[t][head / (SC_HEADS / SC_KV_HEADS)];
+#ifdef SC_WINDOW
+    if (sc_cache_places[index].windowed) scales = 1; /* not known yet */
+#endif
+    sc_head_begin(&state[core], &sc_layers[index], q_scale[t][head], scales);
 }
 
 static void head_pass(enum kv_pass pass, uint32_t item, const uint8_t *kv, uint32_t first, uint32_t positions,
@@ -139,6 +171,24 @@ static void head_pass(enum kv_pass pass, uint32_t item, const uint8_t *kv, uint3
     else
         sc_head_values(&state[core], &scratch[core], kv_head, kv, first, n);
 }
+
+#ifdef SC_WINDOW
+/* The same for a ring. */
+static void window_pass(enum kv_pass pass, uint32_t item, const uint8_t *kv, uint32_t first, uint32_t places,
+                        int core) {
+    const uint32_t t = item / SC_HEADS, head = item - t * SC_HEADS, position = sc_now.position + t;
+    const uint32_t end = sc_now.position + sc_now.tokens, used = end < SC_RING ? end : SC_RING;
+    const uint32_t n = used - first < places ? used - first : places;
+    const int kv_head = (int)(head / (SC_HEADS / SC_KV_HEADS));
+    if (pass == PASS_SCORES)
+        sc_window_scores(&state[core], &scratch[core], q8[t] + head * SC_HDP, kv_head, kv, first, n,
+                         position);
+    else if (pass == PASS_WEIGH)
+        sc_window_weigh(&state[core], &scratch[core], kv_head, kv, first, n, position);
+    else
+        sc_head_values(&state[core], &scratch[core], kv_head, kv, first, n);
+}
+#endif
 
 static void head_store(const sc_layer *layer, int32_t *dst, uint32_t stride, uint32_t item, int core) {
     uint32_t t = item / SC_HEADS;
@@ -172,41 +222,53 @@ static void kv_load_piece(uint32_t index, uint32_t n, uint32_t pieces, uint32_t 
 SC_PHASE static void attend_in_pieces(int32_t *dst, uint32_t stride, uint32_t index, int core) {
     const sc_layer *layer = &sc_layers[index];
     const uint32_t items = sc_now.tokens * SC_HEADS;
-    const uint32_t blocks = kv_blocks(sc_now.position + sc_now.tokens);
+    const uint32_t blocks = kv_used(index, sc_now.position + sc_now.tokens);
     const uint32_t pieces = (blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
     sc_meet(); /* all keys have been appended */
     if (!sc_is_worker(core)) return;
-    scales_of_pass(index, core);
+#ifdef SC_WINDOW
+    if (!sc_cache_places[index].windowed)
+#endif
+        scales_of_pass(index, core);
     if (sc_only_caches(index)) sc_barrier(); /* all cores have read the records; now they may be replaced */
     for (uint32_t round = sc_first_wanted(index) * SC_HEADS; round < items; round += SC_CORES) {
         const uint32_t item = round + (uint32_t)core;
         sc_barrier(); /* the cache is written, and the buffers of the last round have been read */
         if (core == 0) kv_load_piece(index, 0, pieces, blocks);
-        if (item < items) head_begin(layer, item, core);
+        if (item < items) head_begin(index, item, core);
         for (uint32_t n = 0; n < 3 * pieces; n++) {
             if (core == 0) sc_dma_wait(kv_dma[0]);
             sc_barrier();
             if (core == 0 && n + 1 < 3 * pieces) kv_load_piece(index, n + 1, pieces, blocks);
             if (item >= items) continue;
-            uint32_t pass = n / pieces;
-            head_pass((enum kv_pass)pass, item, kv_tile[n & 1],
-                      n % pieces * SC_KV_TILE_BLOCKS * SC_KV_POSITIONS, SC_KV_TILE_BLOCKS * SC_KV_POSITIONS,
-                      core);
+            const enum kv_pass pass = (enum kv_pass)(n / pieces);
+            const uint32_t places = SC_KV_TILE_BLOCKS * SC_KV_POSITIONS, first = n % pieces * places;
+#ifdef SC_WINDOW
+            if (sc_cache_places[index].windowed)
+                window_pass(pass, item, kv_tile[n & 1], first, places, core);
+            else
+#endif
+                head_pass(pass, item, kv_tile[n & 1], first, places, core);
         }
         if (item < items) head_store(layer, dst, stride, item, core);
     }
-    if (core == SC_LAST_CORE(SC_CORES)) sc_cache_swap(index);
+    if (core == SC_LAST_CORE(SC_CORES)) {
+        sc_cache_swap(index);
+#if defined(SC_WINDOW) && SC_KV_WINDOW > 0
+        kv_next = index + 1; /* its ring may fit L1 */
+#endif
+    }
 }
 
 #endif
 
 SC_PHASE static void sc_step_attention(int32_t *dst, uint32_t stride, uint32_t index, int core) {
-#if SC_KV_IN_L1 || SC_KV_WINDOW >= SC_KV_BLOCKS
+#if SC_KV_IN_L1 || SC_KV_WINDOW >= SC_LONGEST_BLOCKS
     attend_whole(dst, stride, index, core);
 #elif SC_KV_WINDOW == 0
     attend_in_pieces(dst, stride, index, core);
 #else
-    if (kv_whole())
+    if (kv_whole(index))
         attend_whole(dst, stride, index, core);
     else
         attend_in_pieces(dst, stride, index, core);

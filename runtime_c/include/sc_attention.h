@@ -22,8 +22,43 @@
 #define SC_K_BLOCK (SC_KV_POSITIONS * SC_K_STRIDE)
 #define SC_V_BLOCK (SC_KV_POSITIONS * SC_KV_HEADS * SC_HEAD_DIM)
 #define SC_KV_BLOCKS ((SC_CONTEXT + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS)
-#define SC_VALUES_AT (SC_KV_BLOCKS * SC_K_BLOCK) /* offset of the values in a layer's cache outside L1 */
 #define SC_QKV_ROWS ((SC_HEADS + 2 * SC_KV_HEADS) * SC_HEAD_DIM)
+
+#ifdef SC_WINDOW
+/* With a sliding window a layer's cache is a ring of SC_RING positions: the window, and the other tokens of a pass,
+ * which are all written before the first one attends. */
+#define SC_RING (SC_RING_BLOCKS * SC_KV_POSITIONS) /* positions of a ring; position p is at p % SC_RING */
+static inline uint32_t sc_blocks_of(uint32_t layer) {
+    return sc_cache_places[layer].windowed ? SC_RING_BLOCKS : SC_KV_BLOCKS;
+}
+static inline uint32_t sc_place_of_position(uint32_t layer, uint32_t position) {
+    return sc_cache_places[layer].windowed ? position % SC_RING : position;
+}
+
+/* Blocks first .. end - 1 of a cache. */
+typedef struct {
+    uint32_t first, end;
+} sc_block_run;
+
+/* The blocks that hold positions from .. to - 1 (at least one). Returns how many runs: 2 if a ring goes round. */
+static inline int sc_block_runs(uint32_t layer, uint32_t from, uint32_t to, sc_block_run runs[2]) {
+    const uint32_t begin = sc_place_of_position(layer, from), end = begin + (to - from);
+    runs[0] = (sc_block_run){begin / SC_KV_POSITIONS, (end + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS};
+    if (!sc_cache_places[layer].windowed || end <= SC_RING) return 1;
+    if (to - from >= SC_RING) {
+        runs[0] = (sc_block_run){0, SC_RING_BLOCKS};
+        return 1;
+    }
+    runs[0].end = SC_RING_BLOCKS;
+    runs[1] = (sc_block_run){0, (end - SC_RING + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS};
+    return 2;
+}
+#else
+#define SC_LONGEST_BLOCKS SC_KV_BLOCKS /* most blocks of a layer */
+#define sc_blocks_of(layer) SC_KV_BLOCKS
+#endif
+#define SC_VALUES_AT(layer)                                                                                  \
+    (sc_blocks_of(layer) * SC_K_BLOCK) /* offset of the values in a cache outside L1 */
 
 /* A core's scratch buffer for one head over the whole context. */
 typedef struct {
@@ -77,6 +112,13 @@ void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint
                    uint32_t count);
 void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_head, const uint8_t *v, uint32_t first,
                     uint32_t count);
+#ifdef SC_WINDOW
+/* The same for a ring: the places first .. first + count - 1 of it are in k. sc_head_begin() gets scales of 1. */
+void sc_window_scores(sc_head_state *s, sc_head_scratch *w, const int8_t *q8, int kv_head, const uint8_t *k,
+                      uint32_t first, uint32_t count, uint32_t position);
+void sc_window_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint8_t *k, uint32_t first,
+                     uint32_t count, uint32_t position);
+#endif
 void sc_head_finish(const sc_head_state *s, int32_t *out, const sc_layer *layer);
 
 #endif

@@ -321,7 +321,7 @@ static inline void await_attention(uint32_t layer) {
     (void)layer;
     sc_meet();
 #if SC_KV_WINDOW > 0
-    if (kv_whole()) {
+    if (kv_whole(layer)) {
         kv_store(layer);
         kv_stored(layer);
     }

@@ -13,9 +13,19 @@ static inline uint32_t kv_blocks(uint32_t positions) {
     return (positions + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS;
 }
 
+/* Blocks of a layer's cache that the first `positions` positions take. */
+static inline uint32_t kv_used(uint32_t layer, uint32_t positions) {
+    (void)layer;
+#ifdef SC_WINDOW
+    if (positions > sc_blocks_of(layer) * SC_KV_POSITIONS) return sc_blocks_of(layer);
+#endif
+    return kv_blocks(positions);
+}
+
 /* Whether a layer's cache fits L1 in this pass. */
-static inline int kv_whole(void) {
-    return SC_KV_WINDOW >= SC_KV_BLOCKS || kv_blocks(sc_now.position + sc_now.tokens) <= SC_KV_WINDOW;
+static inline int kv_whole(uint32_t layer) {
+    return SC_KV_WINDOW >= SC_LONGEST_BLOCKS ||
+           kv_used(layer, sc_now.position + sc_now.tokens) <= SC_KV_WINDOW;
 }
 #endif
 
@@ -25,8 +35,8 @@ static inline int kv_whole(void) {
  * loaded from the last gate and up tile on, when the fewest weights follow: the DMA works in order.
  * SC_FETCHER loads it (sc_ahead.h); SC_KEEPER stores what attention adds. */
 static SC_L1 uint32_t kv_next; /* layer to load next */
-#define KEYS(layer) (kv_whole() ? kv_layer[0] : sc_cache_keys(layer))
-#define VALUES_OF(layer) (kv_whole() ? kv_layer[0] + SC_KV_WINDOW * SC_K_BLOCK : sc_cache_values(layer))
+#define KEYS(layer) (kv_whole(layer) ? kv_layer[0] : sc_cache_keys(layer))
+#define VALUES_OF(layer) (kv_whole(layer) ? kv_layer[0] + SC_KV_WINDOW * SC_K_BLOCK : sc_cache_values(layer))
 
 /* Moves blocks of keys and values to L1, or back. */
 SC_PHASE static void kv_move(uint32_t layer, uint32_t first, uint32_t blocks, int away) {
@@ -35,7 +45,7 @@ SC_PHASE static void kv_move(uint32_t layer, uint32_t first, uint32_t blocks, in
     for (int i = 0; i < 2; i++) {
         uint8_t *const here = l1 + first * block, *const there = ext + first * block;
         kv_dma[i] = away ? sc_dma_out(there, here, blocks * block) : sc_dma_in(here, there, blocks * block);
-        l1 += SC_KV_WINDOW * SC_K_BLOCK, ext += SC_VALUES_AT, block = SC_V_BLOCK;
+        l1 += SC_KV_WINDOW * SC_K_BLOCK, ext += SC_VALUES_AT(layer), block = SC_V_BLOCK;
     }
 }
 
@@ -45,16 +55,25 @@ SC_PHASE static void kv_wait(void) {
 
 /* Loads the blocks that hold earlier positions. */
 static inline void kv_load(uint32_t layer) {
-    if (layer >= SC_LAYERS || !kv_whole()) return;
+    if (layer >= SC_LAYERS || !kv_whole(layer)) return;
     sc_cache_await(layer);
-    const uint32_t blocks = kv_blocks(sc_now.position);
+    const uint32_t blocks = kv_used(layer, sc_now.position);
     if (blocks) kv_move(layer, 0, blocks, 0);
 }
 
 /* Stores the blocks that hold this pass's positions. */
 static inline void kv_store(uint32_t layer) {
+#ifdef SC_WINDOW
+    sc_block_run runs[2];
+    const int count = sc_block_runs(layer, sc_now.position, sc_now.position + sc_now.tokens, runs);
+    for (int i = 0; i < count; i++) {
+        if (i) kv_wait();
+        kv_move(layer, runs[i].first, runs[i].end - runs[i].first, 1);
+    }
+#else
     const uint32_t first = sc_now.position / SC_KV_POSITIONS;
     kv_move(layer, first, (sc_now.position + sc_now.tokens - 1) / SC_KV_POSITIONS + 1 - first, 1);
+#endif
 }
 
 /* Waits for the stores; the next layer's cache may be loaded then. */
@@ -66,8 +85,13 @@ static inline void kv_stored(uint32_t layer) {
 
 #else
 #if SC_KV_IN_L1
+#ifdef SC_WINDOW
+#define KEYS(layer) k_cache[sc_cache_places[layer].first]
+#define VALUES_OF(layer) v_cache[sc_cache_places[layer].first]
+#else
 #define KEYS(layer) k_cache[layer]
 #define VALUES_OF(layer) v_cache[layer]
+#endif
 #else
 #define KEYS(layer) sc_cache_keys(layer)
 #define VALUES_OF(layer) sc_cache_values(layer)
@@ -79,7 +103,7 @@ static inline void await_cache(uint32_t layer, int core) {
     (void)layer, (void)core;
 #if !SC_KV_IN_L1
     if (core != SC_FETCHER) return;
-    if (!kv_whole()) sc_cache_await(layer);
+    if (!kv_whole(layer)) sc_cache_await(layer);
 #if SC_KV_WINDOW > 0
     else if (sc_now.position > 0)
         kv_wait();

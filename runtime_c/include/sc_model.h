@@ -92,6 +92,16 @@ typedef struct {
 #endif
 } sc_layer;
 
+#ifdef SC_WINDOW
+/* KV cache of a layer: a ring if its tokens attend to the last SC_WINDOW positions only. */
+typedef struct {
+    uint32_t windowed; /* 1 or 0 */
+    uint32_t first;    /* blocks of the layers before it */
+    uint32_t at;       /* offset in its memory if that is not L1 */
+} sc_cache_place;
+extern const sc_cache_place sc_cache_places[]; /* [SC_LAYERS] */
+#endif
+
 /* Where the result of a layer's op is in the L1 arena. Only observation reads it. */
 enum sc_form { SC_WORDS, SC_BYTES, SC_VECTOR }; /* int32; int8; array of sc_qvec */
 typedef struct {

@@ -154,7 +154,7 @@ const uint8_t *sc_stream_tile(int core);
 
 /* ---- KV cache outside L1 ---- */
 uint8_t *sc_cache_keys(uint32_t layer); /* the layer's cache, or its copy in L2 */
-static inline uint8_t *sc_cache_values(uint32_t layer) { return sc_cache_keys(layer) + SC_VALUES_AT; }
+static inline uint8_t *sc_cache_values(uint32_t layer) { return sc_cache_keys(layer) + SC_VALUES_AT(layer); }
 #if SC_KV_LAYERS_HYPERRAM > 0
 /* By one core. swap: after a layer's attention, when its new positions are stored. await: before the next
  * layer's cache is read or written. */

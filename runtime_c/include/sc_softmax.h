@@ -250,9 +250,9 @@ SC_INLINE void split_weights(uint16_t *weight, uint32_t blocks) {
 }
 #endif
 
-/* Weights of `count` positions, then zeros up to a whole block. scales: scale of the first value. */
-SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *weight, const uint8_t *scales,
-                             uint32_t count, int drop) {
+/* Weights of `count` positions. scales: scale of the first value. Returns the end of the weights. */
+SC_INLINE uint16_t *softmax_weights(head_softmax *s, const int32_t *score, uint16_t *weight,
+                                    const uint8_t *scales, uint32_t count, int drop) {
     const int32_t least = s->least;
     const int shift = s->shift;
     const uint32_t factor = s->factor;
@@ -318,6 +318,13 @@ SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *we
     }
 #endif
     s->total = total;
+    return weight;
+}
+
+/* The same, then zeros up to a whole block. */
+SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *weight, const uint8_t *scales,
+                             uint32_t count, int drop) {
+    weight = softmax_weights(s, score, weight, scales, count, drop);
     weight[0] = weight[1] = weight[2] = 0;
 #if SPLIT_WEIGHTS
     split_weights(weight - count, (count + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS);

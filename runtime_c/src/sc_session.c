@@ -16,6 +16,22 @@ SC_L2 sc_hooks_of_session sc_hooks;
 /* The session whose keys and values are in the cache. */
 static const llm *current;
 
+#ifdef SC_WINDOW
+/* End of the positions in the caches. It stays after a rewind: the rings hold what was written last. */
+static uint32_t written;
+
+static void note_written(uint32_t position, uint32_t end) {
+    if (position == 0 || end > written) written = end;
+}
+
+/* From where tokens must be processed to continue at `position`: from there, or from the beginning if a ring no
+ * longer holds the window before it. */
+static uint32_t reachable(uint32_t position) {
+    const uint32_t first = position < SC_WINDOW ? 0 : position + 1 - SC_WINDOW;
+    return written > SC_RING + first ? 0 : position;
+}
+#endif
+
 static int is_end(uint32_t token) {
     for (const int32_t *e = sc_end_tokens; *e >= 0; e++)
         if ((uint32_t)*e == token) return 1;
@@ -46,6 +62,9 @@ SC_HOT static uint32_t process(const uint32_t *ids, uint32_t n, uint32_t positio
         sc_now.first_wanted = first_wanted(chunk);
         sc_now.observed = sc_observed(sc_now.trace, chunk) | sc_hooks.observed;
         sc_run_team(sc_forward, 0);
+#ifdef SC_WINDOW
+        note_written(position, position + chunk);
+#endif
         uint32_t start = sc_time();
         sc_profile_report();
         sc_report_hashes();
@@ -95,6 +114,9 @@ static int feed(llm *s, const uint32_t *ids, size_t n) {
     /* a choice is not needed any more, but its position may not be cached yet */
     s->count = s->returned;
     if (s->cached > s->count) s->cached = s->count;
+#ifdef SC_WINDOW
+    s->cached = reachable(s->cached);
+#endif
     for (size_t i = 0; i < n; i++) s->tokens[s->count + i] = ids[i];
     s->count += (uint32_t)n, s->returned = s->count;
     const uint32_t cached = s->cached, fed = s->count - cached, start = sc_time();
@@ -125,6 +147,9 @@ static int is_sampling(const llm_sampling *how) {
 /* Processes the tokens that are not cached, and chooses. Few accesses to the session, which is in slow memory.
  * Returns whether it was stopped before it could choose. */
 SC_HOT static int pass(llm *s, const llm_sampling *how) {
+#ifdef SC_WINDOW
+    if (s->cached < s->count) s->cached = reachable(s->cached);
+#endif
     uint32_t *const tokens = s->tokens, count = s->count, cached = s->cached;
     uint32_t untimed = sc_now.untimed, drafted = 0, n = 0;
     const uint32_t start = sc_time();
@@ -209,6 +234,9 @@ static int init(llm *s) {
     current = s;
     sc_hooks = (sc_hooks_of_session){0};
     sc_now.position = sc_now.tokens = 0;
+#ifdef SC_WINDOW
+    written = 0;
+#endif
     sc_now.want = SC_NO_LOGITS;
     sc_now.trace = 0;
 #ifdef SC_AT_EXP2

@@ -114,7 +114,7 @@ def test_hot_code_has_its_place_with_all_that_there_is(tmp_path: Path) -> None:
         engines=SIRACUSA.engines, place="usual", context=160, model={**case.model, "max_position": 160},
     )  # fmt: skip
     usual = build(case, tmp_path / "usual")
-    shape, blocks = usual.shape, kv_shape(usual.shape).blocks
+    shape, blocks = usual.shape, kv_shape(usual.shape, usual.plan.chunk).blocks
 
     def both(l1: int) -> bool:
         try:

@@ -16,7 +16,6 @@ from helpers.tiny_families import (
     write_family_gguf,
     write_family_gptq,
 )
-from shrinkc.core.errors import UnsupportedModel
 from shrinkc.importer import FloatModel, load_config, load_model
 from shrinkc.ir.dump import dump
 from shrinkc.ir.interpreter import Interpreter
@@ -151,16 +150,3 @@ def test_sizes_are_known_before_the_weights(tmp_path: Path, name: str) -> None:
     known = shapes_of_config(load_config(tmp_path / "hf"), options, CONTEXT, 100, {})
     found = shape_of(lower(model, options, CONTEXT), model)
     assert known == replace(found, piece_bytes=100)
-
-
-def test_a_window_smaller_than_the_context(tmp_path: Path) -> None:
-    write_family(tmp_path / "hf", "mistral", sliding_window=24)
-    model = load_model(tmp_path / "hf")
-    lower(model, QuantOptions(), 24)
-    for ask in (
-        lambda: lower(model, QuantOptions(), 25),
-        lambda: shapes_of_config(model.config, QuantOptions(), 25, 100, {}),
-    ):
-        with pytest.raises(UnsupportedModel, match="sliding_window = 24 is less than") as refused:
-            ask()
-        assert "--context 24" in str(refused.value)

@@ -275,6 +275,10 @@ def context(g: Graph) -> None:
     first(g, Attention).weight_bits = 12
 
 
+def window(g: Graph) -> None:
+    first(g, Attention).window = g.context
+
+
 def score_scale(g: Graph) -> None:
     first(g, Attention).scale_mantissa = (1 << 15) + 1
 
@@ -345,6 +349,7 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (probability_bits, "rule_probabilities", "24-bit probabilities overflow"),
     (context, "rule_probabilities", "more than 4096"),
     (score_scale, "rule_probabilities", "scale mantissa 32769"),
+    (window, "rule_window", "positions at context"),
     (half_a_head_norm, "rule_head_norm", "need both gains, eps and pre_shift"),
     (head_pre_shift, "rule_head_norm", "pre_shift 1 for heads of 6"),
     (head_eps, "rule_head_norm", "eps 0 outside"),

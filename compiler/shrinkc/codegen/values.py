@@ -20,15 +20,16 @@ from shrinkc.memory.lower import PIECE_WINDOW
 from shrinkc.memory.parts import (
     Placement,
     align,
-    kv_layer_bytes,
+    kv_layers_bytes,
     kv_shape,
+    kv_shapes,
     layer_bytes,
     norm_weights_in_l1,
 )
 from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import MatrixShape
-from shrinkc.targets import OUTSIDE, PROGRAMS, Target
+from shrinkc.targets import L1, OUTSIDE, PROGRAMS, Target
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,13 @@ class Values:
     ram_bytes: int
     piece_window: int
     kv_layer_stride: int
+    """Bytes of the largest KV cache of a layer."""
+    kv_bytes: dict[str, int]
+    """Of the KV caches in each lower memory."""
+    window: int
+    """Positions of the sliding window, 0: none; ``ring_blocks``: of a KV cache with it."""
+    ring_blocks: int
+    caches: list[CCache]
     kv_block: tuple[int, int]
     kv_tile_bytes: int
     sizes: PassSizes
@@ -115,6 +123,31 @@ class Values:
     formats: set[str]
     """Formats of matrices that the cores multiply, as C expressions; ``widths``: their bits per weight."""
     widths: set[int]
+
+
+@dataclass(frozen=True)
+class CCache:
+    """One row of sc_cache_places: the KV cache of a layer."""
+
+    windowed: bool
+    blocks: int
+    first: int
+    at: int
+
+
+def _caches(shape: ModelShape, plan: Plan) -> tuple[list[CCache], dict[str, int]]:
+    """Return the KV cache of each layer, and the bytes of the caches in each lower memory."""
+    windows = shape.windows or (0,) * shape.num_layers
+    shapes, sizes = kv_shapes(shape, plan.chunk), kv_layers_bytes(shape, plan.chunk)
+    levels = [level for level, count in plan.kv_layers.items() for _ in range(count)]
+    used: dict[str, int] = {}
+    caches, first = [], 0
+    for i, kv in enumerate(shapes):
+        level = levels[i] if levels else L1
+        caches.append(CCache(windows[i] > 0, kv.blocks, first, used.get(level, 0)))
+        used[level] = used.get(level, 0) + sizes[i]
+        first += kv.blocks
+    return caches, used
 
 
 def c_identifier(name: str) -> str:
@@ -151,7 +184,8 @@ def values_of(
     widths = {w.bits for w in dotted} | {m.bits for m in adapter_shapes}
     products = [w for matrix, w, _ in stored if _in_products(shapes[matrix])]
     flat, flat_ones = flat_format([w for w in products if shapes[w.name].flat], formats)
-    sizes, kv = planned_sizes(shape, target, plan), kv_shape(shape)
+    sizes, kv = planned_sizes(shape, target, plan), kv_shape(shape, plan.chunk)
+    caches, kv_bytes = _caches(shape, plan)
     held = buffer_bytes(sizes)
     return Values(
         command=command,
@@ -210,7 +244,11 @@ def values_of(
         layer_bytes=layer_bytes(shape),
         ram_bytes=sum(plan.used.get(level, 0) for level in OUTSIDE),
         piece_window=PIECE_WINDOW,
-        kv_layer_stride=kv_layer_bytes(shape),
+        kv_layer_stride=max(kv_layers_bytes(shape, plan.chunk)),
+        kv_bytes=kv_bytes,
+        window=max(shape.windows, default=0),
+        ring_blocks=min(c.blocks for c in caches),
+        caches=caches,
         kv_block=kv_block_bytes(graph.kv_heads, graph.head_dim),
         kv_tile_bytes=align(plan.kv_tile_blocks * max(kv.k_block, kv.v_block)),
         sizes=sizes,

@@ -17,7 +17,7 @@ from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall, fixed_options
 from shrinkc.engines import CORES, engine_named
 from shrinkc.importer import Checkpoint, LlamaConfig
-from shrinkc.model import SLOT_MODULES, check_window, window_notes
+from shrinkc.model import SLOT_MODULES, window_notes
 from shrinkc.quantize import QuantOptions, check_sizes
 from shrinkc.schedule.shapes import default_context, permutation_entries
 from shrinkc.targets import Target, target_named, with_sizes
@@ -42,7 +42,6 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
     config = checkpoint.config
     check_sizes(config)
     context = _context(request, config)
-    check_window(config, context)
     fixed = fixed_options(config, checkpoint.formats, request.quant)
     if refused := sorted(request.given & fixed):
         raise QuantizeError(

@@ -55,9 +55,18 @@ class _Pass:
     builder: Builder
     tokens: Value
     past: Value  # number of cached positions, a scalar
-    seen: Value  # [T, S]: whether a token attends to a position (its own or earlier)
+    own: Value  # [T]: positions of the tokens
+    positions: Value  # [S]: cached positions, and those of the tokens
     rope: tuple[Value, Value]  # cos and sin [T, 1, D / 2]
     caches: dict[int, dict[str, StoredHeads]] = field(default_factory=dict)
+
+    def seen(self, window: int | None) -> Value:
+        """Return [T, S]: whether a token attends to a position: its own or an earlier one, in the window if any."""
+        own, positions = self.own.expand(1), self.positions.expand(0)
+        causal = own >= positions
+        if window is None:
+            return causal
+        return self.builder.node("And", causal, positions >= own - (window - 1))
 
 
 def to_onnx(graph: Graph, version: str) -> ModelProto:
@@ -135,12 +144,12 @@ def _begin(graph: Graph, b: Builder) -> _Pass:
     past = Value(b, "past.0.key").size(0)
     end = past + tokens.size(0)
     own = b.arange(past, end)
-    seen = own.expand(1) >= b.arange(b.constant(0), end).expand(0)
+    positions = b.arange(b.constant(0), end)
     cos, sin = (
         b.table(table, name).take(own).cast(I64).expand(1)
         for table, name in ((graph.rope_cos, "rope.cos"), (graph.rope_sin, "rope.sin"))
     )
-    return _Pass(graph, b, tokens, past, seen, (cos, sin))
+    return _Pass(graph, b, tokens, past, own, positions, (cos, sin))
 
 
 # ---- one function per op ----
@@ -200,7 +209,8 @@ def _attention(here: _Pass, op: Attention, args: list[Any]) -> Value:
     )
     cache = here.caches[op.layer]
     sizes = (op.kv_heads, op.heads // op.kv_heads, op.head_dim)
-    return products.attend(how, args[0], cache["key"], cache["value"], sizes, here.seen)
+    seen = here.seen(op.window)
+    return products.attend(how, args[0], cache["key"], cache["value"], sizes, seen)
 
 
 def _silu_mul(here: _Pass, op: SiluMul, args: list[Any]) -> Value:

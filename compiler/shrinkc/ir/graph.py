@@ -85,6 +85,10 @@ class Op(OnDevice):
         """Return the op's matrices, adapters included."""
         return []
 
+    def positions(self) -> int:
+        """Return how many positions of the KV cache a token attends to, 0 for all."""
+        return 0
+
     def slot(self) -> str | None:
         """Return the slot of the matrix that the op multiplies with (such as "qkv"), or None."""
         return None
@@ -146,6 +150,11 @@ class Graph:
     def input_types(self, inputs: Iterable[str]) -> list[Type]:
         """Return the types of an op's inputs."""
         return [Type("token", 1) if name == "token" else self.types[name] for name in inputs]
+
+    def windows(self) -> tuple[int, ...]:
+        """Return for each layer the number of positions that a token attends to, 0 for all; empty if all are 0."""
+        found = tuple(op.positions() for op in self.ops if op.READS_CACHE)
+        return found if any(found) else ()
 
     def body(self, layer: int) -> list[Op]:
         """Return the ops of one layer."""

@@ -147,6 +147,7 @@ class SlotSizes:
 class PassSizes:
     """Sizes of a pass of up to ``chunk`` tokens, from which ops compute their buffers.
 
+    ``windows``: per layer the positions that a token attends to, 0 for all; empty if all layers attend to all.
     ``cores``: the workers.  ``team``: the workers, and the controller if it takes part in a pass.  ``head_cores``: the
     cores that can compute attention heads.
     ``tile``: bytes of a weight tile, 0 if no weights are copied.  ``scratch``: bytes of L1 for other engines.
@@ -188,6 +189,18 @@ class PassSizes:
     in_place: bool = False
     remainders: bool = False
     perms: bool = False
+    windows: tuple[int, ...] = ()
+
+    @property
+    def cached(self) -> tuple[int, ...]:
+        """The positions that the KV cache of each layer holds."""
+        windows = self.windows or (0,) * self.num_layers
+        return tuple(cached_positions(self.context, window, self.chunk) for window in windows)
+
+    @property
+    def most_cached(self) -> int:
+        """The most positions that the KV cache of a layer holds."""
+        return max(self.cached)
 
     @property
     def shared(self) -> int:
@@ -207,11 +220,12 @@ class PassSizes:
     @property
     def kv_layer_in_l1(self) -> bool:
         """Whether every layer's KV cache is copied into L1 as a whole at all positions."""
-        return 0 < self.context <= 4 * self.kv_window
+        return 0 < self.most_cached <= 4 * self.kv_window
 
-    def cache_in_l1(self, positions: int) -> bool:
-        """Return whether a layer's KV cache of ``positions`` positions is in L1 during attention."""
-        return self.kv_in_l1 or -(-positions // 4) <= self.kv_window
+    def cache_in_l1(self, positions: int, window: int = 0) -> bool:
+        """Return whether the KV cache of a layer with that window is in L1 during attention to ``positions``."""
+        held = min(positions, cached_positions(self.context, window, self.chunk))
+        return self.kv_in_l1 or -(-held // 4) <= self.kv_window
 
     @property
     def prefetches_next_cache(self) -> bool:
@@ -273,13 +287,21 @@ class PassSizes:
         return 4 * self.chunk * n
 
 
+def cached_positions(context: int, window: int, chunk: int) -> int:
+    """Return the positions that the KV cache of a layer holds; ``window`` 0: the layer attends to all positions.
+
+    A window slides over a ring of positions.  A pass writes the positions of all its tokens before the first of them
+    attends, so the ring has ``chunk`` - 1 positions more than the window."""
+    return min(context, window + chunk - 1) if window else context
+
+
 @dataclass(frozen=True)
 class Call:
     """One execution of a step, for ``tokens`` tokens from ``position`` on.
 
     ``matrix``: the matrix that it multiplies with, or else the one that reads its result, or None.  ``tiles``: row
     blocks per tile of it, empty if it is read in place.  ``embedding``: the matrix with the embedding's rows;
-    ``embedding_in_flash``: whether it is in flash.
+    ``embedding_in_flash``: whether it is in flash.  ``window``: the positions that a token attends to, 0 for all.
     """
 
     sizes: PassSizes
@@ -289,6 +311,17 @@ class Call:
     tiles: tuple[int, ...]
     embedding: MatrixShape
     embedding_in_flash: bool = False
+    window: int = 0
+
+    @property
+    def cached(self) -> int:
+        """Positions of the KV cache that are in use after the pass."""
+        end = self.position + self.tokens
+        return min(end, cached_positions(self.sizes.context, self.window, self.sizes.chunk))
+
+    def seen(self, position: int) -> int:
+        """Return how many positions a token at ``position`` attends to."""
+        return min(position + 1, self.window or position + 1)
 
 
 def slot_of(step: Step, steps: Iterable[Step]) -> str:

@@ -171,7 +171,8 @@ class Passes:
         if key not in known:
             embedding = self.shape.embedding or self.shape.head
             in_flash = _in_flash(self._placed[embedding.name])
-            call = Call(self._sizes, tokens, position, matrix, blocks, embedding, in_flash)
+            window = self.shape.windows[layer] if layer is not None and self.shape.windows else 0
+            call = Call(self._sizes, tokens, position, matrix, blocks, embedding, in_flash, window)
             known[key] = step.op.work(step, call), step.op.arithmetic(step, call)
         work, arithmetic = known[key]
         return StepWork(layer, step.name, step.op.__name__.lower(), work, tiles, arithmetic)
@@ -187,7 +188,8 @@ class Passes:
             blocks, tiles = self._tiles(matrix.name)
             if matrix.rank:
                 tiles = self._concatenated(self._tiles(f"{matrix.name}.a")[1], tiles)
-        key = (step.name, None if matrix is None else matrix.kind, blocks)
+        window = self.shape.windows[layer] if layer is not None and self.shape.windows else 0
+        key = (step.name, None if matrix is None else matrix.kind, blocks, window)
         return _StepTiles(matrix, blocks, tiles, self._kinds.setdefault(key, len(self._kinds)))
 
     def _concatenated(self, first: tuple[Tile, ...], then: tuple[Tile, ...]) -> tuple[Tile, ...]:

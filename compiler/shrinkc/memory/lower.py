@@ -20,8 +20,8 @@ from shrinkc.memory.parts import (
     Table,
     align,
     interleaved_blocks,
-    kv_layer_bytes,
-    kv_shape,
+    kv_layers_bytes,
+    kv_shapes,
     layer_table_bytes,
     norm_weight_bytes,
     table_sizes,
@@ -143,22 +143,23 @@ def _reserve(
         fixed.append(("table stage", table_stage))
     swapped = any(v in OUTSIDE for v in strategy.cache)
     if swapped and not needs.kv_in_l1:
-        fixed.append(("kv stage", kv_layer_bytes(s)))
+        fixed.append(("kv stage", max(kv_layers_bytes(s, needs.chunk))))
     free = {v.name: v.bytes for v in t.levels[1:]}
     free[L2] -= sum(align(size) for _, size in fixed)
     buffers = [(name, L2, size) for name, size in fixed]
 
     # each memory in turn takes the cache of as many layers as it can hold
-    size, left = kv_layer_bytes(s), 0 if needs.kv_in_l1 else s.num_layers
+    left = [] if needs.kv_in_l1 else kv_layers_bytes(s, needs.chunk)
     kv_layers: dict[str, int] = {}
     for level in strategy.cache:
-        fit = min(left, max(0, min(free.get(level, 0), t.written(level))) // size)
+        room = max(0, min(free.get(level, 0), t.written(level)))
+        fit = sum(total <= room for total in itertools.accumulate(left))
         if fit:
-            kv_layers[level], left = fit, left - fit
-            free[level] -= fit * size
-            buffers.append(("kv cache", level, fit * size))
+            kv_layers[level], size, left = fit, sum(left[:fit]), left[fit:]
+            free[level] -= size
+            buffers.append(("kv cache", level, size))
 
-    tables, missing = [], [("kv cache", left * size)] if left else []
+    tables, missing = [], [("kv cache", sum(left))] if left else []
     at = dict.fromkeys(free, 0)
     for name, table in table_sizes(s).items():
         levels = by_access(FETCHED) if name in strategy.in_flash else ON_CHIP
@@ -248,7 +249,7 @@ def _arrange(
         {v: at[v] + reserved.bytes(v) for v in at},
         reserved.stage, reserved.embed, reserved.table_stage,
         _flash_cycles(s, t, placements, strategy)
-        + _hyperram_cycles(s, sum(reserved.kv_layers.get(v, 0) for v in OUTSIDE)),
+        + _hyperram_cycles(s, needs.chunk, sum(reserved.kv_layers.get(v, 0) for v in OUTSIDE)),
     )  # fmt: skip
 
 
@@ -320,12 +321,14 @@ def _flash_cycles(
     return cycles + sum(FETCH_CYCLES + row for row in rows)
 
 
-def _hyperram_cycles(s: ModelShape, layers: int) -> int:
-    """Return the cycles of HyperRAM to read and write the cache of ``layers`` layers in a pass of one token, at half
-    of the context."""
-    kv = kv_shape(s)
+def _hyperram_cycles(s: ModelShape, chunk: int, layers: int) -> int:
+    """Return the cycles of HyperRAM to read and write the cache of the last ``layers`` layers in a pass of one token,
+    at half of the context."""
+    kv = kv_shapes(s, chunk)[-1]
     written = (kv.k_block + kv.v_block) * 20 // 11  # 0.55 bytes per cycle
-    return layers * (kv_layer_bytes(s) // 2 + written + 4 * FETCH_CYCLES)
+    last = kv_layers_bytes(s, chunk)[s.num_layers - layers :]
+    half = align(-(-s.context // 4) * (kv.k_block + kv.v_block)) // 2
+    return sum(min(size, half) for size in last) + layers * (written + 4 * FETCH_CYCLES)
 
 
 def _strategies(s: ModelShape, t: Target, needs: LowerNeeds) -> Iterator[_Strategy]:

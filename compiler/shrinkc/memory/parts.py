@@ -11,7 +11,7 @@ from shrinkc.engines import CORES, engine_named
 from shrinkc.engines.choice import PROMPT
 from shrinkc.engines.cores import divisible
 from shrinkc.ir.ops.ropecache import KvShape
-from shrinkc.ir.steps import numbers_of
+from shrinkc.ir.steps import cached_positions, numbers_of
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, MatrixShape
 from shrinkc.targets import KIB, Target
@@ -136,14 +136,23 @@ def table_sizes(s: ModelShape) -> dict[str, int]:
     }
 
 
-def kv_shape(s: ModelShape) -> KvShape:
-    return KvShape.of(s.context, s.kv_heads, s.head_dim)
+def kv_shapes(s: ModelShape, chunk: int) -> list[KvShape]:
+    """Return the shape of each layer's KV cache, in a plan with prefill chunks of ``chunk`` tokens."""
+    windows = s.windows or (0,) * s.num_layers
+    return [
+        KvShape.of(cached_positions(s.context, window, chunk), s.kv_heads, s.head_dim)
+        for window in windows
+    ]
 
 
-def kv_layer_bytes(s: ModelShape) -> int:
-    """Return the bytes of a layer's KV cache in a lower memory: keys, then values."""
-    kv = kv_shape(s)
-    return align(kv.blocks * (kv.k_block + kv.v_block))
+def kv_shape(s: ModelShape, chunk: int) -> KvShape:
+    """Return the shape of the longest KV cache of a layer."""
+    return max(kv_shapes(s, chunk), key=lambda kv: kv.blocks)
+
+
+def kv_layers_bytes(s: ModelShape, chunk: int) -> list[int]:
+    """Return the bytes of each layer's KV cache in a lower memory: keys, then values."""
+    return [align(kv.blocks * (kv.k_block + kv.v_block)) for kv in kv_shapes(s, chunk)]
 
 
 def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:

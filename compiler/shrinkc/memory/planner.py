@@ -102,7 +102,8 @@ def _choose_l1(
     """
     overhead = fixed_in_l1(s, t)
     budget = total - overhead
-    kv = kv_shape(s)
+    # a shorter chunk has at most as many blocks
+    kv = kv_shape(s, max(chunks))
     tiled = [m for m in s.matrices if m.engine == CORES] if tiled_matrices(s, t) else []
     block = max((m.block_bytes for m in tiled), default=0)
     want = min(TILE_CAP, max((m.bytes for m in tiled), default=0))

@@ -16,6 +16,7 @@ from shrinkc.ir.steps import Access, PassSizes, Step, Use
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.verify_lower import engine_faults, lower_memory_faults, weight_faults
 from shrinkc.memory.verify_sizes import (
+    cached_positions_of,
     group_lengths,
     norm_weights_outside_l1,
     skewed,
@@ -74,7 +75,8 @@ def _head_states(s: ModelShape, plan: Plan, cores: int) -> int:
 
     One if the cache comes in pieces at some position.  One per part of a head if cores share heads: the cache is
     in L1, a core gets at most three parts, and sharing saves more than 1000 cycles."""
-    least = 1 if not plan.kv_in_l1 and 4 * plan.kv_window_blocks < s.context else 0
+    longest = max(cached_positions_of(s, plan.chunk))
+    least = 1 if not plan.kv_in_l1 and 4 * plan.kv_window_blocks < longest else 0
     left = s.heads % cores
     in_l1 = plan.kv_in_l1 or plan.kv_window_blocks > 0
     idle = (18 + 2 * s.head_dim) * (cores - left)
@@ -118,7 +120,7 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         _splits(plan, s, t.cores),
         any(ENGINES[e].products for e in t.engines) and any(_shared_products(m, 1) for m in s.matrices),
         norm_weights_outside_l1(s) and not t.board, _multipliers(plan, s, t), plan.in_place,
-        any(_remainders(m) for m in s.matrices), s.perms > 0,
+        any(_remainders(m) for m in s.matrices), s.perms > 0, s.windows,
     )  # fmt: skip
 
 
@@ -240,12 +242,13 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         out["sq"] = 2 * 4 * chunk * max(vector_words(r, r, 8) for r in ranks)
         out["sv"] = 32 * chunk
     if plan.kv_in_l1:
-        out["k_cache"] = s.num_layers * positions // 4 * k_block
-        out["v_cache"] = s.num_layers * positions // 4 * v_block
+        blocks = sum((n + 3) // 4 for n in cached_positions_of(s, chunk))
+        out["k_cache"] = blocks * k_block
+        out["v_cache"] = blocks * v_block
     elif plan.kv_window_blocks:
         out["kv_layer"] = plan.kv_window_blocks * (k_block + v_block)
     piece = (plan.kv_tile_blocks * max(k_block, v_block) + 15) // 16 * 16
-    if plan.kv_window_blocks and 4 * plan.kv_window_blocks < s.context:
+    if plan.kv_window_blocks and 4 * plan.kv_window_blocks < max(cached_positions_of(s, chunk)):
         out["kv_layer"] = max(out["kv_layer"], 2 * piece)  # a longer cache comes in pieces
     elif not plan.kv_in_l1 and not plan.kv_window_blocks:
         out["kv_tile"] = 2 * piece

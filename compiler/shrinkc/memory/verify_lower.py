@@ -11,7 +11,7 @@ from shrinkc.memory.parts import Placement
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.verify_sizes import (
     group_lengths,
-    layer_cache_bytes,
+    layer_caches_bytes,
     norm_weight_bytes,
     norm_weights_outside_l1,
     table_bytes,
@@ -40,7 +40,7 @@ def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         needs["flash stage"] = plan.stages * plan.stage_bytes
         needs["embedding stage"] = plan.embed_stage
     if any(level in OUTSIDE for level in plan.kv_layers):
-        needs["kv stage"] = layer_cache_bytes(s)
+        needs["kv stage"] = max(layer_caches_bytes(s, plan.chunk))
     if plan.table_stage:
         needs["table stage"] = plan.table_stage
     return needs
@@ -51,17 +51,18 @@ def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     layers = 0 if plan.kv_in_l1 else s.num_layers
     if sum(plan.kv_layers.values()) != layers or any(n < 1 for n in plan.kv_layers.values()):
         yield f"the cache of {layers} layers lies in the lower memories, planned are {plan.kv_layers}"
-    one = layer_cache_bytes(s)
+    sizes = iter(layer_caches_bytes(s, plan.chunk))
     have = {b.level: b.bytes for b in plan.lower_buffers if b.name == "kv cache"}
     if sorted(have) != sorted(plan.kv_layers):
         yield f"kv cache: bytes in {sorted(have)}, layers in {sorted(plan.kv_layers)}"
-    for level, count in plan.kv_layers.items():
-        if have.get(level, -1) < count * one:
-            yield f"{level} kv cache: {have.get(level, 'no')} bytes for {count * one}"
+    for level, count in plan.kv_layers.items():  # in the order of the layers
+        need = sum(size for _, size in zip(range(count), sizes, strict=False))
+        if have.get(level, -1) < need:
+            yield f"{level} kv cache: {have.get(level, 'no')} bytes for {need}"
         if level not in (*ON_CHIP, *OUTSIDE):
             yield f"kv cache: nothing is copied from and to {level}"
-        elif count * one > t.written(level):
-            yield f"{level} kv cache: {count * one} bytes, a program may write {t.written(level)}"
+        elif need > t.written(level):
+            yield f"{level} kv cache: {need} bytes, a program may write {t.written(level)}"
 
 
 def _table_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:

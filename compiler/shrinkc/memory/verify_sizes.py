@@ -55,8 +55,20 @@ def table_bytes(s: ModelShape) -> int:
     return matrices + s.num_layers * layer + TABLE_BYTES + norms + (kept + 15) // 16 * 16
 
 
-def layer_cache_bytes(s: ModelShape) -> int:
-    """Return the bytes of a layer's keys, values and scales in a lower memory."""
+def cached_positions_of(s: ModelShape, chunk: int) -> list[int]:
+    """Return the positions that the cache of each layer holds.
+
+    In a layer with a window, the last of a pass's tokens are written before its first token attends: a ring without
+    room for the window before that token and for all of the pass would have overwritten some of the window."""
+    windows = s.windows or [0] * s.num_layers
+    return [min(s.context, w - 1 + chunk) if w else s.context for w in windows]
+
+
+def layer_caches_bytes(s: ModelShape, chunk: int) -> list[int]:
+    """Return the bytes of each layer's keys, values and scales in a lower memory."""
     head = (s.head_dim + 3) // 4 * 4
-    size = (s.context + 3) // 4 * 4 * s.kv_heads * (head + 4 + s.head_dim)
-    return (size + 15) // 16 * 16
+    sizes = [
+        (n + 3) // 4 * 4 * s.kv_heads * (head + 4 + s.head_dim)
+        for n in cached_positions_of(s, chunk)
+    ]
+    return [(size + 15) // 16 * 16 for size in sizes]

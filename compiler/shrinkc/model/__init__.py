@@ -14,10 +14,10 @@ from shrinkc.model.structure import HEAD as HEAD
 from shrinkc.model.structure import NAMES as NAMES
 from shrinkc.model.structure import SLOT_MODULES as SLOT_MODULES
 from shrinkc.model.structure import bias_shapes as bias_shapes
-from shrinkc.model.structure import check_window as check_window
 from shrinkc.model.structure import dimensions as dimensions
 from shrinkc.model.structure import family_of as family_of
 from shrinkc.model.structure import layer_shapes as layer_shapes
+from shrinkc.model.structure import layer_windows as layer_windows
 from shrinkc.model.structure import matrix_shapes as matrix_shapes
 from shrinkc.model.structure import module_name as module_name
 from shrinkc.model.structure import norm_shapes as norm_shapes

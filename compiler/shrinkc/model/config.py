@@ -12,7 +12,8 @@ class LlamaConfig:
     ``head_dim`` need not be ``hidden_size // num_heads``.  ``rope_scaling`` is None or
     the validated Llama-3 scaling.  ``family`` is a key of ``FAMILIES``.  ``biased`` names the
     modules of each layer that add a bias ("self_attn.q_proj" ...).  ``sliding_window`` is the number of
-    positions that a token attends to, its own included, or None for all.
+    positions that a token attends to, its own included, or None for all; the layers in ``global_layers``
+    attend to all in any case.
     """
 
     vocab_size: int
@@ -32,6 +33,7 @@ class LlamaConfig:
     family: str = "llama"
     biased: tuple[str, ...] = ()
     sliding_window: int | None = None
+    global_layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from shrinkc.core.errors import UnsupportedModel
 from shrinkc.model.config import LlamaConfig
 from shrinkc.model.families import FAMILIES
 from shrinkc.model.family import MODULES, SLOTS, Family
@@ -90,20 +89,21 @@ def module_name(layer: int, short: str) -> str:
     return f"model.layers.{layer}.{NAMES[short]}"
 
 
-def check_window(config: LlamaConfig, context: int) -> None:
-    """Raise UnsupportedModel if the sliding window is shorter than ``context`` positions."""
+def layer_windows(config: LlamaConfig, context: int) -> tuple[int, ...]:
+    """Return for each layer the number of positions that a token attends to, 0 for all of ``context``.
+
+    The result is empty if all layers attend to all positions."""
     window = config.sliding_window
-    if window is not None and window < context:
-        raise UnsupportedModel(
-            f"sliding_window = {window} is less than the compiled context of {context}: every token "
-            "would be shown what the model was trained to forget.",
-            f"--context {window} or less.",
-        )
+    if window is None or window >= context:
+        return ()
+    whole = set(config.global_layers)
+    windows = tuple(0 if i in whole else window for i in range(config.num_layers))
+    return windows if any(windows) else ()
 
 
 def window_notes(config: LlamaConfig, context: int) -> tuple[str, ...]:
-    """Return a note if the model has a sliding window that ``check_window`` accepts."""
-    if config.sliding_window is None:
+    """Return a note if the model has a sliding window that holds the whole context."""
+    if config.sliding_window is None or config.sliding_window < context:
         return ()
     return (
         f"the sliding window of {config.sliding_window} positions holds all {context} of the "

@@ -34,7 +34,7 @@ from shrinkc.model import (
     FIELDS,
     HEAD,
     SLOT_MODULES,
-    check_window,
+    layer_windows,
     module_name,
 )
 from shrinkc.numerics.fixed import INT32_MAX, QMAX
@@ -90,7 +90,7 @@ class _Lowering:
         self.choices = choices
         c = self.config
         check_sizes(c)
-        check_window(c, context)
+        self.windows = layer_windows(c, context)
         cos, sin = rope_tables(c, context)
         check_groups(
             grouped_inputs(c, _quantised_modules(model), options),
@@ -260,6 +260,7 @@ class _Lowering:
                 weight_bits=min(15, 24 - max(9, (self.graph.context - 1).bit_length())),
                 v_unit=v_unit,
                 extra_bits=extra,
+                window=(self.windows[index] or None) if self.windows else None,
             ),
             Type("i32", nq, frac=mean_frac),
         )  # fmt: skip

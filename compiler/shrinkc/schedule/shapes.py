@@ -18,8 +18,8 @@ from shrinkc.ir.steps import SlotSizes, Step
 from shrinkc.model import (
     HEAD,
     SLOT_MODULES,
-    check_window,
     family_of,
+    layer_windows,
     slot_shapes,
     slots_with_bias,
 )
@@ -60,6 +60,8 @@ class ModelShape:
     biases: int = 0  # entries of all biases, zeros included
     head_norms: bool = False  # heads of q and k are normalised
     steps: tuple[Step, ...] = ()  # of a pass
+    # per layer the positions that a token attends to, 0 for all; empty if all layers attend to all
+    windows: tuple[int, ...] = ()
 
     @property
     def matrices(self) -> list[MatrixShape]:
@@ -140,7 +142,7 @@ def shapes_of_graph(graph: Graph, piece_bytes: int) -> ModelShape:
         perms, _equal(weights),
         sum(len(op.bias) for op in graph.ops if isinstance(op, Linear) and op.bias is not None),
         any(isinstance(op, RopeCache) and op.q_gain is not None for op in graph.ops),
-        graph.steps(),
+        graph.steps(), graph.windows(),
     )  # fmt: skip
 
 
@@ -238,7 +240,6 @@ def shapes_of_config(
     """
     c = config
     specs, head_spec, embedding_spec = matrix_specs(c, options, ranks, formats)
-    check_window(c, context)
 
     def shape(spec: MatrixSpec) -> MatrixShape:
         return engine_named(choices.engine(spec.name)).shape(spec)
@@ -269,5 +270,5 @@ def shapes_of_config(
         c.num_layers, context, piece_bytes, layers, head, embedding, perms, shared,
         biases=c.num_layers * sum(slot_shapes(c)[slot][0] for slot in slots_with_bias(c)),
         head_norms=bool(family_of(c).head_norms),
-        steps=PASS,
+        steps=PASS, windows=layer_windows(c, context),
     )  # fmt: skip

@@ -58,7 +58,8 @@ enum sc_op {
 #define SC_KV_WINDOW 2 /* most blocks with which a layer's cache is copied to L1 as a whole */
 #define SC_KV_LAYERS_L2 3 /* first layers, with their cache in L2 */
 #define SC_KV_LAYERS_HYPERRAM 0 /* last layers, in HyperRAM */
-#define SC_KV_LAYER_BYTES 3120
+#define SC_KV_LAYER_BYTES 3120 /* largest of a layer */
+#define SC_KV_BYTES_L2 9360
 #define SC_KV_TILE_BLOCKS 1
 #define SC_KV_TILE_BYTES 192
 #define SC_ROPE_LEVEL SC_IN_L2

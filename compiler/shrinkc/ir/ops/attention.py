@@ -47,6 +47,12 @@ def rule_probabilities(graph: Graph, op: Attention) -> str | None:
     return unit_fault(op.v_unit) or unit_fault(op.v_unit + op.extra_bits)
 
 
+def rule_window(graph: Graph, op: Attention) -> str | None:
+    if op.window is None or 0 < op.window < graph.context:
+        return None
+    return f"a window of {op.window} positions at context {graph.context}"
+
+
 STEPS_FROM = 128
 """Smallest context for a table of all exp2 values: 9 KiB of L1 that save two instructions per probability."""
 
@@ -78,13 +84,14 @@ def states_per_core(sizes: PassSizes) -> int:
     return shares if shares <= SHARES_MAX else least
 
 
-def heads_shared(sizes: PassSizes, position: int) -> tuple[int, int]:
-    """Return (parts of heads per core, parts of each head) at a position; (0, 1) if no heads are shared.
+def heads_shared(sizes: PassSizes, position: int, window: int = 0) -> tuple[int, int]:
+    """Return (parts of heads per core, parts of each head) at a position; (0, 1) if no heads are shared, as in layers
+    with a window.
 
     The C twin is heads_shared() in sc_shares.h."""
     cores = sizes.head_cores_for(1)
     left = sizes.heads % cores
-    if left == 0 or not sizes.cache_in_l1(position + 1):
+    if left == 0 or window or not sizes.cache_in_l1(position + 1):
         return 0, 1
     ranges = cores // math.gcd(left, cores)
     shares, blocks = left * ranges // cores, position // 4 + 1
@@ -101,11 +108,12 @@ class Attention(Op):
     ``dot_shift`` makes a head's dot product fit 16 bits.  ``scale_mantissa`` (15 bits) and ``scale_exponent`` convert
     its product with both scales to log2 units.  Probabilities have ``weight_bits`` bits; ``v_unit`` as in RopeCache.
     A mean of values of both signs is small, so the result has ``extra_bits`` more fraction bits than the values
-    (numerics/attention.py).
+    (numerics/attention.py).  A token attends to its own and the ``window`` - 1 positions before it; None: to all.
     """
 
+    OPTIONAL = frozenset({"window"})
     TAKES = (("heads8",),)
-    RULES = (rule_heads, rule_probabilities)
+    RULES = (rule_heads, rule_probabilities, rule_window)
     KERNEL = "sc_step_attention"
     READS_CACHE = True
     NUMBERS = MappingProxyType(
@@ -121,11 +129,15 @@ class Attention(Op):
     weight_bits: int
     v_unit: int
     extra_bits: int
+    window: int | None = None
 
     def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
         q, cache = args[0], Cache.of(state, self.layer)
         tokens, end = q.q.shape[0], state.position + q.q.shape[0]
-        causal = np.arange(end)[None, :] <= (state.position + np.arange(tokens))[:, None]
+        past, own = np.arange(end)[None, :], (state.position + np.arange(tokens))[:, None]
+        seen = past <= own
+        if self.window is not None:
+            seen &= past > own - self.window
         out = np.empty((tokens, self.heads, self.head_dim), I64)
         per_kv = self.heads // self.kv_heads
         softmax = SoftmaxScale(
@@ -142,8 +154,11 @@ class Attention(Op):
                 for t in (cache.k, cache.v)
             )
             query = QHeads(q.q[:, h], q.mantissa[:, h], q.exponent[:, h])
-            out[:, h] = attend(softmax, query, keys, values, causal)
+            out[:, h] = attend(softmax, query, keys, values, seen)
         return out.reshape(tokens, -1)
+
+    def positions(self) -> int:
+        return self.window or 0
 
     def macros(self) -> dict[str, int | str]:
         return {"DOT_SHIFT": self.dot_shift, "WEIGHT_BITS": self.weight_bits}
@@ -169,7 +184,7 @@ class Attention(Op):
         if in_l1 and sizes.context >= STEPS_FROM:
             yield Use("exp2", Access.KEEP, EXP2_STEPS_BYTES)
         if not in_l1:
-            kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
+            kv = KvShape.of(sizes.most_cached, sizes.kv_heads, sizes.head_dim)
             piece = -(-sizes.kv_tile * max(kv.k_block, kv.v_block) // 16) * 16
             yield Use("kv_tile", Access.SCRATCH, 2 * piece)
         yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))
@@ -179,14 +194,16 @@ class Attention(Op):
         """Return the work of the busiest core: whole query heads over the positions up to their token, and in decoding
         its parts of shared heads."""
         sizes = call.sizes
-        whole = sizes.cache_in_l1(call.position + call.tokens)
+        whole = sizes.cache_in_l1(call.position + call.tokens, call.window)
         cores = sizes.head_cores_for(call.tokens) if whole else sizes.cores
-        shares, ranges = heads_shared(sizes, call.position) if call.tokens == 1 else (0, 1)
+        shares, ranges = (
+            heads_shared(sizes, call.position, call.window) if call.tokens == 1 else (0, 1)
+        )
         alone = sizes.heads - shares * cores // ranges
         lives = (
             [
                 [
-                    call.position + item // alone + 1
+                    call.seen(call.position + item // alone)
                     for item in range(core, call.tokens * alone, cores)
                 ]
                 for core in range(cores)
@@ -207,9 +224,9 @@ class Attention(Op):
     def _moved(cls, call: Call) -> float:
         """Return the bytes of the KV cache that are copied through L1 in pieces, once per round of heads."""
         sizes = call.sizes
-        if sizes.cache_in_l1(call.position + call.tokens):
+        if sizes.cache_in_l1(call.position + call.tokens, call.window):
             return 0.0
-        kv = KvShape.of(call.position + call.tokens, sizes.kv_heads, sizes.head_dim)
+        kv = KvShape.of(call.cached, sizes.kv_heads, sizes.head_dim)
         rounds = share(call.tokens * sizes.heads, sizes.cores)
         return rounds * kv.blocks * (2.0 * kv.k_block + kv.v_block)
 
@@ -217,8 +234,8 @@ class Attention(Op):
     def arithmetic(cls, step: Step, call: Call) -> Arithmetic:
         """Return scores and sums of values of every query head; the KV cache counts once for all tokens."""
         s = call.sizes
-        positions = sum(call.position + i + 1 for i in range(call.tokens))
-        kv = KvShape.of(call.position + call.tokens, s.kv_heads, s.head_dim)
+        positions = sum(call.seen(call.position + i) for i in range(call.tokens))
+        kv = KvShape.of(call.cached, s.kv_heads, s.head_dim)
         vectors = call.tokens * s.heads * (padded(s.head_dim) + 4.0 * s.head_dim)
         cache = kv.blocks * (kv.k_block + kv.v_block)
         return Arithmetic(2 * positions * s.heads * s.head_dim, cache + vectors)

@@ -118,8 +118,8 @@ class KvShape:
 def cache_uses(sizes: PassSizes) -> Iterable[Use]:
     """Return the uses of the KV cache in L1: of all layers, or of the current one."""
     if sizes.kv_in_l1:
-        kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
-        blocks = sizes.num_layers * kv.blocks
+        kv = KvShape.of(sizes.most_cached, sizes.kv_heads, sizes.head_dim)
+        blocks = sum(-(-positions // 4) for positions in sizes.cached)
         yield Use("k_cache", Access.KEEP, blocks * kv.k_block)
         yield Use("v_cache", Access.KEEP, blocks * kv.v_block)
     yield from layer_cache_uses(sizes)
@@ -139,16 +139,16 @@ def layer_cache_uses(sizes: PassSizes) -> Iterable[Use]:
 
 
 def layer_cache_use(sizes: PassSizes, access: Access) -> Use:
-    kv = KvShape.of(sizes.context, sizes.kv_heads, sizes.head_dim)
+    kv = KvShape.of(sizes.most_cached, sizes.kv_heads, sizes.head_dim)
     return Use("kv_layer", access, sizes.kv_window * (kv.k_block + kv.v_block))
 
 
 def layer_cache_bytes(call: Call) -> float:
     """Return the bytes of a layer's KV cache that are copied into L1: all positions before the pass."""
     sizes = call.sizes
-    if not sizes.cache_in_l1(call.position + call.tokens):
+    if not sizes.cache_in_l1(call.position + call.tokens, call.window):
         return 0.0
-    kv = KvShape.of(call.position, sizes.kv_heads, sizes.head_dim)
+    kv = KvShape.of(min(call.position, call.cached), sizes.kv_heads, sizes.head_dim)
     return float(kv.blocks * (kv.k_block + kv.v_block))
 
 
