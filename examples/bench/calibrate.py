@@ -8,7 +8,7 @@ every op; a plain build tells how many of these the counters cost.  Each op's cy
 (``Op.work``, an engine's ``features``) by non-negative least squares of relative errors.  Shapes in HELD_OUT take
 no part in the fit; the errors in the file are measured on them.
 
-With ``--formats`` only these formats of calibration_shapes.py are measured, and only features that the table lacks are
+With ``--formats`` only these formats of calibration_shapes.py are measured, and only the features of their widths are
 fitted: for a new weight format, while nothing else has changed.
 
 With ``--work`` measurements are kept, and no program runs twice: an interrupted calibration resumes.
@@ -54,6 +54,7 @@ from shrinkc.costs.table import Error
 from shrinkc.costs.work import total
 from shrinkc.engines import CORES, engine_named
 from shrinkc.memory.cycles import Passes, StepWork, cost_of
+from shrinkc.storage import WIDEST
 from shrinkc.targets import TARGETS
 
 NEW = 4  # tokens of a run; the first comes from prefill, the others from decode steps
@@ -291,8 +292,14 @@ def calibrated(runs: list[Run], target: str) -> CostTable:
     return replace(table, errors=errors, passes=passes)
 
 
-def extended(runs: list[Run], table: CostTable) -> CostTable:
-    """The table with cycles for the features that it lacks; everything else stays."""
+def extended(runs: list[Run], table: CostTable, widths: set[int]) -> CostTable:
+    """The table with new cycles for the features of these widths; everything else stays."""
+    ends = tuple(f"_w{bits}" for bits in widths)
+    kept = {
+        op: {name: v for name, v in per.items() if not name.endswith(ends)}
+        for op, per in table.ops.items()
+    }
+    table = replace(table, ops=kept)
     by_op: dict[str, list[Sample]] = {}
     for op, sample in samples([r for r in runs if not r.job.held_out], table.dma):
         if table.unknown(op, sample.work):
@@ -421,7 +428,8 @@ def main() -> None:
             print(line, file=sys.stderr, flush=True)
     runs.sort(key=lambda r: jobs.index(r.job))
     if args.formats:
-        table = extended(runs, read_table(COSTS / f"{args.target}.json"))
+        widths = {FORMATS[name].get("bits", WIDEST) for name in args.formats}
+        table = extended(runs, read_table(COSTS / f"{args.target}.json"), widths)
         write_file(output, json.dumps(table.to_json(), indent=1) + "\n")
         for op, error in check([r for r in runs if r.job.held_out], table)[0].items():
             print(

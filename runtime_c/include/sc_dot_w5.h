@@ -16,59 +16,36 @@ SC_INLINE void sc_w5_mixed(const uint32_t b[5], uint32_t mixed[3]) {
 #if SC_XPULP
 
 /* clang-format off */
-/* The activations' words 0..7 are in fixed registers: an __asm__ has too few operands. */
-#define SC_W5_X0 "t3"
-#define SC_W5_X1 "t4"
-#define SC_W5_X2 "t5"
-#define SC_W5_X3 "t6"
-#define SC_W5_X4 "s8"
-#define SC_W5_X5 "s9"
-#define SC_W5_X6 "s10"
-#define SC_W5_X7 "s11"
-#define SC_W5_DOT(acc, n, w) PV_SDOTSP_B(acc, SC_W5_X##n, w)
-#define SC_W5_MAIN(acc, n, NEXT)                                                                             \
-    PV_AND_SCI_B("%[w" #n "]", "%[w" #n "]", "-8") SC_W5_DOT(acc, n, "%[w" #n "]") NEXT(n)
+#define SC_W5_MAIN(n) PV_AND_SCI_B("%[w" #n "]", "%[w" #n "]", "-8") PV_SDOTSP_B("%[acc]", "%[x" #n "]", "%[w" #n "]")
 #define SC_W5_MIXED(n, left) PV_SLL_SCI_B("%[u]", "%[w" #n "]", #left) "xor %[t], %[t], %[u]\n"
-/* NEXT(word): loads that word of the next row; 24 instructions without it */
-#define SC_W5_ROW(acc, NEXT)                                                                                 \
-    PV_SLL_SCI_B("%[t]", "%[w0]", "5") SC_W5_MAIN(acc, 0, NEXT)                                              \
-    SC_W5_MIXED(1, 3) SC_W5_DOT(acc, 5, "%[t]")                                                              \
-    PV_SLL_SCI_B("%[t]", "%[w1]", "5") SC_W5_MAIN(acc, 1, NEXT)                                              \
-    SC_W5_MIXED(2, 3) SC_W5_MAIN(acc, 2, NEXT)                                                               \
-    SC_W5_MIXED(3, 4) SC_W5_DOT(acc, 6, "%[t]")                                                              \
-    PV_SLL_SCI_B("%[t]", "%[w3]", "3") SC_W5_MAIN(acc, 3, NEXT)                                              \
-    SC_W5_MIXED(4, 5) SC_W5_DOT(acc, 7, "%[t]") SC_W5_MAIN(acc, 4, NEXT)
-#define SC_W5_LOAD(word, row) "lw %[w" #word "], 32*" #word "+4*" #row "(%[w])\n"
-#define SC_W5_LOAD0(word) SC_W5_LOAD(word, 0)
-#define SC_W5_LOAD1(word) SC_W5_LOAD(word, 1)
-#define SC_W5_LOAD2(word) SC_W5_LOAD(word, 2)
-#define SC_W5_LOAD3(word) SC_W5_LOAD(word, 3)
-#define SC_W5_LOAD4(word) SC_W5_LOAD(word, 4)
-#define SC_W5_LOAD5(word) SC_W5_LOAD(word, 5)
-#define SC_W5_LOAD6(word) SC_W5_LOAD(word, 6)
-#define SC_W5_LOAD7(word) SC_W5_LOAD(word, 7)
-#define SC_W5_NONE(word)
-
-/* 241 instructions per 256 products */
+/* A row at a time, so that the loop fits a core's instruction buffer: 31 instructions per 32 products. */
 SC_INLINE void sc_dot_w5(sc_rows *a, const uint8_t **w, const int8_t **x, uint32_t words) {
-    int32_t w0, w1, w2, w3, w4, u;
-    uint32_t t = words >> 3;
-    __asm__ volatile(SC_LOOP_BEGIN("%[t]", 241)
-                     SC_W5_LOAD0(0) SC_W5_LOAD0(1) SC_W5_LOAD0(2) SC_W5_LOAD0(3) SC_W5_LOAD0(4)
-                     P_LW_POST(SC_W5_X0, "%[x]", "4") P_LW_POST(SC_W5_X1, "%[x]", "4")
-                     P_LW_POST(SC_W5_X2, "%[x]", "4") P_LW_POST(SC_W5_X3, "%[x]", "4")
-                     P_LW_POST(SC_W5_X4, "%[x]", "4") P_LW_POST(SC_W5_X5, "%[x]", "4")
-                     P_LW_POST(SC_W5_X6, "%[x]", "4") P_LW_POST(SC_W5_X7, "%[x]", "4")
-                     SC_W5_ROW("%[a0]", SC_W5_LOAD1) SC_W5_ROW("%[a1]", SC_W5_LOAD2)
-                     SC_W5_ROW("%[a2]", SC_W5_LOAD3) SC_W5_ROW("%[a3]", SC_W5_LOAD4)
-                     SC_W5_ROW("%[a4]", SC_W5_LOAD5) SC_W5_ROW("%[a5]", SC_W5_LOAD6)
-                     SC_W5_ROW("%[a6]", SC_W5_LOAD7) SC_W5_ROW("%[a7]", SC_W5_NONE)
-                     "addi %[w], %[w], 160\n"
-                     SC_LOOP_END(241)
-                     : SC_EACH_ROW(SC_DOT_OUT) [w] "+&r"(*w), [x] "+&r"(*x), [w0] "=&r"(w0), [w1] "=&r"(w1),
-                       [w2] "=&r"(w2), [w3] "=&r"(w3), [w4] "=&r"(w4), [t] "+&r"(t), [u] "=&r"(u)
-                     :
-                     : "memory", SC_W5_X0, SC_W5_X1, SC_W5_X2, SC_W5_X3, SC_W5_X4, SC_W5_X5, SC_W5_X6, SC_W5_X7);
+    int32_t x0, x1, x2, x3, x4, x5, x6, x7, w0, w1, w2, w3, w4, t, u, *sums = &a->s0;
+    uint32_t acc = words >> 3; /* first the count of units */
+    __asm__ volatile(SC_OUTER_LOOP_BEGIN("%[acc]", 31 + 11)
+                     P_LW_POST("%[x0]", "%[x]", "4") P_LW_POST("%[x1]", "%[x]", "4")
+                     P_LW_POST("%[x2]", "%[x]", "4") P_LW_POST("%[x3]", "%[x]", "4")
+                     P_LW_POST("%[x4]", "%[x]", "4") P_LW_POST("%[x5]", "%[x]", "4")
+                     P_LW_POST("%[x6]", "%[x]", "4") P_LW_POST("%[x7]", "%[x]", "4")
+                     SC_INNER_LOOP_BEGIN("%[rows]", 31)
+                     P_LW_POST("%[w0]", "%[w]", "4")
+                     "lw %[w1], 32 - 4(%[w])\n" "lw %[w2], 64 - 4(%[w])\n" "lw %[w3], 96 - 4(%[w])\n"
+                     "lw %[w4], 128 - 4(%[w])\n" "lw %[acc], 0(%[sums])\n"
+                     PV_SLL_SCI_B("%[t]", "%[w0]", "5") SC_W5_MIXED(1, 3) SC_W5_MAIN(0)
+                     PV_SDOTSP_B("%[acc]", "%[x5]", "%[t]")
+                     PV_SLL_SCI_B("%[t]", "%[w1]", "5") SC_W5_MIXED(2, 3) SC_W5_MIXED(3, 4)
+                     SC_W5_MAIN(1) SC_W5_MAIN(2) PV_SDOTSP_B("%[acc]", "%[x6]", "%[t]")
+                     PV_SLL_SCI_B("%[t]", "%[w3]", "3") SC_W5_MIXED(4, 5) SC_W5_MAIN(3) SC_W5_MAIN(4)
+                     PV_SDOTSP_B("%[acc]", "%[x7]", "%[t]")
+                     P_SW_POST("%[acc]", "%[sums]", "4") SC_LOOP_END(31) "\n"
+                     "addi %[w], %[w], 128\n" "addi %[sums], %[sums], -32\n"
+                     SC_OUTER_LOOP_END(31 + 11)
+                     : [w] "+&r"(*w), [x] "+&r"(*x), [sums] "+&r"(sums), [acc] "+&r"(acc), [x0] "=&r"(x0), [x1] "=&r"(x1),
+                       [x2] "=&r"(x2), [x3] "=&r"(x3), [x4] "=&r"(x4), [x5] "=&r"(x5), [x6] "=&r"(x6), [x7] "=&r"(x7),
+                       [w0] "=&r"(w0), [w1] "=&r"(w1), [w2] "=&r"(w2), [w3] "=&r"(w3), [w4] "=&r"(w4), [t] "=&r"(t),
+                       [u] "=&r"(u)
+                     : [rows] "r"(SC_ROWS)
+                     : "memory");
 }
 /* clang-format on */
 
@@ -134,6 +111,29 @@ SC_INLINE void sc_widen_w5(int32_t *to, uint32_t row, uint32_t word, const uint8
     const uint8_t *from = *w;
     for (; words; words -= 8, from += SC_W5_UNIT - 4 * SC_ROWS, to += 8 * word) {
         int32_t *at = to;
+#if SC_XPULP
+        int32_t w0, w1, w2, w3, w4, t, u, rows = SC_ROWS;
+        /* clang-format off */
+#define SC_W5_KEEP(v) P_SW_POST_R(v, "%[to]", "%[word]")
+#define SC_W5_STORE(n) PV_AND_SCI_B("%[t]", "%[w" #n "]", "-8") SC_W5_KEEP("%[t]")
+        __asm__ volatile(SC_LOOP_BEGIN("%[rows]", 29)
+                         P_LW_POST("%[w0]", "%[w]", "4")
+                         "lw %[w1], 32 - 4(%[w])\n" "lw %[w2], 64 - 4(%[w])\n" "lw %[w3], 96 - 4(%[w])\n"
+                         "lw %[w4], 128 - 4(%[w])\n"
+                         SC_W5_STORE(0) SC_W5_STORE(1) SC_W5_STORE(2) SC_W5_STORE(3) SC_W5_STORE(4)
+                         PV_SLL_SCI_B("%[t]", "%[w0]", "5") SC_W5_MIXED(1, 3) SC_W5_KEEP("%[t]")
+                         PV_SLL_SCI_B("%[t]", "%[w1]", "5") SC_W5_MIXED(2, 3) SC_W5_MIXED(3, 4) SC_W5_KEEP("%[t]")
+                         PV_SLL_SCI_B("%[t]", "%[w3]", "3") SC_W5_MIXED(4, 5)
+                         P_SW_POST_R("%[t]", "%[to]", "%[next]")
+                         SC_LOOP_END(29)
+                         : [w] "+&r"(from), [to] "+&r"(at), [rows] "+&r"(rows), [w0] "=&r"(w0), [w1] "=&r"(w1),
+                           [w2] "=&r"(w2), [w3] "=&r"(w3), [w4] "=&r"(w4), [t] "=&r"(t), [u] "=&r"(u)
+                         : [word] "r"(4 * word), [next] "r"(4 * (row - 7 * word))
+                         : "memory");
+#undef SC_W5_KEEP
+#undef SC_W5_STORE
+        /* clang-format on */
+#else
         for (int r = 0; r < SC_ROWS; r++, from += 4, at += row) {
             uint32_t b[5], mixed[3];
             for (uint32_t i = 0; i < 5; i++) {
@@ -143,6 +143,7 @@ SC_INLINE void sc_widen_w5(int32_t *to, uint32_t row, uint32_t word, const uint8
             sc_w5_mixed(b, mixed);
             for (uint32_t i = 0; i < 3; i++) at[(5 + i) * word] = (int32_t)mixed[i];
         }
+#endif
     }
     *w = from;
 }

@@ -124,10 +124,10 @@ def draw(seed: int) -> Case:
         if group == 64:  # adapters read the activation groups of their matrix
             model.update(hidden=64, intermediate=130, heads=4, kv_heads=2, head_dim=32)
     options = QuantOptions(
-        bits=pick(8, 4, 3, 2),
+        bits=pick(8, 6, 5, 4, 3, 2),
         group_size=group,
         asymmetric=pick(False, True),
-        embedding_bits=pick(8, 8, 4, 3, 2),
+        embedding_bits=pick(8, 8, 6, 5, 4, 3, 2),
         short_last_group=True,
     )
     stored = _stored(model, pick) if seed % 6 == 5 else {}
@@ -155,7 +155,7 @@ def _stored(model: dict[str, Any], pick: Any) -> dict[str, Format]:
     def one(inputs: int) -> Format:
         groups = [g for g in (8, 16, 21, 32, 64) if inputs % g == 0]
         zero = pick("middle", "integer", "float")
-        return Format(pick(2, 3, 4, 8), pick(None, *groups), zero, pick(False, False, True))
+        return Format(pick(2, 3, 4, 5, 6, 8), pick(None, *groups), zero, pick(False, False, True))
 
     sizes = {
         "hidden": model["hidden"],

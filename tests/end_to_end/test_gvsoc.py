@@ -86,6 +86,22 @@ ODD: list[tuple[str, dict[str, Any], QuantOptions, dict[str, int], str]] = [
         "small L1",
     ),
     (
+        "w6-groups-of-16-w5-head",
+        {"hidden": 40, "intermediate": 88, "heads": 4, "kv_heads": 2, "head_dim": 6, "tied": False},
+        QuantOptions(
+            bits=6, group_size=16, asymmetric=True, embedding_bits=5, short_last_group=True
+        ),
+        {},
+        "flash",
+    ),
+    (
+        "w5-per-channel-sides-w6-head",
+        {"hidden": 72, "intermediate": 100, "heads": 3, "kv_heads": 1, "head_dim": 10},
+        QuantOptions(bits=5, embedding_bits=6),
+        {"q_proj": 3, "o_proj": 2, "up_proj": 1, "down_proj": 9},
+        "small L1",
+    ),
+    (
         "w4-groups-wide-heads",
         {"hidden": 64, "intermediate": 96, "heads": 2, "kv_heads": 1, "head_dim": 128, "layers": 1},
         QuantOptions(bits=4, group_size=32),

@@ -22,6 +22,7 @@ from shrinkc.importer import load_model
 from shrinkc.ir.graph import Graph
 from shrinkc.quantize import QuantOptions
 from shrinkc.simulate.proof import Record, Request, reference
+from shrinkc.storage import WIDTHS
 
 from .programs import ENV, GREEDY, compile_model, missing, need
 from .random_shapes import REFUSALS, campaign, rows, trait_rows, try_shape
@@ -50,8 +51,10 @@ def test_the_most_hot_code_finds_its_place(tmp_path: Path) -> None:
     kernels of one program are all that there are, and it links for the chip."""
     need("qemu")
     case = draw(29)
-    assert {f.bits for f in case.stored.values()} == {2, 3, 4, 8}
-    widths, zeros = itertools.cycle((2, 3, 4, 8)), itertools.cycle(("middle", "integer", "float"))
+    assert {f.bits for f in case.stored.values()} == set(WIDTHS)
+    # as many zero points as share no factor with the widths: every width meets every one
+    kinds = ("middle", "integer", "float", "integer", "float")
+    widths, zeros = itertools.cycle(WIDTHS), itertools.cycle(kinds)
     stored = {
         f"{layer} {name}": Format(next(widths), None if layer % 2 else 16, next(zeros), layer == 0)
         for layer in range(5)

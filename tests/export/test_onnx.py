@@ -62,6 +62,7 @@ def test_families(tmp_path: Path, family: str, config: dict[str, Any]) -> None:
             bits=4, group_size=24, embedding_bits=8, asymmetric=True, short_last_group=True
         ),
         QuantOptions(bits=2, group_size=16, embedding_bits=3, short_last_group=True),
+        QuantOptions(bits=6, group_size=16, embedding_bits=5, asymmetric=True),
     ],
     ids=str,
 )
