@@ -5,17 +5,17 @@
 #ifndef SC_ATTEND_H
 #define SC_ATTEND_H
 
-#include "sc_ahead.h"
 #include "sc_heads.h"
+#include "sc_prefetch.h"
 #include "sc_shares.h"
 #ifdef SC_WINDOW
 #include "sc_window.h"
 #endif
 
 SC_PHASE static void sc_step_heads(const int32_t *qkv, uint32_t stride, uint32_t layer, int core) {
-    if (sc_is_worker(SC_FETCHER)) await_cache(layer, core);
-    sc_meet();
-    if (!sc_only_caches(layer)) gain_ahead(core);
+    if (sc_is_worker(SC_PREFETCH_CORE)) await_cache(layer, core);
+    sc_team_barrier();
+    if (!sc_only_caches(layer)) prefetch_gain(core);
     const int cores = sc_head_cores(sc_now.tokens);
     if (core >= cores) return;
     sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
@@ -54,18 +54,18 @@ SC_WARM static void scales_of_pass(uint32_t layer, int core) {
 #if SC_KV_IN_L1 || SC_KV_WINDOW > 0
 
 /* Barrier of the cores that process heads: the workers or the team. */
-static inline void heads_meet(int cores) {
+static inline void heads_barrier(int cores) {
     if (cores > SC_CORES)
-        sc_meet();
+        sc_team_barrier();
     else
-        sc_barrier();
+        sc_worker_barrier();
 }
 
 SC_PHASE static void attend_shared(const sc_heads *h, int core) {
     shares_scores(h, state, core);
-    heads_meet(SC_HEAD_CORES);
+    heads_barrier(SC_HEAD_CORES);
     shares_values(h, state, core);
-    heads_meet(SC_HEAD_CORES);
+    heads_barrier(SC_HEAD_CORES);
     shares_finish(h, state, core);
 }
 
@@ -75,7 +75,7 @@ SC_WARM static void attend_any(int32_t *dst, uint32_t stride, uint32_t index, in
     const int one = sc_now.tokens - first == 1, cores = sc_head_cores(sc_now.tokens - first);
     if (sc_is_worker(core)) scales_of_pass(index, core);
     if (core >= cores) return;
-    heads_meet(cores);
+    heads_barrier(cores);
     sc_heads h = {
         .layer = &sc_layers[index], .k = KEYS(index), .v = VALUES_OF(index), .scratch = &scratch[core]};
     for (uint32_t t = first, head = (uint32_t)core; t < sc_now.tokens; t++) {
@@ -124,9 +124,9 @@ SC_PHASE static void attend_window(int32_t *dst, uint32_t stride, uint32_t index
 #endif
 
 static inline void attend_whole(int32_t *dst, uint32_t stride, uint32_t index, int core) {
-    sc_meet();
+    sc_team_barrier();
 #if !SC_KV_IN_L1
-    if (core == SC_KEEPER) kv_store(index);
+    if (core == SC_CACHE_CORE) kv_store(index);
 #endif
 #ifdef SC_WINDOW
     if (sc_cache_places[index].windowed)
@@ -138,7 +138,7 @@ static inline void attend_whole(int32_t *dst, uint32_t stride, uint32_t index, i
     else
         attend_any(dst, stride, index, core);
 #if !SC_KV_IN_L1
-    if (core == SC_KEEPER) kv_stored(index);
+    if (core == SC_CACHE_CORE) kv_stored(index);
 #endif
 }
 
@@ -224,21 +224,22 @@ SC_PHASE static void attend_in_pieces(int32_t *dst, uint32_t stride, uint32_t in
     const uint32_t items = sc_now.tokens * SC_HEADS;
     const uint32_t blocks = kv_used(index, sc_now.position + sc_now.tokens);
     const uint32_t pieces = (blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
-    sc_meet(); /* all keys have been appended */
+    sc_team_barrier(); /* all keys have been appended */
     if (!sc_is_worker(core)) return;
 #ifdef SC_WINDOW
     if (!sc_cache_places[index].windowed)
 #endif
         scales_of_pass(index, core);
-    if (sc_only_caches(index)) sc_barrier(); /* all cores have read the records; now they may be replaced */
+    if (sc_only_caches(index))
+        sc_worker_barrier(); /* all cores have read the records; now they may be replaced */
     for (uint32_t round = sc_first_wanted(index) * SC_HEADS; round < items; round += SC_CORES) {
         const uint32_t item = round + (uint32_t)core;
-        sc_barrier(); /* the cache is written, and the buffers of the last round have been read */
+        sc_worker_barrier(); /* the cache is written, and the buffers of the last round have been read */
         if (core == 0) kv_load_piece(index, 0, pieces, blocks);
         if (item < items) head_begin(index, item, core);
         for (uint32_t n = 0; n < 3 * pieces; n++) {
             if (core == 0) sc_dma_wait(kv_dma[0]);
-            sc_barrier();
+            sc_worker_barrier();
             if (core == 0 && n + 1 < 3 * pieces) kv_load_piece(index, n + 1, pieces, blocks);
             if (item >= items) continue;
             const enum kv_pass pass = (enum kv_pass)(n / pieces);

@@ -61,13 +61,13 @@ SC_VIEW(pass_scales, PASS_SCALES, uint16_t[SC_KV_HEADS], SC_CHUNK);
 
 /* Per core. */
 SC_VIEW(tops, TOPS, sc_top[SC_CORES], SC_VERIFIED); /* for each token of a pass */
-SC_VIEW(scratch, HEAD_SCRATCH, sc_head_scratch, SC_HANDS_OF_SEVERAL);
+SC_VIEW(scratch, HEAD_SCRATCH, sc_head_scratch, SC_HEAD_CORES_OF_SEVERAL);
 #ifdef SC_AT_HEAD_STATE
 SC_VIEW(state, HEAD_STATE, sc_head_state, SC_HEAD_CORES); /* more if cores share heads */
 #else
 static sc_head_state *const state = 0;
 #endif
-SC_VIEW(work, HEAD_WORK, int32_t[SC_HEAD_DIM], SC_HANDS_OF_SEVERAL);
+SC_VIEW(work, HEAD_WORK, int32_t[SC_HEAD_DIM], SC_HEAD_CORES_OF_SEVERAL);
 
 /* KV cache: of all layers, of one layer, or two buffers for parts of one. */
 #if SC_KV_IN_L1

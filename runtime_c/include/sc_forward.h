@@ -5,9 +5,9 @@
 #ifndef SC_FORWARD_H
 #define SC_FORWARD_H
 
-#include "sc_ahead.h"
 #include "sc_attend.h"
 #include "sc_multiply.h"
+#include "sc_prefetch.h"
 
 SC_L1 sc_step sc_now;
 SC_L1_ARENA(sc_arena, SC_ARENA_BYTES);
@@ -52,13 +52,13 @@ SC_PHASE static void embed(int core) {
                 sc_flash_start(embed_stage, at.offset, m->block_bytes);
                 sc_flash_wait(0);
             }
-            sc_barrier();
+            sc_worker_barrier();
         }
 #endif
         sc_embed_row(m, block, id % SC_ROWS, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t], core,
                      SC_CORES);
 #if SC_STAGE_BYTES > 0
-        if (at.level == SC_IN_FLASH) sc_barrier();
+        if (at.level == SC_IN_FLASH) sc_worker_barrier();
 #endif
 #endif
     }
@@ -71,7 +71,7 @@ static inline const uint8_t *weights_of(const sc_matrix *m, int core) {
     return sc_stream_tile(core);
 #else
     (void)core;
-    sc_barrier(); /* its input is ready */
+    sc_worker_barrier(); /* its input is ready */
     return in_place(m);
 #endif
 }
@@ -87,7 +87,7 @@ static inline
     linear(const sc_matrix *m, const sc_qvec *in, uint32_t tokens, const sc_output *out, int core) {
 #ifdef SC_HAS_ENGINES
     if (sc_on_engine(m)) {
-        if (out->kind == SC_SILU) set_out(SC_GU, core);
+        if (out->kind == SC_SILU) prefetch_with_matrix(SC_GU, core);
         sc_engine_of(m)->end(m, in_place(m), in, tokens, out, core);
         return;
     }
@@ -109,7 +109,7 @@ static inline
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
         const uint8_t *tile = weights_of(m, core);
         uint32_t n = (uint32_t)sc_min(m->blocks - (int32_t)first, m->tile_blocks);
-        if (out->kind == SC_SILU && first + n == m->blocks) set_out(SC_GU, core);
+        if (out->kind == SC_SILU && first + n == m->blocks) prefetch_with_matrix(SC_GU, core);
         if (first == 0) multiply_first(m, in, tokens, core);
         multiply(m, tile, first, n, in, tokens, out, core);
     }
@@ -158,7 +158,7 @@ SC_PHASE static void sc_step_linear(enum sc_slot slot, enum sc_epilogue how, int
                                     uint32_t layer, int core) {
     const sc_layer *l = &sc_layers[layer];
     const uint32_t first = sc_first_of(slot, layer);
-    if (SC_IN_PLACE && sc_is_worker(SC_FETCHER) && slot == SC_QKV) set_out(SC_QKV, core);
+    if (SC_IN_PLACE && sc_is_worker(SC_PREFETCH_CORE) && slot == SC_QKV) prefetch_with_matrix(SC_QKV, core);
     sc_output out = {.kind = (uint8_t)how, .stride = stride};
     out.dst = dst;
     if (__builtin_expect(first > 0, 0)) out.dst += first * stride;
@@ -171,11 +171,11 @@ SC_PHASE static void sc_step_linear(enum sc_slot slot, enum sc_epilogue how, int
 
 /* Compares a window of logits before the next window overwrites it. */
 static void compare(const sc_window w, int core) {
-    sc_barrier();
+    sc_worker_barrier();
     for (uint32_t i = 0; i < w.tokens; i++) sc_compare(i, sc_logits + i * w.stride, w.row, w.rows, core);
     if (core == 0) sc_now.window = w;
     sc_op_done(SC_OP_LOGITS, SC_LAYERS, core);
-    sc_barrier();
+    sc_worker_barrier();
 }
 
 /* The largest logit of every token, in one pass over the LM head: as many rows at a time as sc_logits can
@@ -268,9 +268,9 @@ static inline void before(int core) {
     sc_profile_start(core);
 #if SC_ROPE_IN_FLASH
     if (core == 0) sc_load_rope();
-    sc_barrier(); /* before another core requests weights from flash */
+    sc_worker_barrier(); /* before another core requests weights from flash */
 #endif
-    if (core == SC_FETCHER) fetch_first();
+    if (core == SC_PREFETCH_CORE) prefetch_first();
     embed(core);
     sc_op_done(SC_OP_EMBED, SC_LAYERS, core);
 #if SC_TILE_BYTES > 0
@@ -292,9 +292,9 @@ static inline void before(int core) {
  * computed during its first job. */
 SC_PHASE static void await_token(const sc_matrix *m, int norm) {
     if (norm) (void)gain_of(0, SC_CORES); /* waits for the RMSNorm weights */
-    sc_meet();
+    sc_team_barrier();
     sc_engine_prepare(m, 1, norm);
-    sc_meet();
+    sc_team_barrier();
 #ifdef SC_HAS_ENGINES
     if (!sc_on_engine(m)) return;
 #if SC_Q16
@@ -303,7 +303,7 @@ SC_PHASE static void await_token(const sc_matrix *m, int norm) {
     if (SC_IN_PLACE) xv->q = xq[0];
     const uint64_t squares = norm ? q16_sum(parts[0], SC_NORM_EPS) : 0;
 #endif
-    sc_meet();
+    sc_team_barrier();
     sc_engine_begin(m, xv, 1);
 #if SC_Q16
     if (norm) sc_q16_normed(squares, xv);
@@ -312,28 +312,28 @@ SC_PHASE static void await_token(const sc_matrix *m, int norm) {
 }
 
 /* Controller's part of heads and attention of one token, if it processes no heads. Short code: see
- * accompany() in forward.c. */
+ * controller_layers() in forward.c. */
 static inline void await_heads(uint32_t layer) {
-    sc_meet();
-    if (!sc_only_caches(layer)) gain_ahead(SC_CORES);
+    sc_team_barrier();
+    if (!sc_only_caches(layer)) prefetch_gain(SC_CORES);
 }
 static inline void await_attention(uint32_t layer) {
     (void)layer;
-    sc_meet();
+    sc_team_barrier();
 #if SC_KV_WINDOW > 0
     if (kv_whole(layer)) {
         kv_store(layer);
         kv_stored(layer);
     }
 #endif
-    if (sc_hashes_beside() && layer > 0) sc_hash_layer(layer - 1);
+    if (sc_hashes_overlapped() && layer > 0) sc_hash_layer(layer - 1);
 }
 
 /* Controller's parts of a layer's steps. It runs steps that produce vectors; of matrices only what the engine
  * needs; of other steps only their first barrier. */
 #define NO_NORM (~0u)
-SC_PHASE static void accompany_vector(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t norm,
-                                      uint32_t layer) {
+SC_PHASE static void controller_vector(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t norm,
+                                       uint32_t layer) {
     const sc_layer *const l = &sc_layers[layer];
     const sc_matrix *const m = l->m[slot];
     if (IS_AWAITED(m, SC_PERM(l->perm[slot])))
@@ -344,11 +344,11 @@ SC_PHASE static void accompany_vector(enum sc_slot slot, const int32_t *src, uin
         sc_step_quant(slot, src, stride, layer, SC_CORES);
 }
 
-SC_PHASE static void accompany_matrix(enum sc_slot slot, uint32_t layer) {
+SC_PHASE static void controller_matrix(enum sc_slot slot, uint32_t layer) {
     const sc_matrix *const m = sc_layers[layer].m[slot];
     const uint32_t first = sc_first_of(slot, layer);
-    set_out(slot, SC_CORES);
-    sc_engine_attend(m, sc_now.tokens - first);
+    prefetch_with_matrix(slot, SC_CORES);
+    sc_engine_control(m, sc_now.tokens - first);
 #if SC_RANK > 0
     if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
 #endif
@@ -357,15 +357,15 @@ SC_PHASE static void accompany_matrix(enum sc_slot slot, uint32_t layer) {
 /* Whether the controller processes heads in this pass. */
 static inline int helps_with_heads(void) { return SC_HEAD_CORES > SC_CORES || sc_now.tokens > 1; }
 
-static inline void accompany_heads(const int32_t *qkv, uint32_t stride, uint32_t layer) {
-    if (!sc_is_worker(SC_FETCHER)) await_cache(layer, SC_CORES);
+static inline void controller_heads(const int32_t *qkv, uint32_t stride, uint32_t layer) {
+    if (!sc_is_worker(SC_PREFETCH_CORE)) await_cache(layer, SC_CORES);
     if (helps_with_heads())
         sc_step_heads(qkv, stride, layer, SC_CORES);
     else
         await_heads(layer);
 }
 
-static inline void accompany_attention(int32_t *dst, uint32_t stride, uint32_t layer) {
+static inline void controller_attention(int32_t *dst, uint32_t stride, uint32_t layer) {
     if (helps_with_heads())
         sc_step_attention(dst, stride, layer, SC_CORES);
     else
@@ -373,7 +373,7 @@ static inline void accompany_attention(int32_t *dst, uint32_t stride, uint32_t l
 }
 
 /* Controller's part of the LM head. */
-static inline void accompany_head(void) {
+static inline void controller_head(void) {
     const sc_matrix *const m = &sc_matrices[SC_MATRICES - 1];
     const uint32_t first = sc_first_of_head();
     if (IS_AWAITED(m, SC_PERM(sc_head_perm)))
@@ -381,7 +381,7 @@ static inline void accompany_head(void) {
     else
         quantize(m, x[0], SC_HIDDEN, gain_of(2 * SC_LAYERS, SC_CORES), SC_PERM(sc_head_perm), first, xq[0],
                  xv, SC_CORES);
-    sc_engine_attend(m, sc_now.tokens - first);
+    sc_engine_control(m, sc_now.tokens - first);
 }
 #endif
 

@@ -53,23 +53,23 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
     sc_q16_job j = *job;
     const uint32_t tokens = j.tokens;
     if (!sc_is_worker(core) && tokens > 1 && !WORKERS_START_JOBS) sc_engine_prepare(m, tokens, 0);
-    sc_meet();
+    sc_team_barrier();
     if (!sc_is_worker(core) && (tokens == 1 || WORKERS_START_JOBS)) sc_engine_prepare(m, tokens, 0);
     const int alone = j.gain || !(SC_PERMS && j.perm);
-    const uint32_t whole = j.spill ? tokens : alone ? whole_tokens(tokens) : 0;
-    if (j.spill) j.spill += core * SC_SPILL_WORDS;
+    const uint32_t whole = SC_IN_PLACE && j.spill ? tokens : alone ? whole_tokens(tokens) : 0;
+    if (SC_IN_PLACE && j.spill) j.spill += core * SC_SPILL_WORDS;
     for (uint32_t t = (uint32_t)core; t < whole; t += SC_TEAM) sc_q16_token(&j, t, SC_NORM_EPS);
     j.first = whole;
     if (whole < tokens) {
         if (sc_is_worker(core)) sc_q16_scan(&j, core, SC_CORES);
-        sc_meet();
+        sc_team_barrier();
         if (sc_is_worker(core)) sc_q16_quantize(&j, core, SC_CORES);
     }
     const uint32_t shared = tokens - whole;
     const uint32_t mine = j.gain && sc_is_worker(core) ? (uint32_t)core : shared; /* its first token */
     if (tokens == 1)
         norm_several(mine, shared, j.out + whole); /* before the barrier: the next step needs it */
-    if (SC_TEAM > SC_CORES || sc_on_engine(m)) sc_meet();
+    if (SC_TEAM > SC_CORES || sc_on_engine(m)) sc_team_barrier();
     if (!sc_is_worker(core)) sc_engine_begin(m, j.out, tokens);
     if (tokens > 1) norm_several(mine, shared, j.out + whole);
 }
@@ -84,13 +84,13 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
     const sc_cut *const cut = &m->in;
     const int last = core == SC_LAST_CORE(SC_CORES);
     uint32_t first, n = q16_share(cut->k, (uint32_t)core, &first);
-    sc_meet();
+    sc_team_barrier();
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
         if (share != core) n = q16_share(cut->k, (uint32_t)share, &first);
         q16_scan(src + first, gain ? gain + first : 0, n, SC_NORM_DROP, y[0] + first, &parts[0][share]);
         if (SC_CORES == SC_Q16_SHARES) break;
     }
-    sc_meet();
+    sc_team_barrier();
     const int most = q16_bits(parts[0]);
     if (gain) src = y[0];
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
@@ -104,7 +104,7 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
         q16_scale(cut, most, gain != 0, xv);
         if (SC_IN_PLACE) xv->q = xq[0]; /* may still point to where one of several tokens was */
     }
-    if (sc_on_engine(m)) sc_meet();
+    if (sc_on_engine(m)) sc_team_barrier();
     if (!finished_by_controller(m) && gain && last) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
 }
 
@@ -146,7 +146,7 @@ static
         return;
     }
 #endif
-    sc_meet();
+    sc_team_barrier();
 #if SC_XGROUPS > 0
     const sc_cut *cut = &m->in;
     (void)to;
@@ -161,7 +161,7 @@ static
         v.sum = out[t].sum;
         out[t] = v;
     }
-    if (SC_TEAM > SC_CORES && whole > first) sc_meet(); /* waits for the controller's tokens */
+    if (SC_TEAM > SC_CORES && whole > first) sc_team_barrier(); /* waits for the controller's tokens */
     if (!sc_is_worker(core)) return;
     if (whole < tokens) {
 #if SC_Q16
@@ -171,14 +171,14 @@ static
         for (uint32_t t = whole; t < tokens; t++)
             sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t],
                         parts[t - whole], core, SC_CORES);
-        sc_barrier();
+        sc_worker_barrier();
         if (gain) src = y[0], stride = SC_Y_WORDS;
         for (uint32_t t = whole; t < tokens; t++)
             sc_vec_quantize(cut, src + t * stride, perm, block_max[t], parts[t - whole], gain != 0,
                             SC_NORM_EPS, &out[t], core, SC_CORES);
 #if SC_XSUMS
         if (m->format & SC_FMT_ASYM) {
-            sc_barrier();
+            sc_worker_barrier();
             for (uint32_t t = whole; t < tokens; t++) sc_vec_sums(cut, &out[t], core, SC_CORES);
         }
 #endif

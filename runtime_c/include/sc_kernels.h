@@ -92,14 +92,21 @@ static inline uint32_t sc_room_in_place(const sc_matrix *m) {
     return 0;
 #endif
 }
+/* Taps per vector of a matrix's second layout (engines/neureka_both.py); 0: it has none. */
+static inline uint32_t sc_taps(const sc_matrix *m) {
+#ifdef SC_TAPS
+    (void)m;
+    return SC_TAPS;
+#else
+    return m->taps;
+#endif
+}
 /* Bytes from the low to the high bytes of a vector: in place, half of its room. The second layout has padding
  * between them, which only a single token needs. */
 static inline uint32_t sc_q16_pitch(const sc_matrix *m, uint32_t tokens) {
     const uint32_t room = SC_IN_PLACE && tokens > 1 ? sc_room_in_place(m) : 0;
     if (room) return 2 * room;
-#ifdef SC_ENGINE_SECOND_LAYOUT
-    if (tokens > 1 && m->taps) return 4u * m->in.last_words;
-#endif
+    if (tokens > 1 && sc_taps(m)) return 4u * m->in.last_words;
     (void)tokens;
     return 4u * m->in.words;
 }

@@ -33,7 +33,7 @@ static inline int kv_whole(uint32_t layer) {
 
 /* L1 holds the current layer's keys, then its values. If matrices travel in tiles, the next layer's cache is
  * loaded from the last gate and up tile on, when the fewest weights follow: the DMA works in order.
- * SC_FETCHER loads it (sc_ahead.h); SC_KEEPER stores what attention adds. */
+ * SC_PREFETCH_CORE loads it (sc_prefetch.h); SC_CACHE_CORE stores what attention adds. */
 static SC_L1 uint32_t kv_next; /* layer to load next */
 #define KEYS(layer) (kv_whole(layer) ? kv_layer[0] : sc_cache_keys(layer))
 #define VALUES_OF(layer) (kv_whole(layer) ? kv_layer[0] + SC_KV_WINDOW * SC_K_BLOCK : sc_cache_values(layer))
@@ -102,7 +102,7 @@ static inline void kv_stored(uint32_t layer) {
 static inline void await_cache(uint32_t layer, int core) {
     (void)layer, (void)core;
 #if !SC_KV_IN_L1
-    if (core != SC_FETCHER) return;
+    if (core != SC_PREFETCH_CORE) return;
     if (!kv_whole(layer)) sc_cache_await(layer);
 #if SC_KV_WINDOW > 0
     else if (sc_now.position > 0)

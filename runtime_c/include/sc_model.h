@@ -103,13 +103,13 @@ extern const sc_cache_place sc_cache_places[]; /* [SC_LAYERS] */
 #endif
 
 /* Where the result of a layer's op is in the L1 arena. Only observation reads it. */
-enum sc_form { SC_WORDS, SC_BYTES, SC_VECTOR }; /* int32; int8; array of sc_qvec */
+enum sc_layout { SC_WORDS, SC_BYTES, SC_VECTOR }; /* int32; int8; array of sc_qvec */
 typedef struct {
     uint32_t at;     /* arena offset */
     uint32_t stride; /* words per token; not for sc_qvec */
     uint32_t count;  /* values per token with padding; not for sc_qvec */
     uint8_t slot;    /* SC_VECTOR: enum sc_slot of the matrix that reads it */
-    uint8_t form;    /* enum sc_form */
+    uint8_t layout;  /* enum sc_layout */
 } sc_result;
 
 #define SC_LAYER_STEPS (SC_LAYER_LAST - SC_LAYER_FIRST + 1)

@@ -20,7 +20,7 @@ SC_PHASE static void multiply_split(const sc_matrix *m, const uint8_t *tile, uin
     for (uint32_t t = 0; t < tokens; t++) {
         const sc_qvec *adapter = SC_RANK > 0 ? &adapters[t] : 0;
         sc_split_sums(m, tile, count, &in[t], split[t & 1], core, SC_CORES);
-        sc_barrier();
+        sc_worker_barrier();
         sc_split_rows(m, tile, first, count, &in[t], adapter, split[t & 1], out, out->dst + t * out->stride,
                       core, SC_CORES);
     }
@@ -46,7 +46,7 @@ static inline void multiply(const sc_matrix *m, const uint8_t *tile, uint32_t fi
 #if SC_SPLIT
         if (sc_is_split(m, count, SC_CORES)) {
             sc_split_sums_of_several(m, tile, count, in, tokens, own, core, SC_CORES);
-            sc_barrier();
+            sc_worker_barrier();
             sc_split_rows_of_several(m, tile, first, count, in, adapters, tokens, out, scratches, apart, core,
                                      SC_CORES);
             return;

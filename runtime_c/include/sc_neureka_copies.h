@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Second layout of a matrix for single-token decode: N-EUREKA's 3x3 mode with output rows in the taps.
+ * Part 3 of N-EUREKA: second layout of a matrix for single-token decode: N-EUREKA's 3x3 mode with output rows in the taps.
  * engines/neureka_both.py describes it. Weights: weight memory. */
 #ifndef SC_NEUREKA_COPIES_H
 #define SC_NEUREKA_COPIES_H
@@ -11,7 +11,7 @@
 #define WEIGHTS_ALIGN 32u
 
 /* For matrices without a second layout: all job sizes have the same output strides. */
-static void same_places(image *i, uint32_t apart) {
+static void same_places(matrix_jobs *i, uint32_t apart) {
     for (int e = 0; e < EXTENTS; e++) {
         i->extents[e].out_pixel = (uint16_t)i->job.out_pixel;
         i->extents[e].out_row = (uint16_t)i->job.out_row;
@@ -31,10 +31,10 @@ static extent extent_of(uint32_t rows, uint32_t taps, uint32_t tiles, uint32_t l
     };
 }
 
-/* start() for a matrix with a second layout. Returns whether it has one. */
-static int start_copy(image *i, const sc_matrix *m, const uint8_t *at, const int8_t *q) {
-    const uint32_t taps = m->taps, bits = bits_of(m), rows = padded_rows(m), pitch = 4u * m->in.words;
-    if (taps == 0) return 0;
+/* start() for a matrix with a second layout. */
+static void start_copy(matrix_jobs *i, const sc_matrix *m, const uint8_t *at, const int8_t *q) {
+    const uint32_t taps = sc_taps(m);
+    const uint32_t bits = bits_of(m), rows = padded_rows(m), pitch = 4u * m->in.words;
     const uint32_t in = pitch / (taps == 1 ? 3 : 9), tiles = (in + CHANNELS - 1) / CHANNELS;
     const uint32_t last_in = in - (tiles - 1) * CHANNELS, half = HALF_ROWS << (taps == 1);
     const uint32_t halves = (rows + half - 1) / half, whole = halves > 3 ? halves / 2 - 1 : 0;
@@ -70,18 +70,17 @@ static int start_copy(image *i, const sc_matrix *m, const uint8_t *at, const int
     i->last_each = (uint16_t)((last + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
     i->last_blocks = (uint16_t)((last + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
     i->whole = (uint16_t)whole, i->count = (uint16_t)(halves - whole);
-    /* unique: 3x3 forms have bit 0 clear, other dense forms bits 5 and 6 */
-    i->form = m->in.words << 7 | (taps == TAPS ? 3u : taps == 3 ? 2u : 1u) << 5 | bits << 1 | 1u;
+    /* unique: 3x3 configs have bit 0 clear, other dense ones bits 5 and 6 */
+    i->config_id = m->in.words << 7 | (taps == TAPS ? 3u : taps == 3 ? 2u : 1u) << 5 | bits << 1 | 1u;
     i->zeros_at = (uint16_t)column, i->zeros = taps == TAPS ? 0 : (uint16_t)((pitch - column) / 4);
-    return 1;
 }
 
-static inline uint32_t apart_of(const image *i, int e) { return i->extents[e].apart; }
+static inline uint32_t apart_of(const matrix_jobs *i, int e) { return i->extents[e].apart; }
 static inline void write_places(sc_neureka at, const extent *e) {
     sc_neureka_spread(at, e->out_pixel, e->out_row);
 }
 /* Zeros between low and high bytes, when the vector is free again: an even number of words. */
-SC_INLINE void clear_between(const image *i) {
+SC_INLINE void clear_between(const matrix_jobs *i) {
     int8_t *q = SC_BUFFER(int8_t *, SC_AT_XQ) + i->zeros_at;
     uint32_t n = i->zeros / 2;
     if (n == 0) return;
@@ -95,17 +94,16 @@ SC_INLINE void clear_between(const image *i) {
 
 #else
 
-static inline int start_copy(image *i, const sc_matrix *m, const uint8_t *at, const int8_t *q) {
+static inline void start_copy(matrix_jobs *i, const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     (void)i, (void)m, (void)at, (void)q;
-    return 0;
 }
-static inline void same_places(image *i, uint32_t apart) { i->apart = (uint16_t)apart; }
-static inline uint32_t apart_of(const image *i, int e) {
+static inline void same_places(matrix_jobs *i, uint32_t apart) { i->apart = (uint16_t)apart; }
+static inline uint32_t apart_of(const matrix_jobs *i, int e) {
     (void)e;
     return i->apart;
 }
 static inline void write_places(sc_neureka at, const extent *e) { (void)at, (void)e; }
-static inline void clear_between(const image *i) { (void)i; }
+static inline void clear_between(const matrix_jobs *i) { (void)i; }
 
 #endif
 #endif

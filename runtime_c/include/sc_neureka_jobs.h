@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Splits a matrix product into N-EUREKA jobs: rows and tokens of each job, place of its sums in L1, register
+ * Part 2 of N-EUREKA: splits a matrix product into jobs: rows and tokens of each job, place of its sums in L1, register
  * values. Used by the controller (to write jobs) and the workers (to read sums). */
 #ifndef SC_NEUREKA_JOBS_H
 #define SC_NEUREKA_JOBS_H
@@ -11,24 +11,23 @@ typedef struct {
     uint32_t log, rows;    /* log2 of the rows per job; rows in all */
     uint32_t tokens, each; /* tokens in all; per job: all, or one */
     uint32_t pixels;       /* output pixels of a job */
-    uint32_t apart;        /* pixels from low to high sums; several tokens' are one image */
+    uint32_t apart;        /* pixels from low to high sums; several tokens' are one matrix_jobs */
     uint32_t count;
     uint32_t lead; /* rows by which the first jobs are smaller, because the cores wait for them */
-    uint32_t
-        summed; /* the engine adds high sums to low sums in separate jobs, because one tile cannot hold both
-                 * for all tokens */
+    /* the engine adds high sums to low sums in separate jobs, because one tile cannot hold both for all tokens */
+    uint32_t summed;
 #ifdef SC_ENGINE_REMAINDERS
     uint32_t paired; /* jobs in which every other one has tails; pairs of them alternate over the tokens */
 #endif
-} cut;
+} job_split;
 
-static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
-    cut c = {.log = JOB_ROWS_LOG, .rows = padded_rows(m), .tokens = tokens, .each = tokens, .apart = 1};
+static inline job_split split_of(const sc_matrix *m, uint32_t tokens) {
+    job_split c = {.log = JOB_ROWS_LOG, .rows = padded_rows(m), .tokens = tokens, .each = tokens, .apart = 1};
     c.summed = SC_CHUNK > PIXELS / 2 && dense(m) && tokens > PIXELS / 2;
     c.pixels = c.summed ? tokens : 2 * tokens;
     if (!dense(m)) {
         c.each = 1;
-        c.apart = behind(m) ? 4 : 3; /* a tail, padded to a column, is between low and high bytes */
+        c.apart = tail_column(m) ? 4 : 3; /* a tail, padded to a column, is between low and high bytes */
         c.pixels = c.apart + 1;
     }
     if (c.pixels > 6) c.pixels = (c.pixels + 5) / 6 * 6;
@@ -44,16 +43,16 @@ static inline cut cut_of(const sc_matrix *m, uint32_t tokens) {
 }
 
 /* Rows in the jobs before number `rows`: if the first jobs are smaller, 32, 64, then full ones. */
-static inline uint32_t rows_before(const cut *c, uint32_t rows) {
+static inline uint32_t rows_before(const job_split *c, uint32_t rows) {
     return rows == 1 && c->lead ? OUTPUTS : rows ? (rows << c->log) - c->lead : 0;
 }
 
 /* Rows and first token of a job. */
 typedef struct {
     uint32_t first, count, token;
-} part;
+} job_share;
 
-static inline part part_of(const cut *c, uint32_t job) {
+static inline job_share share_of_job(const job_split *c, uint32_t job) {
     uint32_t rows = job, token = 0;
     if (c->each < c->tokens) rows = job / c->tokens, token = job % c->tokens;
 #ifdef SC_ENGINE_REMAINDERS
@@ -64,15 +63,15 @@ static inline part part_of(const cut *c, uint32_t job) {
 #endif
     const uint32_t first = rows_before(c, rows), left = c->rows - first;
     const uint32_t most = rows_before(c, rows + 1) - first;
-    return (part){first, left < most ? left : most, token};
+    return (job_share){first, left < most ? left : most, token};
 }
 
-/* part_of(c, job), computed quickly from part p of the previous job. */
-static inline part part_behind(const cut *c, uint32_t job, part p) {
+/* share_of_job(c, job), computed quickly from job_share p of the previous job. */
+static inline job_share next_share(const job_split *c, uint32_t job, job_share p) {
 #ifdef SC_ENGINE_REMAINDERS
-    if (c->paired) return part_of(c, job);
+    if (c->paired) return share_of_job(c, job);
 #endif
-    if (c->lead) return part_of(c, job);
+    if (c->lead) return share_of_job(c, job);
     if ((p.token += c->each) < c->tokens) return p;
     const uint32_t left = c->rows - (p.first += p.count);
     if (left < p.count) p.count = left;
@@ -89,18 +88,17 @@ static inline part part_behind(const cut *c, uint32_t job, part p) {
 
 /* L1 scratch of a job: its rows' multipliers, if L1 does not hold those of all matrices, then sums
  * [pixel][row]. */
-static inline uint16_t *scales_of(const cut *c, uint32_t job) {
+static inline uint16_t *scales_of(const job_split *c, uint32_t job) {
     const uint32_t bytes = c->tokens == 1 ? SC_NEUREKA_SUMS : (4 * c->pixels + 2) << c->log;
     return (uint16_t *)(void *)(SC_BUFFER(uint8_t *, SC_AT_ENGINE) + job % JOBS * bytes);
 }
-static inline int32_t *sums_of(const cut *c, uint32_t job) {
+static inline int32_t *sums_of(const job_split *c, uint32_t job) {
     return (int32_t *)(void *)(scales_of(c, job) + (1u << c->log));
 }
-/* Register values of a job; if every other job has tails, of those without. Inline, because prefill waits for
- * it and it is not in the hot code. */
-SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const cut *c,
+/* Register values of a job. Inline, because prefill waits for it and it is not in the hot code. */
+SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const job_split *c,
                                 uint32_t job) {
-    const part p = part_of(c, job);
+    const job_share p = share_of_job(c, job);
     const uint32_t pitch = sc_q16_pitch(m, c->tokens), in = channels(m), ki = tiles_of(m, 0);
     const uint32_t last = in - (ki - 1) * channels_of_tile(m);
     const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Layout of N-EUREKA's weights in weight memory: reads embedding rows and tails with the cores, and unpacks
- * rows for targets without the engine. */
+ * Part 1 of N-EUREKA: layout of its weights in weight memory. The cores read embedding rows, and unpack rows for
+ * targets without the engine. */
 #ifndef SC_NEUREKA_ROWS_H
 #define SC_NEUREKA_ROWS_H
 
@@ -8,31 +8,24 @@
 #include "sc_kernels.h"
 #include "sc_planes.h"
 
-/* Whether a matrix runs in 1x1 mode; in 3x3 mode; in 3x3 mode with one token, else in 1x1 mode. */
-#ifdef SC_ON_NEUREKA_1X1
-#define IS_1X1(m) ((m)->engine == SC_ON_NEUREKA_1X1)
-#else
-#define IS_1X1(m) 0
-#endif
-#ifdef SC_ON_NEUREKA_3X3
-#define IS_3X3(m) ((m)->engine == SC_ON_NEUREKA_3X3)
-#else
-#define IS_3X3(m) 0
-#endif
-#ifdef SC_ON_NEUREKA_BOTH
-#define IS_BOTH(m) ((m)->engine == SC_ON_NEUREKA_BOTH)
-#else
-#define IS_BOTH(m) 0
-#endif
-
-#define TILE_BYTES 32u /* of a row: 8 bit planes of 32 inputs, or one bit plane of 9 taps of 28 inputs */
+#define TILE_BYTES                                                                                           \
+    32u /* of a row: 8 bit planes of 32 inputs (1x1 mode), or a bit plane of 9 taps of 28 (3x3) */
 #define TAPS 9u
 #define CHANNELS 28u /* per tile in 3x3 mode */
 
+/* Whether a matrix's rows are stored for the 1x1 mode: for all passes, or for several tokens (SC_ON_NEUREKA_BOTH). */
 static inline int dense(const sc_matrix *m) {
+#if !defined(SC_ON_NEUREKA_1X1) && !defined(SC_ON_NEUREKA_BOTH)
     (void)m;
-    return IS_1X1(m) || IS_BOTH(m);
+    return 0;
+#elif !defined(SC_ON_NEUREKA_3X3)
+    (void)m;
+    return 1;
+#else
+    return m->engine != SC_ON_NEUREKA_3X3;
+#endif
 }
+
 static inline uint32_t bits_of(const sc_matrix *m) { return m->format & SC_FMT_BITS; }
 static inline uint32_t channels_of_tile(const sc_matrix *m) { return dense(m) ? 32 : CHANNELS; }
 static inline const uint16_t *multipliers(const sc_matrix *m, const uint8_t *at) {
@@ -44,19 +37,20 @@ static inline uint32_t padded_rows(const sc_matrix *m) { return m->blocks * SC_R
 enum { TAILS_OF_ALL = 1, TAILS_OF_EVERY_OTHER = 2 }; /* Remainders in engines/engine.py */
 static inline int job_has_tails(uint32_t tails, uint32_t job) { return tails && !(job & (tails - 1)); }
 /* If all jobs have tails, a vector's tail follows its image, padded to a fourth column. */
-static inline int behind(const sc_matrix *m) { return m->remainders == TAILS_OF_ALL; }
+static inline int tail_column(const sc_matrix *m) { return m->remainders == TAILS_OF_ALL; }
 #else
-#define behind(m) 0
+#define tail_column(m) 0
 #endif
 
-/* Channels of the image that an input vector forms. In 3x3 mode each channel has 9 inputs. */
+/* Channels of the image that an input vector is for the engine: 1x1 mode: one per input; 3x3 mode: 9 inputs each. */
 static inline uint32_t channels(const sc_matrix *m) {
-    return dense(m) ? m->in.k : 4u * m->in.words / (behind(m) ? TAPS + 3 : TAPS);
+    return dense(m) ? m->in.k : 4u * m->in.words / (tail_column(m) ? TAPS + 3 : TAPS);
 }
 
-/* Tiles that the engine reads of a row with or without a tail. */
+/* Tiles that the engine reads of a row; tailed: whether the row has a tail. */
 static inline uint32_t tiles_of(const sc_matrix *m, int tailed) {
-    return (channels(m) + channels_of_tile(m) - 1) / channels_of_tile(m) - (tailed && !behind(m) ? 1 : 0);
+    return (channels(m) + channels_of_tile(m) - 1) / channels_of_tile(m) -
+           (tailed && !tail_column(m) ? 1 : 0);
 }
 static inline uint32_t row_bytes_of(const sc_matrix *m, int tailed) {
     return TILE_BYTES * (dense(m) ? 1 : bits_of(m)) * tiles_of(m, tailed);
@@ -76,14 +70,14 @@ typedef struct {
     uint32_t groups, apart;      /* groups, `apart` inputs apart */
 } tail_place;
 static inline int has_nibbles(const sc_matrix *m) {
-    return bits_of(m) <= 4 && (behind(m) || channels(m) - CHANNELS * tiles_of(m, 1) == 8);
+    return bits_of(m) <= 4 && (tail_column(m) || channels(m) - CHANNELS * tiles_of(m, 1) == 8);
 }
 static inline tail_place tail_of(const sc_matrix *m) {
     const uint32_t c = channels(m), whole = CHANNELS * tiles_of(m, 1);
-    const uint32_t first = behind(m) ? TAPS * c : whole, words = (m->in.k - TAPS * c + 3) / 4;
+    const uint32_t first = tail_column(m) ? TAPS * c : whole, words = (m->in.k - TAPS * c + 3) / 4;
     if (has_nibbles(m))
-        return (tail_place){first, 2, 4, behind(m) ? (words + 1) / 2 : TAPS, behind(m) ? 8 : c};
-    if (behind(m)) return (tail_place){first, words, 4, 1, 0};
+        return (tail_place){first, 2, 4, tail_column(m) ? (words + 1) / 2 : TAPS, tail_column(m) ? 8 : c};
+    if (tail_column(m)) return (tail_place){first, words, 4, 1, 0};
     return (tail_place){first, TAPS, c, (c - whole) / 4, 4};
 }
 /* Words of a row's tail. */
@@ -209,7 +203,7 @@ static inline const uint8_t *row_at(const sc_matrix *m, const uint8_t *at, uint3
 }
 #endif
 
-/* Consecutive inputs of a row: those of a tile, or of one of its 9 taps. */
+/* Consecutive inputs of a row: those of a tile; in 3x3 mode of one of its 9 taps. */
 typedef struct {
     uint32_t first, count;
 } piece;
@@ -227,13 +221,16 @@ typedef struct {
 } place;
 
 static inline place place_of(const sc_matrix *m, uint32_t i) {
-    const uint32_t k = behind(m) ? TAPS * channels(m) : m->in.k, tile = dense(m) ? i : i / TAPS,
-                   tap = dense(m) ? 0 : i % TAPS;
+    if (dense(m)) {
+        const uint32_t at = PIECE_MAX * i, left = m->in.k - at;
+        return (place){TILE_BYTES * i, 0, (piece){at, left < PIECE_MAX ? left : PIECE_MAX}};
+    }
+    const uint32_t k = tail_column(m) ? TAPS * channels(m) : m->in.k, tile = i / TAPS, tap = i % TAPS;
     const uint32_t of_tile = channels_of_tile(m), channel = tile * of_tile, left = channels(m) - channel;
     const uint32_t there = left < of_tile ? left : of_tile;
     const uint32_t first =
         (tap % 3 * 3 + tap / 3) * channels(m) + channel; /* the image is filled column by column */
-    return (place){tile * (dense(m) ? 1 : bits_of(m)) * TILE_BYTES, 28 * tap,
+    return (place){tile * bits_of(m) * TILE_BYTES, 28 * tap,
                    (piece){first, first >= k          ? 0
                                   : k - first < there ? k - first
                                                       : there}};
@@ -250,15 +247,15 @@ static inline uint32_t signed_nibbles(uint32_t word) {
     return (((word & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u;
 }
 
-/* Unpacks piece i of a row. In 3x3 mode bit 28 * tap + channel of plane b is bit b of the weight. Taps are
- * counted row by row, inputs column by column. */
+/* Unpacks piece i of a row. */
 static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[PIECE_MAX]) {
     const uint32_t bits = dense(m) ? 8 : bits_of(m);
     const place p = place_of(m, i);
     uint32_t word[PIECE_MAX / 4] = {0};
     if (dense(m)) {
         __builtin_memcpy(word, row + p.byte, sizeof word);
-    } else {
+    } else { /* bit 28 * tap + channel of plane b is bit b of the weight; taps are counted row by row, inputs
+              * column by column */
         for (uint32_t b = 0; b < bits; b++) {
             uint32_t plane;
             __builtin_memcpy(&plane, row + p.byte + b * TILE_BYTES + p.bit / 8, 4);
@@ -290,7 +287,7 @@ SC_WARM static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row
                              int shift, int32_t *x, int core, int cores) {
     const uint8_t *weights = row_at(m, at, row);
     const int32_t scale = multipliers(m, at)[row];
-    if (dense(m)) { /* inputs in order */
+    if (dense(m)) {
         for (uint32_t i = 4u * (uint32_t)core; i < k; i += 4u * (uint32_t)cores) {
             uint32_t word;
             __builtin_memcpy(&word, __builtin_assume_aligned(weights + i, 4), 4);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Tails (Remainders in engines/engine.py): the inputs of a row after N-EUREKA's last whole tile. The workers
+ * Part 4 of N-EUREKA: tails (Remainders in engines/engine.py): the inputs of a row after N-EUREKA's last whole tile. The workers
  * multiply them (weights in L1) while the engine computes the rest. */
 #ifndef SC_NEUREKA_TAILS_H
 #define SC_NEUREKA_TAILS_H
@@ -7,8 +7,8 @@
 #include "sc_neureka_rows.h"
 
 #ifdef SC_ENGINE_REMAINDERS
-static inline int has_any_tails(const image *i) { return i->tails > 0; }
-static inline int has_tails(const image *i, uint32_t job) { return job_has_tails(i->tails, job); }
+static inline int has_any_tails(const matrix_jobs *i) { return i->tails > 0; }
+static inline int has_tails(const matrix_jobs *i, uint32_t job) { return job_has_tails(i->tails, job); }
 
 /* L1 after the sums of one token's jobs: tail sums of a job, its tail weights, and those of the next job if
  * consecutive jobs have tails. */
@@ -24,18 +24,18 @@ static inline int32_t *tail_sums(void) {
 }
 /* Tail sums of a core. The last job has other rows per core, and its tail sums are computed before all cores
  * are done with the job before. */
-static inline int32_t *own_sums(const image *i, int core) {
+static inline int32_t *own_sums(const matrix_jobs *i, int core) {
     return tail_sums() + i->rows / SC_CORES * (uint32_t)core;
 }
 /* Two buffers for tail weights if consecutive jobs have tails, else one. */
-static inline uint32_t turn_of(const image *i, uint32_t job) { return i->tails & job & 1; }
-static inline uint8_t *tail_tile(const image *i, uint32_t job) {
+static inline uint32_t turn_of(const matrix_jobs *i, uint32_t job) { return i->tails & job & 1; }
+static inline uint8_t *tail_tile(const matrix_jobs *i, uint32_t job) {
     return (uint8_t *)(tail_sums() + (1u << ROWS_LOG)) +
            turn_of(i, job) * (i->rows / SC_ROWS) * TAIL_BLOCK(i->tail_words);
 }
 
 /* If only some jobs have tails: registers that differ for a job with a tail. */
-static inline void write_tail(sc_neureka at, const image *i, uint32_t job, uint32_t last_out_in,
+static inline void write_tail(sc_neureka at, const matrix_jobs *i, uint32_t job, uint32_t last_out_in,
                               uint32_t tiles_out_in) {
     if (i->tails != TAILS_OF_EVERY_OTHER) return;
     const int tailed = has_tails(i, job);
@@ -45,19 +45,19 @@ static inline void write_tail(sc_neureka at, const image *i, uint32_t job, uint3
 }
 
 /* Starts the copy of a job's tail weights to L1. By the controller, when the buffer is free. */
-SC_HOT static void fetch_some_tails(const image *i, uint32_t job) {
+SC_HOT static void fetch_some_tails(const matrix_jobs *i, uint32_t job) {
     const uint32_t rows = job + 1u == i->count ? i->last_rows : i->rows;
     const uint8_t *const at =
         (const uint8_t *)(uintptr_t)(NEUREKA_WMEM + i->job.weights + 2 * job * i->half_bytes);
     tails_dma[turn_of(i, job)] =
         sc_dma_in(tail_tile(i, job), at + rows * i->tail_row, rows / SC_ROWS * TAIL_BLOCK(i->tail_words));
 }
-static inline void fetch_tails(const image *i, uint32_t job) {
+static inline void fetch_tails(const matrix_jobs *i, uint32_t job) {
     if (has_tails(i, job)) fetch_some_tails(i, job);
 }
 
 /* Tail sums of rows first .. first + rows - 1 of a job (whole blocks). add: adds them to `sums`. */
-SC_HOT static void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32_t first,
+SC_HOT static void multiply_tails(const matrix_jobs *i, uint32_t job, const int8_t *q, uint32_t first,
                                   uint32_t rows, int add, int32_t *sums) {
     const uint32_t words = i->tail_words;
     const int8_t *const low = q + i->tail_at, *const high = low + i->high;
@@ -76,7 +76,7 @@ SC_HOT static void multiply_tails(const image *i, uint32_t job, const int8_t *q,
 }
 
 /* low[n] += this core's tail sums. */
-static inline void add_own_tails(const image *i, int core, int32_t *low, uint32_t n) {
+static inline void add_own_tails(const matrix_jobs *i, int core, int32_t *low, uint32_t n) {
     const int32_t *sums = own_sums(i, core);
 #if SC_XPULP
     int32_t a, b, c, d;
@@ -97,7 +97,7 @@ static inline void add_own_tails(const image *i, int core, int32_t *low, uint32_
 }
 
 /* Computes this core's tail sums for a job of one token. The weights must be in L1. */
-SC_HOT static void own_tails(const image *i, uint32_t job, const sc_qvec *x, int core) {
+SC_HOT static void own_tails(const matrix_jobs *i, uint32_t job, const sc_qvec *x, int core) {
     const int last = job + 1u == i->count;
     const uint32_t n = last ? i->last_blocks : i->rows / SC_CORES, mine = n * (uint32_t)core;
     const uint32_t left = (last ? i->last_rows : i->rows) - mine;
@@ -106,18 +106,18 @@ SC_HOT static void own_tails(const image *i, uint32_t job, const sc_qvec *x, int
 }
 
 /* Waits for a job's tail weights. By the controller, before the barrier with the workers. */
-static inline void await_tails(const image *i, uint32_t job) {
+static inline void await_tails(const matrix_jobs *i, uint32_t job) {
     if (has_tails(i, job)) sc_dma_wait(tails_dma[turn_of(i, job)]);
 }
 
 /* The same for several tokens, which share tail weights: before the first token's job. */
-static inline void await_tails_of_all(const image *i, const cut *c, uint32_t job) {
+static inline void await_tails_of_all(const matrix_jobs *i, const job_split *c, uint32_t job) {
     const uint32_t rows = job / c->tokens, in_turn = rows < c->paired ? rows & 1 : 0;
     if (has_any_tails(i) && job == rows * c->tokens && !in_turn) await_tails(i, rows);
 }
 /* Starts the copy of the next tail weights once the buffer is free. If jobs of a pair alternate: not before
  * the pair's last token. */
-static inline void fetch_tails_of_all(const image *i, const cut *c, uint32_t job) {
+static inline void fetch_tails_of_all(const matrix_jobs *i, const job_split *c, uint32_t job) {
     if (!has_any_tails(i)) return;
     const uint32_t rows = job / c->tokens, token = job - rows * c->tokens;
     const int free = rows < c->paired ? (rows & 1) && token + 1 == c->tokens : token == 0;
@@ -126,34 +126,34 @@ static inline void fetch_tails_of_all(const image *i, const cut *c, uint32_t job
 
 #else
 
-static inline int has_any_tails(const image *i) {
+static inline int has_any_tails(const matrix_jobs *i) {
     (void)i;
     return 0;
 }
-static inline int has_tails(const image *i, uint32_t job) {
+static inline int has_tails(const matrix_jobs *i, uint32_t job) {
     (void)i, (void)job;
     return 0;
 }
-static inline void write_tail(sc_neureka at, const image *i, uint32_t job, uint32_t last_out_in,
+static inline void write_tail(sc_neureka at, const matrix_jobs *i, uint32_t job, uint32_t last_out_in,
                               uint32_t tiles_out_in) {
     (void)at, (void)i, (void)job, (void)last_out_in, (void)tiles_out_in;
 }
-static inline void fetch_tails(const image *i, uint32_t job) { (void)i, (void)job; }
-static inline void await_tails(const image *i, uint32_t job) { (void)i, (void)job; }
-static inline void await_tails_of_all(const image *i, const cut *c, uint32_t job) {
+static inline void fetch_tails(const matrix_jobs *i, uint32_t job) { (void)i, (void)job; }
+static inline void await_tails(const matrix_jobs *i, uint32_t job) { (void)i, (void)job; }
+static inline void await_tails_of_all(const matrix_jobs *i, const job_split *c, uint32_t job) {
     (void)i, (void)c, (void)job;
 }
-static inline void fetch_tails_of_all(const image *i, const cut *c, uint32_t job) {
+static inline void fetch_tails_of_all(const matrix_jobs *i, const job_split *c, uint32_t job) {
     (void)i, (void)c, (void)job;
 }
-static inline void multiply_tails(const image *i, uint32_t job, const int8_t *q, uint32_t first,
+static inline void multiply_tails(const matrix_jobs *i, uint32_t job, const int8_t *q, uint32_t first,
                                   uint32_t rows, int add, int32_t *sums) {
     (void)i, (void)job, (void)q, (void)first, (void)rows, (void)add, (void)sums;
 }
-static inline void own_tails(const image *i, uint32_t job, const sc_qvec *x, int core) {
+static inline void own_tails(const matrix_jobs *i, uint32_t job, const sc_qvec *x, int core) {
     (void)i, (void)job, (void)x, (void)core;
 }
-static inline void add_own_tails(const image *i, int core, int32_t *low, uint32_t n) {
+static inline void add_own_tails(const matrix_jobs *i, int core, int32_t *low, uint32_t n) {
     (void)i, (void)core, (void)low, (void)n;
 }
 

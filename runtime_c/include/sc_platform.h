@@ -28,10 +28,10 @@
 /* ---- workers ---- */
 typedef void (*sc_worker_fn)(void *arg, int core); /* core = 0 .. SC_CORES - 1; in a team .. SC_TEAM - 1 */
 void sc_run_workers(sc_worker_fn fn, void *arg);   /* all workers run fn; returns when all are done */
-void sc_barrier(void);                             /* all workers, inside sc_run_workers or sc_run_team */
+void sc_worker_barrier(void);                      /* all workers, inside sc_run_workers or sc_run_team */
 /* The team runs fn: the workers and, if SC_TEAM > SC_CORES, the controller as core SC_CORES. */
 void sc_run_team(sc_worker_fn fn, void *arg);
-void sc_meet(void); /* barrier of the team, inside sc_run_team */
+void sc_team_barrier(void); /* barrier of the team, inside sc_run_team */
 
 /* ---- transfers between L1 and the other on-chip memories ---- */
 typedef uint32_t sc_dma;

@@ -6,7 +6,7 @@
 #define SC_PRODUCT_SUMS_H
 
 #include "sc_dot.h"
-#include "sc_rows.h"
+#include "sc_epilogue.h"
 
 /* Words of the product buffer. PITCH: between the groups of a step; one word per token. ROW_WORDS: between
  * rows. ACC_PITCH: between pairs of rows of accumulators, in units of two words. The last two are odd, so

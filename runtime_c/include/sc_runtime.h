@@ -68,20 +68,23 @@ void sc_forward(void *unused, int core); /* by the team: one forward pass */
  * tokens like a worker, moves caches and hashes. It does nothing else. */
 SC_INLINE int sc_is_worker(int core) { return SC_TEAM == SC_CORES || core < SC_CORES; }
 /* The core that stores what attention adds to a cache outside L1. */
-#define SC_KEEPER (SC_TEAM - 1)
+#define SC_CACHE_CORE (SC_TEAM - 1)
 /* The core that prefetches what the steps of a layer read: the one that copies tiles, else the cache's
  * keeper. If that is the controller, its code takes no instruction cache from the workers. With int8 vectors
  * it must be a worker, because the controller is done with a norm before the workers are. */
-#define SC_FETCHER                                                                                           \
-    (SC_TILE_BYTES > 0 || SC_ROPE_IN_FLASH || SC_XGROUPS > 0 ? SC_LAST_CORE(SC_CORES) : SC_KEEPER)
+#define SC_PREFETCH_CORE                                                                                     \
+    (SC_TILE_BYTES > 0 || SC_ROPE_IN_FLASH || SC_XGROUPS > 0 ? SC_LAST_CORE(SC_CORES) : SC_CACHE_CORE)
 /* Cores that process heads. Several tokens: the team, if the plan has buffers for the controller. One token:
  * the team only if that lowers the heads of the busiest core, because the controller's code takes instruction
  * cache (hands_of() in ir/steps.py). */
-#define SC_HANDS_OF_SEVERAL (SC_HANDS > SC_PLANNED_CORES ? SC_TEAM : SC_CORES)
+#define SC_HEAD_CORES_OF_SEVERAL (SC_PLANNED_HEAD_CORES > SC_PLANNED_CORES ? SC_TEAM : SC_CORES)
 #define SC_ROUNDS(cores) ((SC_HEADS + (cores) - 1) / (cores))
 #define SC_HEAD_CORES                                                                                        \
-    (SC_ROUNDS(SC_HANDS_OF_SEVERAL) < SC_ROUNDS(SC_CORES) ? SC_HANDS_OF_SEVERAL : SC_CORES) /* one token */
-static inline int sc_head_cores(uint32_t tokens) { return tokens > 1 ? SC_HANDS_OF_SEVERAL : SC_HEAD_CORES; }
+    (SC_ROUNDS(SC_HEAD_CORES_OF_SEVERAL) < SC_ROUNDS(SC_CORES) ? SC_HEAD_CORES_OF_SEVERAL                    \
+                                                               : SC_CORES) /* one token */
+static inline int sc_head_cores(uint32_t tokens) {
+    return tokens > 1 ? SC_HEAD_CORES_OF_SEVERAL : SC_HEAD_CORES;
+}
 
 /* ---- weight tiles: all matrices of a pass in order, double-buffered in L1 ---- */
 void sc_stream_begin(void); /* by the last core, before sc_stream_tile */
@@ -205,22 +208,22 @@ uint32_t sc_observed(uint32_t trace, uint32_t tokens); /* ops that these sc_trac
 void sc_observe(enum sc_op op, uint32_t layer, int core);
 /* In passes of one token that are only verified, the controller hashes the previous layer's output while the
  * workers do attention. Except for short contexts, nobody waits for it. */
-#define SC_HASHES_BESIDE (SC_TEAM > SC_CORES && SC_HEAD_CORES == SC_CORES)
-static inline int sc_hashes_beside(void) {
-    return SC_HASHES_BESIDE && sc_now.trace & SC_TRACE_PROOF && !(sc_now.observed >> SC_LAYER_LAST & 1);
+#define SC_HASHES_OVERLAPPED (SC_TEAM > SC_CORES && SC_HEAD_CORES == SC_CORES)
+static inline int sc_hashes_overlapped(void) {
+    return SC_HASHES_OVERLAPPED && sc_now.trace & SC_TRACE_PROOF && !(sc_now.observed >> SC_LAYER_LAST & 1);
 }
 void sc_hash_layer(uint32_t layer); /* one token */
 /* Hashes the last layer's output before the LM head overwrites it. */
 static inline void sc_last_hash(int core) {
-    if (__builtin_expect(sc_hashes_beside(), 0)) sc_observe(SC_LAYER_LAST, SC_LAYERS - 1, core);
+    if (__builtin_expect(sc_hashes_overlapped(), 0)) sc_observe(SC_LAYER_LAST, SC_LAYERS - 1, core);
 }
 /* By the controller after a pass, if asked for: */
 void sc_report_hashes(void);
 void sc_report_all_logits(void);
 void sc_report(const llm_probe *probe); /* to the session's probe hook */
 #ifdef SC_PROFILE
-#define SC_CONTROLLER SC_CORES                                                /* core number */
-#define sc_profile_attend(core) (SC_SPANS ? sc_profile_start(core) : (void)0) /* by the controller */
+#define SC_CONTROLLER SC_CORES                                                    /* core number */
+#define sc_profile_controller(core) (SC_SPANS ? sc_profile_start(core) : (void)0) /* by the controller */
 void sc_profile_start(int core); /* time from here on counts for the next op */
 /* Time since the last call was spent on `op`. By all workers and, for an op of a layer, the controller;
  * outside a pass (SC_OP_NEXT) by the controller alone. */
@@ -230,7 +233,7 @@ void sc_profile_resume(uint32_t untimed, int core);
 void sc_profile_report(void); /* by the controller */
 #else
 #define sc_profile_start(core) ((void)0)
-#define sc_profile_attend(core) ((void)0)
+#define sc_profile_controller(core) ((void)0)
 #define sc_profile_op(op, layer, core) ((void)0)
 #define sc_profile_resume(untimed, core) ((void)(untimed))
 #define sc_profile_report() ((void)0)

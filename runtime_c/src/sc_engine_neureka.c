@@ -11,7 +11,7 @@
 
 #if defined(SC_ON_NEUREKA_1X1) || defined(SC_ON_NEUREKA_3X3) || defined(SC_ON_NEUREKA_BOTH)
 
-#include "sc_joined.h"
+#include "sc_epilogue_neureka.h"
 #include "sc_neureka_rows.h"
 
 #define OUTPUTS 32u    /* per tile */
@@ -31,7 +31,7 @@ _Static_assert((SC_CHUNK > PIXELS / 2 ? (JOBS * (4 * PIXELS + 2)) << (JOB_ROWS_L
 #endif
 
 #if SC_IN_PLACE && defined(SC_ON_NEUREKA_3X3)
-#error "vectors of the 3x3 mode are images, which have a place of their own"
+#error "vectors of the 3x3 mode are jobs_of_matrices, which have a place of their own"
 #endif
 
 #ifdef SC_NEUREKA
@@ -53,7 +53,7 @@ enum { WHOLE, HALF, LAST, EXTENTS };
 typedef struct {
     sc_neureka_job job; /* of the first job */
     extent extents[EXTENTS];
-    uint32_t form;            /* form id: equal if registers differ only in addresses and extent */
+    uint32_t config_id;       /* equal if registers differ only in addresses and extent */
     uint32_t half_bytes;      /* weight bytes of half a job's rows */
     uint16_t count;           /* number of jobs; 0: not on N-EUREKA */
     uint16_t whole;           /* number of whole jobs before those with half as many rows */
@@ -71,19 +71,17 @@ typedef struct {
     uint16_t high;     /* bytes from low to high bytes of the vector */
     uint8_t tail_words, tails : 4, nibbles : 4;
 #endif
-} image;
-_Static_assert(sizeof(image) <= SC_ENGINE_TABLE, "planned size of an image");
-static SC_L1_LARGE image images[SC_MATRICES];
+} matrix_jobs;
+_Static_assert(sizeof(matrix_jobs) <= SC_ENGINE_TABLE, "planned size of matrix_jobs");
+static SC_L1_LARGE matrix_jobs jobs_of_matrices[SC_MATRICES];
 
 #ifdef SC_AT_MULTIPLIERS
-static inline int on_neureka(const sc_matrix *m) { return IS_3X3(m) || dense(m); }
-
 /* Copies the multipliers of all N-EUREKA matrices to L1, because a core stalls for each load from weight
  * memory. */
 static const uint16_t *keep_multipliers(const sc_matrix *m, const uint8_t *at) {
     uint8_t *to = SC_BUFFER(uint8_t *, SC_AT_MULTIPLIERS);
     for (const sc_matrix *before = sc_matrices; before < m; before++)
-        if (on_neureka(before)) to += 2 * padded_rows(before);
+        if (sc_on_engine(before)) to += 2 * padded_rows(before);
     sc_dma_wait(sc_dma_in(to, multipliers(m, at), 2 * padded_rows(m)));
     return (const uint16_t *)(const void *)to;
 }
@@ -93,7 +91,7 @@ static const uint16_t *keep_multipliers(const sc_matrix *m, const uint8_t *at) {
 
 /* Number of whole jobs for one token. The last two or three jobs have half as many rows, because the engine
  * is idle while the cores finish the last sums. */
-static uint32_t whole_jobs(const sc_matrix *m, const cut *whole, const cut *half) {
+static uint32_t whole_jobs(const sc_matrix *m, const job_split *whole, const job_split *half) {
 #ifdef SC_ENGINE_REMAINDERS
     if (m->remainders) return whole->count;
 #endif
@@ -101,20 +99,23 @@ static uint32_t whole_jobs(const sc_matrix *m, const cut *whole, const cut *half
     return half->count < 2 ? whole->count : half->count < 4 ? 0 : half->count / 2 - 1;
 }
 
-static inline image *image_of(const sc_matrix *m) { return &images[m - sc_matrices]; }
+static inline matrix_jobs *jobs_of(const sc_matrix *m) { return &jobs_of_matrices[m - sc_matrices]; }
 
 #include "sc_neureka_copies.h"
 
 static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
-    image *const i = image_of(m);
+    matrix_jobs *const i = jobs_of(m);
     i->multipliers = keep_multipliers(m, at);
-    if (start_copy(i, m, at, q)) return;
-    const cut c = cut_of(m, 1);
-    cut half = c;
+    if (sc_taps(m)) {
+        start_copy(i, m, at, q);
+        return;
+    }
+    const job_split c = split_of(m, 1);
+    job_split half = c;
     half.log--, half.count = (c.rows + (1u << half.log) - 1) >> half.log;
     const uint32_t whole = whole_jobs(m, &c, &half);
-    const cut *const ends = whole == c.count ? &c : &half;
-    const part last = part_of(ends, ends->count - 1);
+    const job_split *const ends = whole == c.count ? &c : &half;
+    const job_share last = share_of_job(ends, ends->count - 1);
     const sc_neureka_job first = job_of(m, at, q, ends, 0), end = job_of(m, at, q, ends, ends->count - 1);
     i->job = job_of(m, at, q, &c, 0);
     i->extents[WHOLE] = (extent){.last_out_in = first.last_out_in, .tiles_out_in = i->job.tiles_out_in};
@@ -125,7 +126,7 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
     i->last_each = (uint16_t)((last.count + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
     i->last_blocks = (uint16_t)((last.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
-    i->form = m->in.words << 7 | bits_of(m) << 1 | (uint32_t)dense(m);
+    i->config_id = m->in.words << 7 | bits_of(m) << 1 | (uint32_t)dense(m);
 #ifdef SC_ENGINE_REMAINDERS
     i->tails = m->remainders;
     if (m->remainders) {
@@ -133,40 +134,41 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
         i->tail_row = (uint16_t)row_bytes_of(m, 1), i->high = (uint16_t)(4 * m->in.words);
         i->nibbles = has_nibbles(m) & 1;
         i->last_each = i->last_blocks;
-        i->form |= (uint32_t)m->remainders << 5;
+        i->config_id |= (uint32_t)m->remainders << 5;
     }
 #endif
     i->whole = (uint16_t)whole, i->count = (uint16_t)(ends == &c ? whole : half.count - whole);
 }
 
 /* Half jobs before job `job` of one token. */
-static inline uint32_t halves_before(const image *i, uint32_t job) {
+static inline uint32_t halves_before(const matrix_jobs *i, uint32_t job) {
     return job + (job < i->whole ? job : i->whole);
 }
 
 #include "sc_neureka_tails.h"
 
 /* Writes the next job for one token, without starting it. Waits while two jobs are in progress. */
-SC_HOT static void write_one(const image *i, uint32_t job) {
+SC_HOT static void write_one(const matrix_jobs *i, uint32_t job) {
     const extent *const e = &i->extents[job + 1u == i->count ? LAST : job < i->whole ? WHOLE : HALF];
     const sc_neureka at = sc_neureka_acquire();
     sc_neureka_place(at, i->job.weights + halves_before(i, job) * i->half_bytes,
                      i->job.out + job % JOBS * SC_NEUREKA_SUMS, e->last_out_in, e->tiles_out_in);
-    if (sc_neureka_holds() != i->form) sc_neureka_form(at, &i->job);
+    if (sc_neureka_holds() != i->config_id) sc_neureka_configure(at, &i->job);
     write_places(at, e);
     write_tail(at, i, job, e->last_out_in, e->tiles_out_in);
-    sc_neureka_written(i->form);
+    sc_neureka_written(i->config_id);
 }
 
 /* Current matrix in passes with one token (or one left in the last layer). Written by the controller. */
 static SC_L1 struct {
-    const image *at_hand; /* of the current jobs; the workers copy it before the first barrier in end() */
-    const sc_matrix *of;  /* matrix whose first job is written, or 0 */
-    const image *end;     /* end of the pass's matrices */
-    uint32_t written;     /* jobs written before begin() */
+    const matrix_jobs
+        *at_hand;           /* of the current jobs; the workers copy it before the first barrier in end() */
+    const sc_matrix *of;    /* matrix whose first job is written, or 0 */
+    const matrix_jobs *end; /* end of the pass's matrices */
+    uint32_t written;       /* jobs written before begin() */
 } now;
 
-static inline void write_first(const image *i) {
+static inline void write_first(const matrix_jobs *i) {
     now.at_hand = i;
     write_one(i, 0);
     fetch_tails(i, 0);
@@ -174,23 +176,23 @@ static inline void write_first(const image *i) {
 
 /* For a pass's first matrix, and for one after a matrix of another engine. */
 SC_WARM static void prepare_first(const sc_matrix *m) {
-    now.end = image_of(sc_pass_end());
+    now.end = jobs_of(sc_pass_end());
     now.of = m;
-    write_first(image_of(m));
+    write_first(jobs_of(m));
 }
 
 #include "sc_neureka_several.h"
 
-SC_HOT static void prepare(const sc_matrix *m, uint32_t tokens, int behind_norm) {
+SC_HOT static void prepare(const sc_matrix *m, uint32_t tokens, int after_norm) {
     if (tokens > 1) {
         prepare_several(m, tokens);
         return;
     }
     if (__builtin_expect(now.of != m, 0)) prepare_first(m);
-    const image *const i = now.at_hand;
+    const matrix_jobs *const i = now.at_hand;
     clear_between(i);
     now.written = 1;
-    if (behind_norm && i->count > 1) { /* there is time, and the engine continues right after the first job */
+    if (after_norm && i->count > 1) { /* there is time, and the engine continues right after the first job */
         now.written = 2;
         sc_neureka_hold();
         write_one(i, 1);
@@ -207,16 +209,16 @@ SC_HOT static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) 
     sc_neureka_commit();
 }
 
-SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
+SC_HOT static void control(const sc_matrix *m, uint32_t tokens) {
     if (tokens > 1) {
-        attend_several(m, tokens);
+        control_several(m, tokens);
         return;
     }
-    const image *i = now.at_hand;
+    const matrix_jobs *i = now.at_hand;
     uint32_t job = 0, left;
     await_tails(i, 0);
-    sc_meet(); /* the vector's scale and the first job's tail weights are ready */
-    do {       /* Keeps two jobs in progress. Tail weights of the next job replace those of the job before the
+    sc_team_barrier(); /* the vector's scale and the first job's tail weights are ready */
+    do { /* Keeps two jobs in progress. Tail weights of the next job replace those of the job before the
                 * last. */
         left = i->count - ++job;
         if (left && job >= now.written) {
@@ -228,7 +230,7 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
             await_tails(i, job);
         }
         sc_neureka_wait(left > 0);
-        sc_meet();
+        sc_team_barrier();
     } while (left);
     /* writes the next matrix's first job while the workers finish the last sums */
     const int follows = ++i != now.end && i->count;
@@ -237,24 +239,24 @@ SC_HOT static void attend(const sc_matrix *m, uint32_t tokens) {
 }
 
 #ifdef SC_ENGINE_REMAINDERS
-#define MEETS_IN_JOIN 0 /* tails are added first */
+#define BARRIER_IN_JOIN 0 /* tails are added first */
 #else
-#define MEETS_IN_JOIN 1
+#define BARRIER_IN_JOIN 1
 #endif
 
 SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                        const sc_output *out, int core) {
-    (void)at; /* everything needed is in the image */
+    (void)at; /* everything needed is in the matrix_jobs */
     if (tokens > 1) {
         end_several(m, x, tokens, out, core);
         return;
     }
-    const image *const i = now.at_hand;
+    const matrix_jobs *const i = now.at_hand;
     /* This core's rows of a job: `rows` from `mine` on; `row`: first row of the job. */
     uint32_t rows = i->rows / SC_CORES, mine = rows * (uint32_t)core, row = 0, job = 0, places = JOBS;
     uint32_t apart = apart_of(i, i->whole ? WHOLE : HALF), left = i->count;
     int32_t *sums = (int32_t *)(uintptr_t)i->job.out;
-    sc_meet();
+    sc_team_barrier();
     const joining j = joining_of(m, x, out);
     if (has_any_tails(i)) own_tails(i, 0, x, core);
     for (;;) {
@@ -264,7 +266,7 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
             apart = apart_of(i, LAST);
             mine = each * (uint32_t)core;
             if (mine >= there) {
-                sc_meet();
+                sc_team_barrier();
                 return;
             }
             rows = there - mine < each ? there - mine : each;
@@ -272,10 +274,10 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
         int32_t *const low = sums + mine;
         const uint32_t of = row + mine;
 #ifdef SC_ENGINE_REMAINDERS
-        sc_meet();
+        sc_team_barrier();
         if (has_tails(i, job)) add_own_tails(i, core, low, (rows + SC_ROWS - 1) / SC_ROWS * SC_ROWS);
 #endif
-        join(&j, i->multipliers + of, of, rows, low, low + apart, out->dst, MEETS_IN_JOIN, OF_ONE);
+        join(&j, i->multipliers + of, of, rows, low, low + apart, out->dst, BARRIER_IN_JOIN, OF_ONE);
         if (left == 0) return;
         job++;
         if (has_tails(i, job)) own_tails(i, job, x, core);
@@ -288,13 +290,13 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
 #else
 
 #define start 0
-static void prepare(const sc_matrix *m, uint32_t tokens, int behind_norm) {
-    (void)m, (void)tokens, (void)behind_norm;
+static void prepare(const sc_matrix *m, uint32_t tokens, int after_norm) {
+    (void)m, (void)tokens, (void)after_norm;
 }
 static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) { (void)m, (void)x, (void)tokens; }
-static void attend(const sc_matrix *m, uint32_t tokens) {
+static void control(const sc_matrix *m, uint32_t tokens) {
     (void)m, (void)tokens;
-    sc_meet();
+    sc_team_barrier();
 }
 
 /* low + 256 * high dot product. A whole piece has a constant length, so compilers vectorise the loop. */
@@ -311,7 +313,7 @@ static inline int32_t dot(const int8_t *w, const int8_t *low, const int8_t *high
 static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core) {
     const uint32_t pitch = sc_q16_pitch(m, tokens);
-    sc_meet();
+    sc_team_barrier();
     for (uint32_t b = (uint32_t)core; b < m->blocks; b += SC_CORES) {
         int32_t acc[SC_CHUNK][SC_ROWS] = {{0}};
         const uint32_t pieces = pieces_of(m, has_tail(m, b * SC_ROWS));
@@ -343,13 +345,13 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
 #endif
 
 #ifdef SC_ON_NEUREKA_1X1
-SC_L1_DATA const sc_engine sc_engine_neureka_1x1 = {start, prepare, begin, attend, end, read_row};
+SC_L1_DATA const sc_engine sc_engine_neureka_1x1 = {start, prepare, begin, control, end, read_row};
 #endif
 #ifdef SC_ON_NEUREKA_BOTH
-SC_L1_DATA const sc_engine sc_engine_neureka_both = {start, prepare, begin, attend, end, read_row};
+SC_L1_DATA const sc_engine sc_engine_neureka_both = {start, prepare, begin, control, end, read_row};
 #endif
 #ifdef SC_ON_NEUREKA_3X3
-SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {start, prepare, begin, attend, end, read_row};
+SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {start, prepare, begin, control, end, read_row};
 #endif
 
 #endif

@@ -8,7 +8,7 @@
 
 #ifdef SC_AT_PRODUCTS
 #include "sc_dot.h"
-#include "sc_rows.h"
+#include "sc_epilogue.h"
 #include "sc_split.h"
 
 /* The core's scratch buffer: sums of each token (even number; separate for low and high bytes with 16-bit

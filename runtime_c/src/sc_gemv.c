@@ -8,7 +8,7 @@
 #include "sc_platform.h"
 
 #include "sc_dot.h"
-#include "sc_rows.h"
+#include "sc_epilogue.h"
 #include "sc_split.h"
 
 /* The packer (storage/w<bits>.py) uses the same constants. */

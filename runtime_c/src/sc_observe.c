@@ -95,10 +95,10 @@ static __attribute__((noinline)) void dump(enum sc_op op, uint32_t layer) {
     if (t >= sc_now.tokens || op < SC_LAYER_FIRST || op > SC_LAYER_LAST) return; /* not an op of a layer */
     const sc_result *s = &sc_results[op - SC_LAYER_FIRST];
     const char *name = sc_op_names[op];
-    if (s->form == SC_VECTOR)
+    if (s->layout == SC_VECTOR)
         report_qvec(name, layer, SC_BUFFER(const sc_qvec *, s->at) + t, l->m[s->slot],
                     sc_now.tokens - sc_first_of(s->slot, layer));
-    else if (s->form == SC_BYTES)
+    else if (s->layout == SC_BYTES)
         report_op(LLM_INT8, name, layer, SC_BUFFER(const int8_t *, s->at) + t * s->count, 0, s->count);
     else
         report_op(LLM_INT32, name, layer, SC_BUFFER(const int32_t *, s->at) + t * s->stride, 0, s->count);
@@ -118,7 +118,7 @@ static __attribute__((noinline)) void report_logits(void) {
 uint32_t sc_observed(uint32_t trace, uint32_t tokens) {
     if (trace & SC_TRACE_DUMP) return ~0u;
     if (!(trace & SC_TRACE_PROOF)) return 0;
-    return (SC_HASHES_BESIDE && tokens == 1 ? 0 : 1u << SC_LAYER_LAST) | 1u << SC_OP_LOGITS;
+    return (SC_HASHES_OVERLAPPED && tokens == 1 ? 0 : 1u << SC_LAYER_LAST) | 1u << SC_OP_LOGITS;
 }
 
 static SC_L2 uint32_t took; /* time of the last observation; in L2, so that no L1 address changes */
@@ -135,9 +135,9 @@ SC_WARM void sc_observe(enum sc_op op, uint32_t layer, int core) {
     const int of_layer = layer < SC_LAYERS;
     for (int behind = 0; behind < 2; behind++) {
         if (of_layer)
-            sc_meet();
+            sc_team_barrier();
         else
-            sc_barrier();
+            sc_worker_barrier();
         if (behind || core != (of_layer && SC_TEAM > SC_CORES ? SC_CORES : 0)) continue;
         const uint32_t start = sc_time();
         if (__builtin_expect(op != SC_LAYER_LAST || sc_now.trace & SC_TRACE_DUMP, 0)) observe(op, layer);

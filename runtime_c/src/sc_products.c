@@ -15,7 +15,7 @@
 
 #define WIDTH 6u    /* pixels per image row; image rows per tile */
 #define OUTPUTS 32u /* outputs per job: tokens */
-#define FORM 1u     /* a form id that engine jobs do not use: theirs have higher bits set */
+#define CONFIG 1u   /* a config id that engine jobs do not use: theirs have higher bits set */
 
 _Static_assert(SC_CHUNK <= OUTPUTS, "more tokens than a job has outputs");
 
@@ -191,11 +191,11 @@ static void fire(const run *r, const sc_qvec *x, uint32_t g, uint32_t of_step, u
         };
         sc_neureka_place(at, weights, sums, tokens << 16 | 4 * SC_PRODUCT_WORDS,
                          1u << 16 | words / SC_PRODUCT_WORDS);
-        sc_neureka_form(at, &j);
+        sc_neureka_configure(at, &j);
     } else {
         sc_neureka_move(at, weights, in, sums);
     }
-    sc_neureka_written(FORM);
+    sc_neureka_written(CONFIG);
     sc_neureka_commit();
 }
 
@@ -250,7 +250,7 @@ SC_HOT void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t
         for (uint32_t g = 0, buffer = 0;; buffer ^= 1) {
             const uint32_t then = g + n;
             if (last && g > 0) sc_neureka_wait(0);
-            sc_barrier();
+            sc_worker_barrier();
             if (g == 0) clear(&r, core);
             if (last)
                 for (uint32_t i = 0; i < n; i++) fire(&r, x, g + i, i, buffer, tokens);
@@ -259,7 +259,7 @@ SC_HOT void sc_matrix_products(const sc_matrix *m, const uint8_t *tile, uint32_t
             if (n == 0) break;
             before = n, g = then, n = then < groups ? r.step : 0;
         }
-        sc_barrier();
+        sc_worker_barrier();
         finish_run(&r, m, first + at, x, adapter, tokens, out, core);
     }
 }

@@ -96,7 +96,7 @@ SC_WARM void sc_stream_begin(void) {
 
 SC_HOT const uint8_t *sc_stream_tile(int core) {
     if (core == SC_LAST_CORE(SC_CORES)) sc_dma_wait(st.dma);
-    sc_barrier(); /* the tile is there, and no core reads the other buffer any more */
+    sc_worker_barrier(); /* the tile is there, and no core reads the other buffer any more */
     uint32_t index = st.taken[core]++;
     if (core == SC_LAST_CORE(SC_CORES)) load_ahead();
     return tiles[index & 1];

@@ -14,7 +14,7 @@ SC_HOT void sc_step_leak(const int32_t *src, uint32_t src_stride, uint32_t dst_s
                           int core) {
     const int32_t factor = sc_layers[layer].leak_factor, half = 1 << (SC_LEAK_SHIFT - 1);
     (void)dst_stride;
-    sc_meet();
+    sc_team_barrier();
     for (uint32_t t = 0; t < sc_now.tokens; t++) {
         const int32_t *v = src + t * src_stride;
         for (uint32_t i = (uint32_t)core; i < count; i += SC_CORES)

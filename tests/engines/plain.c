@@ -4,7 +4,6 @@
 #include "sc_platform.h"
 
 #include "sc_runtime.h"
-#include "sc_runtime.h"
 
 #ifdef SC_ON_PLAIN
 
@@ -52,9 +51,9 @@ static void sum(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
 
 static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                 const sc_output *out, int core) {
-    sc_meet(); /* the activations are there */
+    sc_team_barrier(); /* the activations are there */
     sum(m, at, x, tokens, core);
-    sc_barrier();
+    sc_worker_barrier();
     for (uint32_t t = 0; t < tokens; t++) {
         for (uint32_t row = (uint32_t)core * SC_ROWS; row < m->rows; row += SC_CORES * SC_ROWS) {
             int32_t y[SC_ROWS];
@@ -78,15 +77,15 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
 }
 
 /* The controller has nothing to do for it but to say that the activations are there. */
-static void prepare(const sc_matrix *m, uint32_t tokens, int behind_norm) {
-    (void)m, (void)tokens, (void)behind_norm;
+static void prepare(const sc_matrix *m, uint32_t tokens, int after_norm) {
+    (void)m, (void)tokens, (void)after_norm;
 }
 static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) { (void)m, (void)x, (void)tokens; }
-static void attend(const sc_matrix *m, uint32_t tokens) {
+static void control(const sc_matrix *m, uint32_t tokens) {
     (void)m, (void)tokens;
-    sc_meet();
+    sc_team_barrier();
 }
 
-const sc_engine sc_engine_plain = {0, prepare, begin, attend, end, read_row};
+const sc_engine sc_engine_plain = {0, prepare, begin, control, end, read_row};
 
 #endif

@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "sc_runtime.h"
 #include "sc_heads.h"
+#include "sc_runtime.h"
 #include "sc_shares.h"
 
 #define CANARY 0xC5C5C5C5u

@@ -65,8 +65,8 @@ static uint32_t matrix_split(const sc_matrix *m, const uint8_t *tile, uint32_t f
         sc_split_sums_of_several(m, tile, count, x, tokens, scratch + (size_t)core * scratch_words, core,
                                  cores);
         EACH_CORE(core)
-        sc_split_rows_of_several(m, tile, first, count, x, adapter, tokens, &out, scratch, scratch_words, core,
-                                 cores);
+        sc_split_rows_of_several(m, tile, first, count, x, adapter, tokens, &out, scratch, scratch_words,
+                                 core, cores);
         release(scratch, all, "canary of the cores' scratch");
         return 1;
     }

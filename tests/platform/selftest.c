@@ -92,12 +92,10 @@ static uint32_t count_nonzero(const uint8_t *p, uint32_t n) {
 static void check_initial_memory(void) {
     report("L1 zeroed", sizeof l1_big, count_nonzero(l1_big, sizeof l1_big));
     report("L2 zeroed", sizeof l2_big, count_nonzero(l2_big, sizeof l2_big));
-    report("bss zeroed", sizeof plain_bss,
-           count_nonzero((const uint8_t *)plain_bss, sizeof plain_bss));
+    report("bss zeroed", sizeof plain_bss, count_nonzero((const uint8_t *)plain_bss, sizeof plain_bss));
     report("data set", 3, (plain_data[0] != 7) + (plain_data[1] != 8) + (plain_data[2] != 9));
     report("L1 data set", 4,
-           (l1_data[0] != 1) + (l1_data[1] != 0x80000000u) + (l1_data[2] != 3) +
-               (l1_data[3] != 0xDEADBEEFu));
+           (l1_data[0] != 1) + (l1_data[1] != 0x80000000u) + (l1_data[2] != 3) + (l1_data[3] != 0xDEADBEEFu));
 }
 
 static uint32_t count_unlike(const uint8_t *p, uint32_t kind, uint32_t first, uint32_t n) {
@@ -122,9 +120,7 @@ static void check_blobs(void) {
 static SC_L1 uint32_t ran[SC_CORES], wrong_in[SC_TEAM];
 static SC_L1 uint32_t turn[2][ROUNDS][SC_TEAM]; /* of the workers, and of the team */
 
-static void count_me(void *arg, int core) {
-    ran[core] += *(uint32_t *)arg;
-}
+static void count_me(void *arg, int core) { ran[core] += *(uint32_t *)arg; }
 
 /* Every core must see what all others wrote before the barrier, and nobody may be a round ahead. */
 static void meet(void *arg, int core) {
@@ -136,12 +132,12 @@ static void meet(void *arg, int core) {
             __asm__ volatile("");
         }
         turns[r][core] = r + 1;
-        team ? sc_meet() : sc_barrier();
+        team ? sc_team_barrier() : sc_worker_barrier();
         for (int other = 0; other < (team ? SC_TEAM : SC_CORES); other++) {
             wrong_in[core] += turns[r][other] != r + 1;
             wrong_in[core] += r + 1 < ROUNDS && turns[r + 1][other] != 0;
         }
-        team ? sc_meet() : sc_barrier();
+        team ? sc_team_barrier() : sc_worker_barrier();
     }
 }
 
@@ -279,8 +275,8 @@ static void read_flash(void *arg, int core) {
 }
 
 static void check_flash(void) {
-    static const struct piece pieces[] = {
-        {0, 4}, {4, 64}, {1020, 8}, {65532, 1024}, {100000, 65536}, {SC_TEST_FLASH - 70000, 70000}};
+    static const struct piece pieces[] = {{0, 4},        {4, 64},         {1020, 8},
+                                          {65532, 1024}, {100000, 65536}, {SC_TEST_FLASH - 70000, 70000}};
     uint32_t wrong = 0, pieces_read = sizeof pieces / sizeof pieces[0];
     for (uint32_t i = 0; i < pieces_read; i++) {
         struct piece p = pieces[i];
@@ -412,7 +408,7 @@ static void time_worker_parts(void *arg, int core) {
     for (int warm = 0; warm < 3; warm++) {
         uint32_t a = sc_time();
         for (int i = 0; i < 16; i++) {
-            sc_barrier();
+            sc_worker_barrier();
         }
         uint32_t b = sc_time();
         if (core == 0) {
@@ -426,7 +422,7 @@ static void time_worker_parts(void *arg, int core) {
                 spent[5] = b - a;
             }
         }
-        sc_barrier();
+        sc_worker_barrier();
     }
 }
 

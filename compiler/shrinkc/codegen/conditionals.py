@@ -158,6 +158,22 @@ class _Expression:
             return None  # not a constant of the preprocessor, for example a type
 
 
+class _Strict(Constants):
+    """Names of C code: one that is no macro is a variable."""
+
+    def is_open(self, name: str) -> bool:
+        return name not in self.values
+
+
+def value_of(text: str, constants: Constants) -> int | None:
+    """The value of an expression in C code; None if the macros do not decide it."""
+    try:
+        strict = _Strict(constants.values, constants.open_names)
+        return _Expression(text, strict).parse().value
+    except (ValueError, IndexError):
+        return None
+
+
 def end_of_line(text: str, at: int) -> int:
     """End of the line that begins at ``at``, with its line end; of a directive with its further lines."""
     end = text.find("\n", at) + 1 or len(text)

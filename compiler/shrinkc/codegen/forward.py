@@ -10,33 +10,33 @@ from shrinkc.ir.steps import PassSizes, slot_of
 from shrinkc.storage import MatrixShape
 
 VECTORS = ("q8", "q16")  # kinds of values that a sc_qvec describes
-FORMS = {"i32": "SC_WORDS", "heads8": "SC_BYTES", "q8": "SC_VECTOR", "q16": "SC_VECTOR"}
+LAYOUTS = {"i32": "SC_WORDS", "heads8": "SC_BYTES", "q8": "SC_VECTOR", "q16": "SC_VECTOR"}
 SLOTS = ("SC_QKV", "SC_O", "SC_GU", "SC_DOWN")  # enum sc_slot
 
 # by kernel: the arguments of the workers' call, and the controller's call
 CALLS = {
     "sc_step_norm": (
         "{slot}, WORDS({src}), {src_stride}, 2 * l + {how}, l, core",
-        "accompany_vector({slot}, WORDS({src}), {src_stride}, 2 * l + {how}, l);",
+        "controller_vector({slot}, WORDS({src}), {src_stride}, 2 * l + {how}, l);",
     ),
     "sc_step_quant": (
         "{slot}, WORDS({src}), {src_stride}, l, core",
-        "accompany_vector({slot}, WORDS({src}), {src_stride}, NO_NORM, l);",
+        "controller_vector({slot}, WORDS({src}), {src_stride}, NO_NORM, l);",
     ),
     "sc_step_linear": (
         "{slot}, {how}, WORDS({dst}), {dst_stride}, l, core",
-        "accompany_matrix({slot}, l);",
+        "controller_matrix({slot}, l);",
     ),
     "sc_step_heads": (
         "WORDS({src}), {src_stride}, l, core",
-        "accompany_heads(WORDS({src}), {src_stride}, l);",
+        "controller_heads(WORDS({src}), {src_stride}, l);",
     ),
     "sc_step_attention": (
         "WORDS({dst}), {dst_stride}, l, core",
-        "accompany_attention(WORDS({dst}), {dst_stride}, l);",
+        "controller_attention(WORDS({dst}), {dst_stride}, l);",
     ),
 }
-OTHER = ("WORDS({src}), {src_stride}, {dst_stride}, {count}, l, core", "sc_meet();")
+OTHER = ("WORDS({src}), {src_stride}, {dst_stride}, {count}, l, core", "sc_team_barrier();")
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class CStep:
     name: str
     run: str
     call: str
-    accompanied: str
+    controlled: str
     about: str
     dst: str
     dst_stride: int
     count: int
     slot: str
-    form: str
+    layout: str
 
 
 def printed_steps(
@@ -79,7 +79,7 @@ def printed_steps(
             "slot": SLOTS[slots.index(slot) if slot in slots else 0],
             "how": step.op.kernel_parameter(step, sizes.steps),
         }
-        call, accompanied = CALLS.get(step.op.KERNEL, OTHER)
+        call, controlled = CALLS.get(step.op.KERNEL, OTHER)
         about = f"{step.name}: {said['src']} -> {said['dst']}"
         matrix = shapes.get(f"layer0.{step.matrix}") if step.matrix else None
         if matrix is not None:
@@ -89,13 +89,13 @@ def printed_steps(
                 step.name,
                 step.op.KERNEL,
                 f"{step.op.KERNEL}({call.format(**said)});",
-                accompanied.format(**said),
+                controlled.format(**said),
                 about,
                 str(said["dst"]),
                 stride(step.name),
                 count,
                 str(said["slot"]),
-                FORMS[kind.kind],
+                LAYOUTS[kind.kind],
             )
         )
     return out

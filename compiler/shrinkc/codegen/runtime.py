@@ -6,10 +6,12 @@ import re
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 
-from shrinkc.codegen.conditionals import Constants, resolved
-from shrinkc.codegen.unused import guard_of, has_content, items_of, used, words_of, written
+from shrinkc.codegen.conditionals import Constants, resolved, value_of
+from shrinkc.codegen.fold import Known, folded, known_functions
+from shrinkc.codegen.unused import Item, guard_of, has_content, items_of, used, words_of, written
 
 DEFINE = re.compile(r"(?m)^[ \t]*#\s*define\s+(\w+)(\(?)((?:[^\n]*\\\n)*[^\n]*)")
+STATIC = re.compile(r"static inline|SC_INLINE|SC_\w+ static|static")
 INCLUDE = re.compile(r'(?m)^#include "([^"]+)".*\n')
 PUBLIC = frozenset({"llm.h"})  # copied as it is
 # files with a subject of their own: no header is written into the first; the others are not written into another file
@@ -32,7 +34,8 @@ def specialised(
     program; ``memories``: whether it defines such a macro for all programs, or for none.
     The C compiler gets the same definitions in the same order as from the whole runtime.
     """
-    texts = _resolved({**generated, **runtime}, others, options, memories)
+    texts, constants = _resolved({**generated, **runtime}, others, options, memories)
+    texts = _folded(_with_layer_fields(texts), constants)
     files = {name: items_of(text) for name, text in texts.items() if name not in PUBLIC}
     roots = {"SC_MODEL", *options}
     for text in [*others, *(runtime[name] for name in PUBLIC)]:
@@ -75,7 +78,7 @@ def _resolved(
     others: Collection[str],
     options: Collection[str],
     memories: Mapping[str, bool],
-) -> dict[str, str]:
+) -> tuple[dict[str, str], Constants]:
     """Resolves conditionals until no more is known: macros of the runtime may depend on others."""
     elsewhere = {*options, *(name for text in others for name, *_ in DEFINE.findall(text))}
     while True:
@@ -95,8 +98,53 @@ def _resolved(
         )
         new = {name: resolved(text, known) for name, text in texts.items()}
         if new == texts:
-            return texts
+            return texts, known
         texts = new
+
+
+def _with_layer_fields(texts: dict[str, str]) -> dict[str, str]:
+    """The fields of a layer's struct, which model.h lists in a macro."""
+    found = re.search(r"(?m)^#define SC_LAYER_NUMBERS (.*)\n", texts.get("model.h", ""))
+    if found is None:
+        return texts
+    fields = found[1].replace("; ", ";\n    ")
+    return {name: text.replace("SC_LAYER_NUMBERS;", f"{fields};") for name, text in texts.items()}
+
+
+def _folded(texts: dict[str, str], constants: Constants) -> dict[str, str]:
+    """Functions without what the model decides in C."""
+    texts, known = dict(texts), Known(constants)
+    sources = {name: items_of(text) for name, text in texts.items() if name not in PUBLIC}
+    # by name: the definitions of each function and macro
+    made: dict[str, list[Item]] = {}
+    for items in sources.values():
+        for item in items:
+            for name in (
+                item.names if item.kind == "define" or item.text.rstrip().endswith("}") else ()
+            ):
+                made.setdefault(name, []).append(item)
+    macros, functions = {}, {}
+    for name, (item, *more) in made.items():
+        if more:
+            continue
+        if item.kind == "define":
+            found = DEFINE.match(item.text)
+            value = value_of(found[3].split(")", 1)[1], constants) if found and found[2] else None
+            if value is not None:
+                macros[name] = str(value)
+        elif STATIC.match(item.text):
+            functions[name] = item.text
+    known = Known(constants, macros)
+    while (more_known := known_functions(functions, known)) != known:
+        known = more_known
+    return {
+        name: "".join(
+            folded(item.text, known) if item.kind == "code" else item.text for item in sources[name]
+        )
+        if name in sources
+        else text
+        for name, text in texts.items()
+    }
 
 
 def _without_missing_headers(texts: dict[str, str], every: Mapping[str, str]) -> dict[str, str]:
@@ -203,6 +251,24 @@ def _body(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Without repeated empty lines, and without marks for clang-format, which would no longer be in pairs."""
+    """Without repeated empty lines and marks for clang-format, and indented as if no #if had been there."""
     text = re.sub(r"(?m)^[ \t]*/\* clang-format (?:on|off) \*/\n", "", text)
-    return re.sub(r"\n{3,}", "\n\n", text)
+    text = re.sub(
+        r"(?m)^(static(?: inline)?)\n +(__attribute__\(\(\w+\)\))\n +void\n +",
+        r"\1 \2\nvoid ",
+        text,
+    )
+    lines: list[str] = []
+    least = extra = 0  # indentation of the last statement; spaces too many of the lines after it
+    for line in text.split("\n"):
+        indent = len(line) - len(line.lstrip(" "))
+        if extra and indent <= least:
+            extra = 0
+        elif (
+            not extra and lines and lines[-1].endswith(";") and indent == least + 4 and line.strip()
+        ):
+            extra = 4
+        lines.append(line[extra:] if line.strip() else line)
+        if not extra:
+            least = indent
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))

@@ -95,6 +95,8 @@ class Values:
     """Besides the cores."""
     remainders: bool
     second_layout: bool
+    taps: int | None
+    """Of all matrices; None: not all have the same."""
     engine_table: int
     """Bytes of L1 per matrix."""
     head_scratch: int
@@ -187,6 +189,8 @@ def values_of(
     sizes, kv = planned_sizes(shape, target, plan), kv_shape(shape, plan.chunk)
     caches, kv_bytes = _caches(shape, plan)
     held = buffer_bytes(sizes)
+    taps = {0} if tables.adapters else set()
+    taps |= {engine_named(m.engine).taps(m.k, m.bits) for m in shape.matrices}
     return Values(
         command=command,
         name=c_identifier(name),
@@ -237,7 +241,8 @@ def values_of(
         adapter_format=tables.adapters[0][1].format if tables.adapters else None,
         engines=engines,
         remainders=any(engine_named(m.engine).remainders(m.k, m.bits) for m in shape.matrices),
-        second_layout=any(engine_named(m.engine).taps(m.k, m.bits) for m in shape.matrices),
+        second_layout=any(taps),
+        taps=taps.pop() if len(taps) == 1 else None,
         engine_table=max((engine_named(name).table for name in engines), default=0),
         head_scratch=head_scratch_bytes(graph.context),
         head_state=head_state_bytes(graph.head_dim),

@@ -79,9 +79,9 @@ void sc_run_team(sc_worker_fn fn, void *arg) {
     pthread_barrier_wait(&finish_line);
 }
 
-void sc_barrier(void) { pthread_barrier_wait(&worker_line); }
+void sc_worker_barrier(void) { pthread_barrier_wait(&worker_line); }
 
-void sc_meet(void) { pthread_barrier_wait(&team_line); }
+void sc_team_barrier(void) { pthread_barrier_wait(&team_line); }
 
 #else
 
@@ -89,9 +89,9 @@ void sc_run_workers(sc_worker_fn fn, void *arg) { fn(arg, 0); }
 
 void sc_run_team(sc_worker_fn fn, void *arg) { fn(arg, 0); }
 
-void sc_barrier(void) {}
+void sc_worker_barrier(void) {}
 
-void sc_meet(void) {}
+void sc_team_barrier(void) {}
 
 #endif
 

@@ -8,9 +8,9 @@ void sc_run_workers(sc_worker_fn fn, void *arg) { fn(arg, 0); }
 
 void sc_run_team(sc_worker_fn fn, void *arg) { fn(arg, 0); }
 
-void sc_barrier(void) {}
+void sc_worker_barrier(void) {}
 
-void sc_meet(void) {}
+void sc_team_barrier(void) {}
 
 /* ---- transfers: complete when started ---- */
 

@@ -14,7 +14,7 @@ sc_dma sc_dma_start_long(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t d
 }
 
 #ifdef SC_NEUREKA
-SC_L1 uint32_t sc_neureka_forms[2];
+SC_L1 uint32_t sc_neureka_configs[2];
 #endif
 
 /* ---- profile ---- */
@@ -91,11 +91,11 @@ static void start(sc_worker_fn fn, void *arg) {
 
 SC_HOT void sc_run_workers(sc_worker_fn fn, void *arg) {
     start(fn, arg);
-    sc_meet();
+    sc_team_barrier();
 }
 
 SC_HOT void sc_run_team(sc_worker_fn fn, void *arg) {
     start(fn, arg);
     fn(arg, CONTROLLER);
-    sc_meet();
+    sc_team_barrier();
 }

@@ -44,18 +44,19 @@ static struct {
     uint8_t op;
     uint16_t layer;
     uint32_t cycles[4];
-} attended[ROOM];
-static uint32_t attended_used, attended_reported;
+} controller_ops[ROOM];
+static uint32_t controller_used, controller_reported;
 
-static void attend(enum sc_op op, uint32_t layer, uint32_t arrival) {
+static void count_controller(enum sc_op op, uint32_t layer, uint32_t arrival) {
     uint32_t end;
     const sc_counters now = sc_counters_read(&end);
-    const uint32_t at = attended_used % ROOM, begin = end - now.of[SC_ELAPSED];
-    if (attended_used - attended_reported < ROOM) {
-        attended[at].op = (uint8_t)op, attended[at].layer = (uint16_t)layer;
-        attended[at].cycles[0] = begin, attended[at].cycles[1] = arrival, attended[at].cycles[2] = end;
-        attended[at].cycles[3] = now.of[SC_ACTIVE];
-        attended_used++;
+    const uint32_t at = controller_used % ROOM, begin = end - now.of[SC_ELAPSED];
+    if (controller_used - controller_reported < ROOM) {
+        controller_ops[at].op = (uint8_t)op, controller_ops[at].layer = (uint16_t)layer;
+        controller_ops[at].cycles[0] = begin, controller_ops[at].cycles[1] = arrival,
+        controller_ops[at].cycles[2] = end;
+        controller_ops[at].cycles[3] = now.of[SC_ACTIVE];
+        controller_used++;
     }
     (void)sc_counters_restart();
 }
@@ -64,24 +65,24 @@ static void attend(enum sc_op op, uint32_t layer, uint32_t arrival) {
 static volatile uint32_t crowded;
 
 static void __attribute__((noinline)) make_room(int core) {
-    sc_barrier();
+    sc_worker_barrier();
     if (core == 0) {
         crowded = 0;
         sc_profile_report();
     }
-    sc_barrier();
+    sc_worker_barrier();
 }
 
 /* hot, because the call itself counts for the op */
 SC_HOT void sc_profile_op(enum sc_op op, uint32_t layer, int core) {
     const int alone = core == SC_CONTROLLER, slot = alone ? 0 : core;
     const uint32_t arrival = SC_SPANS ? SC_CSR(mcycle) : 0;
-    if (layer < SC_LAYERS) sc_meet();
+    if (layer < SC_LAYERS) sc_team_barrier();
     if (alone && layer < SC_LAYERS) {
-        if (SC_SPANS) attend(op, layer, arrival);
+        if (SC_SPANS) count_controller(op, layer, arrival);
         return;
     }
-    if (!alone && layer == SC_LAYERS) sc_barrier();
+    if (!alone && layer == SC_LAYERS) sc_worker_barrier();
     uint32_t end;
     const sc_counters now = sc_counters_read(&end);
     const uint32_t n = used[slot];
@@ -98,7 +99,7 @@ SC_HOT void sc_profile_op(enum sc_op op, uint32_t layer, int core) {
     }
     if (!alone) {
         if (n + 1 == ROOM) make_room(core);
-        sc_barrier();
+        sc_worker_barrier();
         if (SC_SPANS && crowded) make_room(core);
     }
     const uint32_t begin = sc_counters_restart();
@@ -143,12 +144,12 @@ static void report_cores(uint32_t n) {
     report_trace(LLM_CORES, sc_op_names[what[n].op], what[n].layer, values, 1 + 4 * what[n].cores);
 }
 
-static void report_attended(void) {
-    for (; attended_reported != attended_used; attended_reported++) {
-        const uint32_t at = attended_reported % ROOM;
+static void report_controller(void) {
+    for (; controller_reported != controller_used; controller_reported++) {
+        const uint32_t at = controller_reported % ROOM;
         uint32_t values[5] = {SC_CONTROLLER};
-        for (int i = 0; i < 4; i++) values[1 + i] = attended[at].cycles[i];
-        report_trace(LLM_CORES, sc_op_names[attended[at].op], attended[at].layer, values, 5);
+        for (int i = 0; i < 4; i++) values[1 + i] = controller_ops[at].cycles[i];
+        report_trace(LLM_CORES, sc_op_names[controller_ops[at].op], controller_ops[at].layer, values, 5);
     }
 }
 
@@ -171,7 +172,7 @@ void sc_profile_report(void) {
             if (SC_SPANS) report_cores(n);
         }
     if (SC_SPANS) {
-        report_attended();
+        report_controller();
         for (uint32_t core = 0; core <= SC_CORES; core++) report_spans(core);
     }
     for (int core = 0; core < SC_CORES; core++) used[core] = 0;

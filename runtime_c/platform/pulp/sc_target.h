@@ -40,9 +40,9 @@
 
 typedef uint32_t sc_dma; /* counter of the transfer, 0 .. 15 */
 
-static inline void sc_barrier(void) { (void)elw(EU_BARRIER_WAIT(WORKER_BARRIER)); }
-#define SC_MEET_AT EU_BARRIER_WAIT(TEAM_BARRIER) /* for code that waits there itself */
-static inline void sc_meet(void) { (void)elw(SC_MEET_AT); }
+static inline void sc_worker_barrier(void) { (void)elw(EU_BARRIER_WAIT(WORKER_BARRIER)); }
+#define SC_TEAM_BARRIER_AT EU_BARRIER_WAIT(TEAM_BARRIER) /* for code that waits there itself */
+static inline void sc_team_barrier(void) { (void)elw(SC_TEAM_BARRIER_AT); }
 
 static inline void sc_dma_command(uintptr_t l1, uintptr_t ext, uint32_t bytes, uint32_t direction) {
     REG(DMA_COMMAND) = bytes | direction | DMA_LINEAR | DMA_EVENT;

@@ -136,7 +136,7 @@ SC_HOT static void __attribute__((noreturn)) work(int core) {
         sc_worker_fn fn = (sc_worker_fn)(uintptr_t)elw(EU_DISPATCH);
         void *arg = (void *)(uintptr_t)elw(EU_DISPATCH);
         fn(arg, core);
-        sc_meet();
+        sc_team_barrier();
     }
 }
 
@@ -183,7 +183,7 @@ void __attribute__((noreturn, used)) sc_cluster_main(uint32_t core) {
     controller_init();
     REG(EU_DISPATCH) = (uintptr_t)zero_l1;
     REG(EU_DISPATCH) = 0; /* its argument */
-    sc_meet();
+    sc_team_barrier();
     zero_with_dma(__sc_l2_start, __sc_l2_end);
 #ifdef SC_HAS_WMEM
     zero_with_dma(__sc_wmem_start, __sc_wmem_end);

@@ -55,13 +55,13 @@ static inline __attribute__((always_inline)) sc_neureka sc_neureka_acquire(void)
     return at;
 }
 
-/* Form id (not 0) of the registers in each context: they are equal except for addresses if the id is equal.
+/* Id (not 0) of the registers in each context: they are equal except for addresses if the id is equal.
  * Contexts are used in turn: [0] is the next one. */
-extern uint32_t sc_neureka_forms[2];
-static inline uint32_t sc_neureka_holds(void) { return sc_neureka_forms[0]; }
-static inline void sc_neureka_written(uint32_t form) {
-    sc_neureka_forms[0] = sc_neureka_forms[1];
-    sc_neureka_forms[1] = form;
+extern uint32_t sc_neureka_configs[2];
+static inline uint32_t sc_neureka_holds(void) { return sc_neureka_configs[0]; }
+static inline void sc_neureka_written(uint32_t config) {
+    sc_neureka_configs[0] = sc_neureka_configs[1];
+    sc_neureka_configs[1] = config;
 }
 
 /* Registers that differ between a matrix's jobs. */
@@ -73,7 +73,7 @@ sc_neureka_place(sc_neureka at, uint32_t weights, uint32_t out, uint32_t last_ou
     at[NEUREKA_JOB + 18] = tiles_out_in;
 }
 
-/* Number of tiles of a job's rows, and row stride, if they differ from the form's. */
+/* Number of tiles of a job's rows, and row stride, if they differ from the first job's. */
 static inline void sc_neureka_count(sc_neureka at, uint32_t last_out_in, uint32_t tiles_out_in) {
     at[NEUREKA_JOB + 15] = last_out_in;
     at[NEUREKA_JOB + 18] = tiles_out_in;
@@ -105,7 +105,7 @@ static inline __attribute__((always_inline)) void sc_neureka_move(sc_neureka at,
     at[NEUREKA_JOB + 2] = out;
 }
 
-SC_HOT __attribute__((unused)) static void sc_neureka_form(sc_neureka at, const sc_neureka_job *j) {
+SC_HOT __attribute__((unused)) static void sc_neureka_configure(sc_neureka at, const sc_neureka_job *j) {
     at[NEUREKA_JOB + 1] = j->in;
     at[NEUREKA_JOB + 6] = j->in_pixel;
     at[NEUREKA_JOB + 7] = j->in_row;

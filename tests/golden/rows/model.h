@@ -48,9 +48,7 @@ enum sc_op {
 #define SC_DOT_SHIFT 2
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -1
-#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t mean_unit; int8_t gate_shift; int8_t silu_shift; int8_t up_shift
 #define SC_PERMS 0
-#define SC_STRIP_SPACE 1
 
 /* memory plan */
 #define SC_CHUNK 36
@@ -63,9 +61,8 @@ enum sc_op {
 #define SC_PIECES_LEVEL SC_IN_L2
 #define SC_PIECES_AT 384u
 #define SC_PLANNED_CORES 8
-#define SC_HANDS 9 /* cores with buffers for attention heads */
+#define SC_PLANNED_HEAD_CORES 9 /* cores with buffers for attention heads */
 
-#define SC_IN_PLACE 1 /* quantise in place: memory/plan.py */
 #define SC_SPILL_WORDS 14 /* words that a core spills while it quantises in place */
 #define SC_ROOM_OF_O 0 /* words of a token's buffer, for quantising in place; 0: separate buffer */
 #define SC_SOURCE_OF_O SC_AT_XQ
@@ -76,8 +73,6 @@ enum sc_op {
 #define SC_Y_WORDS 32
 #define SC_XQ_WORDS 12
 #define SC_XGROUPS 0 /* most groups of an int8 vector; 0: no int8 vectors */
-#define SC_GATE_SHIFT_LEAST (1) /* range in all layers; code for other shifts is left out */
-#define SC_GATE_SHIFT_MOST (1)
 #define SC_HEAD_SCRATCH_BYTES 204
 #define SC_HEAD_STATE_BYTES 76
 #define SC_LAYER_BYTES 28

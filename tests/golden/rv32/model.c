@@ -31,16 +31,16 @@ SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
 
 /* Results of a layer's ops in L1, for observation. */
 const sc_result sc_results[SC_LAYER_STEPS] = {
-    {.at = SC_AT_XV, .stride = 0, .count = 0, .slot = SC_QKV, .form = SC_VECTOR}, /* attn_in.q */
-    {.at = SC_AT_Y, .stride = 70, .count = 70, .slot = SC_QKV, .form = SC_WORDS}, /* qkv */
-    {.at = SC_AT_Q8, .stride = 12, .count = 48, .slot = SC_QKV, .form = SC_BYTES}, /* q8 */
-    {.at = SC_AT_Y, .stride = 70, .count = 42, .slot = SC_QKV, .form = SC_WORDS}, /* attn */
-    {.at = SC_AT_XV, .stride = 0, .count = 0, .slot = SC_O, .form = SC_VECTOR}, /* o_in.q */
-    {.at = SC_AT_X, .stride = 24, .count = 24, .slot = SC_O, .form = SC_WORDS}, /* mid */
-    {.at = SC_AT_XV, .stride = 0, .count = 0, .slot = SC_GU, .form = SC_VECTOR}, /* mlp_in.q */
-    {.at = SC_AT_H, .stride = 24, .count = 24, .slot = SC_GU, .form = SC_WORDS}, /* h */
-    {.at = SC_AT_XV, .stride = 0, .count = 0, .slot = SC_DOWN, .form = SC_VECTOR}, /* down_in.q */
-    {.at = SC_AT_X, .stride = 24, .count = 24, .slot = SC_DOWN, .form = SC_WORDS}, /* out */
+    {.at = SC_AT_XV, .stride = 0, .count = 0, .slot = SC_QKV, .layout = SC_VECTOR}, /* attn_in.q */
+    {.at = SC_AT_Y, .stride = 70, .count = 70, .slot = SC_QKV, .layout = SC_WORDS}, /* qkv */
+    {.at = SC_AT_Q8, .stride = 12, .count = 48, .slot = SC_QKV, .layout = SC_BYTES}, /* q8 */
+    {.at = SC_AT_Y, .stride = 70, .count = 42, .slot = SC_QKV, .layout = SC_WORDS}, /* attn */
+    {.at = SC_AT_XV, .stride = 0, .count = 0, .slot = SC_O, .layout = SC_VECTOR}, /* o_in.q */
+    {.at = SC_AT_X, .stride = 24, .count = 24, .slot = SC_O, .layout = SC_WORDS}, /* mid */
+    {.at = SC_AT_XV, .stride = 0, .count = 0, .slot = SC_GU, .layout = SC_VECTOR}, /* mlp_in.q */
+    {.at = SC_AT_H, .stride = 24, .count = 24, .slot = SC_GU, .layout = SC_WORDS}, /* h */
+    {.at = SC_AT_XV, .stride = 0, .count = 0, .slot = SC_DOWN, .layout = SC_VECTOR}, /* down_in.q */
+    {.at = SC_AT_X, .stride = 24, .count = 24, .slot = SC_DOWN, .layout = SC_WORDS}, /* out */
 };
 
 /* 24 -> 107, 8 bit, per channel, 2912 bytes */

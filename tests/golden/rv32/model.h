@@ -48,9 +48,7 @@ enum sc_op {
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -1
-#define SC_LAYER_NUMBERS int8_t k_unit; int8_t v_unit; uint16_t score_mantissa; int16_t score_exponent; int8_t mean_unit; int8_t gate_shift; int8_t silu_shift; int8_t up_shift
 #define SC_PERMS 0
-#define SC_STRIP_SPACE 1
 
 /* memory plan */
 #define SC_CHUNK 16
@@ -63,16 +61,12 @@ enum sc_op {
 #define SC_PIECES_LEVEL SC_IN_L2
 #define SC_PIECES_AT 336u
 #define SC_PLANNED_CORES 8
-#define SC_HANDS 8 /* cores with buffers for attention heads */
-
-#define SC_IN_PLACE 0 /* quantise in place: memory/plan.py */
-#define SC_SPILL_WORDS 0 /* words that a core spills while it quantises in place */
+#define SC_PLANNED_HEAD_CORES 8 /* cores with buffers for attention heads */
 
 /* sizes of shared buffers */
 #define SC_Y_WORDS 70
 #define SC_XQ_WORDS 22
 #define SC_XGROUPS 0 /* most groups of an int8 vector; 0: no int8 vectors */
-#define SC_RANK 0
 #define SC_HEAD_SCRATCH_BYTES 140
 #define SC_HEAD_STATE_BYTES 140
 #define SC_LAYER_BYTES 28

@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Prefetch: RMSNorm weights and the next layer's KV cache are copied to L1 while matrices are multiplied.
- * SC_FETCHER starts the DMA and waits for it. */
-#ifndef SC_AHEAD_H
-#define SC_AHEAD_H
+ * SC_PREFETCH_CORE starts the DMA and waits for it. */
+#ifndef SC_PREFETCH_H
+#define SC_PREFETCH_H
 
 #include "sc_layer_cache.h"
 
 #ifdef SC_AT_GAIN
 /* RMSNorm weights are copied to L1 in advance, because a core stalls for each load from L2. */
 static SC_L1 sc_dma gain_dma;
-static SC_L1 uint32_t gain_next; /* used by SC_FETCHER only */
+static SC_L1 uint32_t gain_next; /* used by SC_PREFETCH_CORE only */
 
 static void gain_load(void) { gain_dma = sc_dma_in(gain, sc_gains[gain_next++], sizeof(int32_t[SC_HIDDEN])); }
 
 /* Weights of a norm; call it before a barrier. */
 static inline const int32_t *gain_of(uint32_t norm, int core) {
     (void)norm;
-    if (core == SC_FETCHER) sc_dma_wait(gain_dma);
+    if (core == SC_PREFETCH_CORE) sc_dma_wait(gain_dma);
     return gain;
 }
 #else
@@ -24,10 +24,10 @@ static inline const int32_t *gain_of(uint32_t norm, int core) {
 #endif
 
 /* Starts the copy for the norm after attention, when the heads begin. */
-static inline void gain_ahead(int core) {
+static inline void prefetch_gain(int core) {
     (void)core;
 #ifdef SC_AT_GAIN
-    if (core == SC_FETCHER) gain_load();
+    if (core == SC_PREFETCH_CORE) gain_load();
 #endif
 }
 
@@ -35,25 +35,25 @@ static inline void gain_ahead(int core) {
  * busy until the next heads: right after attention. With gate and up, if tiles or HyperRAM transfers use the
  * DMA. With the layer's own first matrix, if the buffer is in use until then. */
 #if SC_IN_PLACE
-#define SC_CACHE_BESIDE SC_QKV
+#define SC_CACHE_WITH SC_QKV
 #else
-#define SC_CACHE_BESIDE (SC_FETCHER == SC_CORES && SC_KV_LAYERS_HYPERRAM == 0 ? SC_O : SC_GU)
+#define SC_CACHE_WITH (SC_PREFETCH_CORE == SC_CORES && SC_KV_LAYERS_HYPERRAM == 0 ? SC_O : SC_GU)
 #endif
 
 /* Starts prefetches that go with a matrix. */
-static inline void set_out(uint32_t slot, int core) {
-    if (core != SC_FETCHER) return;
+static inline void prefetch_with_matrix(uint32_t slot, int core) {
+    if (core != SC_PREFETCH_CORE) return;
 #ifdef SC_AT_GAIN
     if (slot == SC_GU && (gain_next < 2 * SC_LAYERS || sc_now.want != SC_NO_LOGITS)) gain_load();
 #endif
 #if SC_KV_WINDOW > 0
-    if (slot == SC_CACHE_BESIDE) kv_load(kv_next);
+    if (slot == SC_CACHE_WITH) kv_load(kv_next);
 #endif
     (void)slot;
 }
 
 /* Prefetches before the first layer. */
-static inline void fetch_first(void) {
+static inline void prefetch_first(void) {
 #if !SC_ROPE_IN_FLASH
     sc_load_rope(); /* before a cache, or it waits for that */
 #endif

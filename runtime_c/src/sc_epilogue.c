@@ -3,7 +3,7 @@
  * silu(gate) * up. Workers run it, on registers or L1, after the cores or the engine have multiplied. */
 #include "sc_platform.h"
 
-#include "sc_joined.h"
+#include "sc_epilogue_neureka.h"
 
 __attribute__((noinline, cold)) void sc_lshift_rows(int32_t *y, uint32_t n, int shift) {
     for (uint32_t r = 0; r < n; r++) y[r] = sc_lshift_sat(y[r], shift > 31 ? 31 : shift);

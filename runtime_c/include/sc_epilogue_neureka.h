@@ -4,10 +4,10 @@
  * on buffers in L1.
  *
  * Inline, because while decoding every engine job ends with it and the cores wait. */
-#ifndef SC_JOINED_H
-#define SC_JOINED_H
+#ifndef SC_EPILOGUE_NEUREKA_H
+#define SC_EPILOGUE_NEUREKA_H
 
-#include "sc_rows.h"
+#include "sc_epilogue.h"
 
 #if SC_XPULP
 /* silu(g) * u, with v: the sigmoid's input. 12 instructions and `between`, which must not use their results.
@@ -31,9 +31,11 @@
 #ifdef SC_HAS_ENGINES
 
 #if SC_XPULP
-/* sc_meet() as the first instruction, if `meets`. The loop's constants are in registers by then. */
-#define MEET ".if %[meets]\n" P_ELW("x0", "%[team]", "%[event]") ".endif\n"
-#define MEETS(meets) [team] "r"(ELW_PAGE(SC_MEET_AT)), [event] "i"(ELW_OFFSET(SC_MEET_AT)), [meets] "i"(meets)
+/* sc_team_barrier() as the first instruction, if `barrier`. The loop's constants are in registers by then. */
+#define BARRIER ".if %[barrier]\n" P_ELW("x0", "%[team]", "%[event]") ".endif\n"
+#define BARRIER_OPERANDS(barrier)                                                                            \
+    [team] "r"(ELW_PAGE(SC_TEAM_BARRIER_AT)), [event] "i"(ELW_OFFSET(SC_TEAM_BARRIER_AT)),                   \
+        [barrier] "i"(barrier)
 
 /* Left out if the engine has added high sums to low ones. */
 #define UNLESS_SUMMED(text) ".if !%[summed]\n" text ".endif\n"
@@ -42,13 +44,13 @@
 /* join_rows() and silu_rows() of whole blocks in one loop, for gate shifts of -12 to 15. */
 SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
                            uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst,
-                           const int meets) {
+                           const int barrier) {
     const int gate_shift = out->gate_shift;
     int32_t g, u, v, i, a, b;
     /* clang-format off */
     /* the next low sum is loaded during the gate before it */
 #define JOIN_BLOCKS(count)                                                                                   \
-    MEET P_LW_POST("%[a]", "%[low]", "4")                                                                       \
+    BARRIER P_LW_POST("%[a]", "%[low]", "4")                                                                       \
     SC_OUTER_LOOP_BEGIN("%[blocks]", count + 5)                                                              \
     SC_INNER_LOOP_BEGIN("%[four]", count)                                                                    \
     P_LW_POST("%[g]", "%[high]", "4")                                                                        \
@@ -72,7 +74,7 @@ SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *lo
     [v] "=&r"(v), [i] "=&r"(i), [a] "=&r"(a), [b] "=&r"(b)                                                   \
     : [blocks] "r"(blocks), [four] "r"(SC_ROWS / 2), [c] "r"(256), [m] "r"(mantissa), [right] "r"(right),    \
       [shift] "r"(out->silu_shift), [us] "r"(out->up_shift), [mask] "r"(4095), [table] "r"(sc_sigmoid_table + 256), \
-      MEETS(meets)
+      BARRIER_OPERANDS(barrier)
     if (SC_GATE_SHIFT_LEAST > 0 || (SC_GATE_SHIFT_MOST > 0 && gate_shift > 0)) {
         __asm__ volatile(JOIN_BLOCKS(33)
                          "mv %[v], %[g]\n"
@@ -148,11 +150,11 @@ void sc_join_rest(const uint16_t *r, uint32_t n, const int32_t *low, const int32
                   int32_t right, int add, int32_t *y);
 
 /* y = low + 256 * high, rescaled as in rescale_rows(), for right shifts of at least 1. With `add`: y += that,
- * and left shifts up to 30 are possible too. With `meets`: calls sc_meet() first. */
+ * and left shifts up to 30 are possible too. With `barrier`: calls sc_team_barrier() first. */
 static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, uint32_t n, const int32_t *low,
                                                             const int32_t *high, uint32_t mantissa,
                                                             int32_t right, int add, int32_t *y,
-                                                            const int meets, const int summed) {
+                                                            const int barrier, const int summed) {
 #if SC_XPULP
     int32_t s, t, a, b, h, i;
     /* clang-format off */
@@ -171,17 +173,17 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
 #define JOINED                                                                                               \
     [r] "+&r"(r), [y] "+&r"(y), [low] "+&r"(low), [high] "+&r"(high), [s] "=&r"(s), [t] "=&r"(t),            \
     [a] "=&r"(a), [b] "=&r"(b), [h] "=&r"(h), [i] "=&r"(i)                                                   \
-    : [n] "r"(n / 2), [m] "r"(mantissa | mantissa << 16), [c] "r"(256), [right] "r"(right), MEETS(meets),  \
+    : [n] "r"(n / 2), [m] "r"(mantissa | mantissa << 16), [c] "r"(256), [right] "r"(right), BARRIER_OPERANDS(barrier),  \
     SUMMED(summed)
     if (n > 1 && add && right > 0)
-        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 25 - 4 * %[summed]) JOIN_TWO
+        __asm__ volatile(BARRIER SC_LOOP_BEGIN("%[n]", 25 - 4 * %[summed]) JOIN_TWO
                          "lw %[s], 0(%[y])\n"
                          "lw %[t], 4(%[y])\n"
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
                          ADD_TWO SC_LOOP_END(25 - 4 * %[summed]) : JOINED : "memory");
     else if (n > 1 && add) { /* limit, so that the shift cannot overflow; then clip to 30 bits */
         const int32_t left = -right, limit = 1 << (30 - left);
-        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 29 - 4 * %[summed]) JOIN_TWO
+        __asm__ volatile(BARRIER SC_LOOP_BEGIN("%[n]", 29 - 4 * %[summed]) JOIN_TWO
                          P_CLIPR("%[a]", "%[a]", "%[limit]")
                          P_CLIPR("%[b]", "%[b]", "%[limit]")
                          "lw %[s], 0(%[y])\n"
@@ -193,19 +195,19 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
                          : JOINED, [left] "r"(left), [limit] "r"(limit) : "memory");
     }
     else if (n > 1)
-        __asm__ volatile(MEET SC_LOOP_BEGIN("%[n]", 19 - 4 * %[summed]) JOIN_TWO
+        __asm__ volatile(BARRIER SC_LOOP_BEGIN("%[n]", 19 - 4 * %[summed]) JOIN_TWO
                          SC_ROUND("%[a]", "%[right]") SC_ROUND("%[b]", "%[right]")
                          P_SW_POST("%[a]", "%[y]", "4")
                          P_SW_POST("%[b]", "%[y]", "4") SC_LOOP_END(19 - 4 * %[summed]) : JOINED : "memory");
-    else if (meets)
-        sc_meet();
+    else if (barrier)
+        sc_team_barrier();
     /* clang-format on */
 #undef JOIN_TWO
 #undef ADD_TWO
 #undef JOINED
     n &= 1;
 #else
-    if (meets) sc_meet();
+    if (barrier) sc_team_barrier();
 #endif
     if (__builtin_expect(n > 0, !SC_XPULP))
         sc_join_rest(r, n, low, summed ? 0 : high, mantissa, right, add, y);
@@ -257,26 +259,26 @@ static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_
 /* Sums of one token, of several, or of several with high sums already added to low ones. */
 enum row_sums { OF_ONE, OF_SEVERAL, OF_SEVERAL_SUMMED };
 
-/* sc_matrix_joined() for rows below m->rows. With `meets`: calls sc_meet() first. */
+/* sc_matrix_joined() for rows below m->rows. With `barrier`: calls sc_team_barrier() first. */
 SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
-                    const int32_t *high, int32_t *dst, const int meets, const enum row_sums form) {
+                    const int32_t *high, int32_t *dst, const int barrier, const enum row_sums kind) {
     const sc_output *const out = j->out;
-    const int summed = form == OF_SEVERAL_SUMMED;
+    const int summed = kind == OF_SEVERAL_SUMMED;
 #if SC_XPULP
     if (j->how == JOIN_SILU && rows % SC_ROWS == 0) {
-        if (form != OF_ONE && (summed || SC_CHUNK <= SC_SUMS_APART))
+        if (kind != OF_ONE && (summed || SC_CHUNK <= SC_SUMS_APART))
             silu_of_several(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, summed);
         else
-            joined_silu(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, meets);
+            joined_silu(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, barrier);
         return;
     }
 #endif
     if (j->how == JOIN_ADD) {
-        join_rows(r, rows, low, high, j->mantissa, j->right, 1, dst + row, meets, summed);
+        join_rows(r, rows, low, high, j->mantissa, j->right, 1, dst + row, barrier, summed);
     } else if (j->how == JOIN_STORE) {
-        join_rows(r, rows, low, high, j->mantissa, j->right, 0, dst + row, meets, summed);
+        join_rows(r, rows, low, high, j->mantissa, j->right, 0, dst + row, barrier, summed);
     } else {
-        if (meets) sc_meet();
+        if (barrier) sc_team_barrier();
         if (summed) high = 0;
         if (j->how == JOIN_ANY)
             sc_join_any(j->m, r, row, rows, low, high, j->x, out, dst);
