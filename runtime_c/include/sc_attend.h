@@ -15,7 +15,7 @@
 SC_PHASE static void sc_step_heads(const int32_t *qkv, uint32_t stride, uint32_t layer, int core) {
     if (sc_is_worker(SC_PREFETCH_CORE)) await_cache(layer, core);
     sc_team_barrier();
-    if (!sc_only_caches(layer)) prefetch_gain(core);
+    if (!sc_only_caches(layer)) prefetch_norm_weights(core);
     const int cores = sc_head_cores(sc_now.tokens);
     if (core >= cores) return;
     sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};

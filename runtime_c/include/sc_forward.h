@@ -5,9 +5,10 @@
 #ifndef SC_FORWARD_H
 #define SC_FORWARD_H
 
-#include "sc_attend.h"
 #include "sc_multiply.h"
 #include "sc_prefetch.h"
+
+#include "sc_attend.h"
 
 SC_L1 sc_step sc_now;
 SC_L1_ARENA(sc_arena, SC_ARENA_BYTES);
@@ -141,11 +142,11 @@ SC_INLINE void quantize_step(enum sc_slot slot, const int32_t *src, uint32_t str
     quantize_any(slot, src, stride, gain, layer, core);
 }
 
-/* norm: index of the RMSNorm weights in sc_gains. */
+/* norm: index of the RMSNorm weights in sc_norm_weights. */
 SC_PHASE static void sc_step_norm(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t norm,
                                   uint32_t layer, int core) {
     (void)norm;
-    quantize_step(slot, src, stride, gain_of(norm, core), layer, core);
+    quantize_step(slot, src, stride, norm_weights_of(norm, core), layer, core);
 }
 
 SC_PHASE static void sc_step_quant(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t layer,
@@ -213,7 +214,7 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
 SC_PHASE static void head(int core) {
     const sc_matrix *m = &sc_matrices[SC_MATRICES - 1];
     const uint32_t first = sc_first_of_head();
-    const int32_t *const gains = gain_of(2 * SC_LAYERS, core);
+    const int32_t *const gains = norm_weights_of(2 * SC_LAYERS, core);
     sc_output out = {.kind = SC_STORE, .dst = sc_logits};
 #if SC_ALL_LOGITS
     if (sc_now.trace & SC_TRACE_LOGITS) out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
@@ -291,7 +292,7 @@ static inline void before(int core) {
 /* Controller's part of quantize_token(). The engine only waits for the values; RMSNorm of the scale is
  * computed during its first job. */
 SC_PHASE static void await_token(const sc_matrix *m, int norm) {
-    if (norm) (void)gain_of(0, SC_CORES); /* waits for the RMSNorm weights */
+    if (norm) (void)norm_weights_of(0, SC_CORES); /* waits for the RMSNorm weights */
     sc_team_barrier();
     sc_engine_prepare(m, 1, norm);
     sc_team_barrier();
@@ -315,7 +316,7 @@ SC_PHASE static void await_token(const sc_matrix *m, int norm) {
  * controller_layers() in forward.c. */
 static inline void await_heads(uint32_t layer) {
     sc_team_barrier();
-    if (!sc_only_caches(layer)) prefetch_gain(SC_CORES);
+    if (!sc_only_caches(layer)) prefetch_norm_weights(SC_CORES);
 }
 static inline void await_attention(uint32_t layer) {
     (void)layer;
@@ -379,8 +380,8 @@ static inline void controller_head(void) {
     if (IS_AWAITED(m, SC_PERM(sc_head_perm)))
         await_token(m, 1);
     else
-        quantize(m, x[0], SC_HIDDEN, gain_of(2 * SC_LAYERS, SC_CORES), SC_PERM(sc_head_perm), first, xq[0],
-                 xv, SC_CORES);
+        quantize(m, x[0], SC_HIDDEN, norm_weights_of(2 * SC_LAYERS, SC_CORES), SC_PERM(sc_head_perm), first,
+                 xq[0], xv, SC_CORES);
     sc_engine_control(m, sc_now.tokens - first);
 }
 #endif

@@ -13,7 +13,7 @@ static inline uint32_t pack_scale(uint32_t mantissa, int exponent) {
 }
 
 /* z = RoPE(x * 2^-e) * 2^15. Returns max(top, |z|). z may be x. */
-SC_INLINE uint32_t turn_head(const int32_t *x, const int16_t *rope, int e, int32_t *z, int32_t top) {
+SC_INLINE uint32_t rope_head(const int32_t *x, const int16_t *rope, int e, int32_t *z, int32_t top) {
 #if SC_XPULP
     const int32_t *x2 = x + SC_HEAD_DIM / 2;
     int32_t *z2 = z + SC_HEAD_DIM / 2, a, b, u, v, w, s;
@@ -135,7 +135,7 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
         int n = sc_top_bit(top) - 14, exponent = n;
         if (!is_v) {
             const int e = sc_max(n, 0);
-            top = turn_head(z, h->rope, e, h->work, 1 << 14);
+            top = rope_head(z, h->rope, e, h->work, 1 << 14);
             z = h->work;
             n = sc_top_bit(top) - 14;
             exponent = e + n - 15;

@@ -81,12 +81,12 @@ static inline int finished_by_controller(const sc_matrix *m) { return SC_TEAM > 
 /* Quantises one token: each worker has a share. */
 SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, const int32_t *gain, int core) {
     if (core < 0 || core >= SC_CORES) __builtin_unreachable(); /* no loops if each core has one share */
-    const sc_cut *const cut = &m->in;
+    const sc_vector_layout *const layout = &m->in;
     const int last = core == SC_LAST_CORE(SC_CORES);
-    uint32_t first, n = q16_share(cut->k, (uint32_t)core, &first);
+    uint32_t first, n = q16_share(layout->k, (uint32_t)core, &first);
     sc_team_barrier();
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
-        if (share != core) n = q16_share(cut->k, (uint32_t)share, &first);
+        if (share != core) n = q16_share(layout->k, (uint32_t)share, &first);
         q16_scan(src + first, gain ? gain + first : 0, n, SC_NORM_DROP, y[0] + first, &parts[0][share]);
         if (SC_CORES == SC_Q16_SHARES) break;
     }
@@ -94,14 +94,14 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
     const int most = q16_bits(parts[0]);
     if (gain) src = y[0];
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
-        if (SC_CORES != SC_Q16_SHARES) n = q16_share(cut->k, (uint32_t)share, &first);
-        q16_quantize(cut, src + first, n, most, gain != 0, parts[0][share].up, xq[0] + first,
-                     4u * cut->words);
+        if (SC_CORES != SC_Q16_SHARES) n = q16_share(layout->k, (uint32_t)share, &first);
+        q16_quantize(layout, src + first, n, most, gain != 0, parts[0][share].up, xq[0] + first,
+                     4u * layout->words);
         if (SC_CORES == SC_Q16_SHARES) break;
     }
     if (!finished_by_controller(m) && last) {
-        q16_pad(cut, xq[0], 4u * cut->words);
-        q16_scale(cut, most, gain != 0, xv);
+        q16_pad(layout, xq[0], 4u * layout->words);
+        q16_scale(layout, most, gain != 0, xv);
         if (SC_IN_PLACE) xv->q = xq[0]; /* may still point to where one of several tokens was */
     }
     if (sc_on_engine(m)) sc_team_barrier();
@@ -148,7 +148,7 @@ static
 #endif
     sc_team_barrier();
 #if SC_XGROUPS > 0
-    const sc_cut *cut = &m->in;
+    const sc_vector_layout *layout = &m->in;
     (void)to;
     const uint32_t tokens = sc_now.tokens, whole = first + whole_tokens(tokens - first);
     for (uint32_t t = first + (uint32_t)core; t < whole; t += SC_TEAM) {
@@ -157,7 +157,8 @@ static
         v.q = xq[t]; /* a 16-bit vector may have moved the pointer */
 #endif
         if (!(SC_XSUMS && m->format & SC_FMT_ASYM)) v.sum = 0;
-        sc_vec_token(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, SC_NORM_EPS, block_max[t], &v);
+        sc_vec_token(layout, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, SC_NORM_EPS, block_max[t],
+                     &v);
         v.sum = out[t].sum;
         out[t] = v;
     }
@@ -169,17 +170,17 @@ static
             for (uint32_t t = whole; t < tokens; t++) out[t].q = xq[t];
 #endif
         for (uint32_t t = whole; t < tokens; t++)
-            sc_vec_scan(cut, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t],
+            sc_vec_scan(layout, src + t * stride, y[t], gain, perm, SC_NORM_SHIFT, block_max[t],
                         parts[t - whole], core, SC_CORES);
         sc_worker_barrier();
         if (gain) src = y[0], stride = SC_Y_WORDS;
         for (uint32_t t = whole; t < tokens; t++)
-            sc_vec_quantize(cut, src + t * stride, perm, block_max[t], parts[t - whole], gain != 0,
+            sc_vec_quantize(layout, src + t * stride, perm, block_max[t], parts[t - whole], gain != 0,
                             SC_NORM_EPS, &out[t], core, SC_CORES);
 #if SC_XSUMS
         if (m->format & SC_FMT_ASYM) {
             sc_worker_barrier();
-            for (uint32_t t = whole; t < tokens; t++) sc_vec_sums(cut, &out[t], core, SC_CORES);
+            for (uint32_t t = whole; t < tokens; t++) sc_vec_sums(layout, &out[t], core, SC_CORES);
         }
 #endif
     }

@@ -43,25 +43,27 @@ typedef struct {
 /* First half of quantisation: maxima of this core's blocks to block_max[blocks], of |x| to parts[core].
  * Element j is made from x[perm[j]], or x[j] without perm. With gain (Q31, in the order of elements) also
  * RMSNorm's sum of squares; then y = x * gain >> 31 is written, and the maxima are those of y. */
-void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain, const uint16_t *perm,
-                 int pre_shift, uint32_t *block_max, sc_part *parts, int core, int cores);
+void sc_vec_scan(const sc_vector_layout *layout, const int32_t *x, int32_t *y, const int32_t *gain,
+                 const uint16_t *perm, int pre_shift, uint32_t *block_max, sc_part *parts, int core,
+                 int cores);
 /* Second half, after a barrier: int8 values and group scales; the last core also sets mantissa and exponent.
  * norm != 0: y is the y of the scan, and RMSNorm with epsilon eps is applied. norm == 0: y is the x of the
  * scan, with the same perm. */
-void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm, const uint32_t *block_max,
-                     const sc_part *parts, int norm, uint64_t eps, sc_qvec *out, int core, int cores);
+void sc_vec_quantize(const sc_vector_layout *layout, const int32_t *y, const uint16_t *perm,
+                     const uint32_t *block_max, const sc_part *parts, int norm, uint64_t eps, sc_qvec *out,
+                     int core, int cores);
 /* After another barrier, for asymmetric weights: sum[g] of q. */
-void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores);
+void sc_vec_sums(const sc_vector_layout *layout, sc_qvec *v, int core, int cores);
 /* Both halves by one core, and sums if `out` has a place for them. tops[groups]: scratch. */
-void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain, const uint16_t *perm,
-                  int pre_shift, uint64_t eps, uint32_t *tops, sc_qvec *out);
+void sc_vec_token(const sc_vector_layout *layout, const int32_t *x, int32_t *y, const int32_t *gain,
+                  const uint16_t *perm, int pre_shift, uint64_t eps, uint32_t *tops, sc_qvec *out);
 /* Applies RMSNorm to mantissa and exponent. One core, after the vector is complete. */
 void sc_vec_norm(const sc_part *parts, uint64_t eps, sc_qvec *out, int cores);
 
 /* 16-bit vectors, 256 * high + low (signed bytes), of several tokens. The same two halves, split into shares
  * (sc_q16.h). With gain, sc_q16_norm() follows. */
 typedef struct {
-    const sc_cut *cut;
+    const sc_vector_layout *layout;
     const int32_t *x; /* [tokens][stride] */
     uint32_t stride;
     uint32_t first, tokens; /* tokens first .. tokens - 1 are quantised */

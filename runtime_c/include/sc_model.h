@@ -30,7 +30,7 @@ typedef struct {
     uint16_t group_blocks, blocks; /* SC_BLOCKs in a full group, and in all */
     uint16_t group_words, last_words, words;
     uint16_t range; /* largest group scale; 16-bit: most bits */
-} sc_cut;
+} sc_vector_layout;
 
 /* A matrix in memory: ceil(rows / 8) blocks of
  *   uint16 r[8] row multipliers
@@ -45,7 +45,7 @@ typedef struct sc_matrix {
     uint32_t rows;
     uint16_t blocks;      /* ceil(rows / 8) */
     uint16_t tile_blocks; /* blocks per tile */
-    sc_cut in;            /* its input vector */
+    sc_vector_layout in;  /* its input vector */
     uint8_t level;        /* enum sc_level */
     uint8_t format;       /* enum sc_format */
     uint8_t drop;         /* grouped: right shift of a group's sum, including the factor 2^fold */
@@ -122,7 +122,8 @@ extern const char *const sc_op_names[]; /* of enum sc_op */
 extern const sc_matrix sc_matrices[];
 extern const sc_layer sc_layers[];
 extern const sc_matrix sc_embedding;
-extern const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN]; /* RMSNorm weights, Q31: attention and MLP of
+extern const int32_t sc_norm_weights[2 * SC_LAYERS + 1]
+                                    [SC_HIDDEN]; /* RMSNorm weights, Q31: attention and MLP of
                                                               * each layer, final */
 #if SC_PERMS
 extern const uint16_t *const sc_head_perm;

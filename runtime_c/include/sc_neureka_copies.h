@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part 3 of N-EUREKA: second layout of a matrix for single-token decode: N-EUREKA's 3x3 mode with output rows in the taps.
+ * Part 3 of N-EUREKA: second layout of a matrix for single-token decode: 3x3 mode, output rows in the taps.
  * engines/neureka_both.py describes it. Weights: weight memory. */
 #ifndef SC_NEUREKA_COPIES_H
 #define SC_NEUREKA_COPIES_H
@@ -39,14 +39,15 @@ static void start_copy(matrix_jobs *i, const sc_matrix *m, const uint8_t *at, co
     const uint32_t last_in = in - (tiles - 1) * CHANNELS, half = HALF_ROWS << (taps == 1);
     const uint32_t halves = (rows + half - 1) / half, whole = halves > 3 ? halves / 2 - 1 : 0;
     const uint32_t last = rows - (halves - 1) * half;
-    const uint32_t beside = 2 * rows < WEIGHTS_ALIGN ? WEIGHTS_ALIGN : 2 * rows;
+    const uint32_t scale_bytes = 2 * rows < WEIGHTS_ALIGN ? WEIGHTS_ALIGN : 2 * rows;
     const uint32_t weights = (uint32_t)(uintptr_t)at - NEUREKA_WMEM;
     const uint32_t column = taps == 1 ? in : 3 * in; /* bytes */
     i->extents[WHOLE] = extent_of(2 * half, taps, tiles, last_in);
     i->extents[HALF] = extent_of(half, taps, tiles, last_in);
     i->extents[LAST] = extent_of(last, taps, tiles, last_in);
     i->job = (sc_neureka_job){
-        .weights = (weights + m->blocks * m->block_bytes + beside + WEIGHTS_ALIGN - 1) & ~(WEIGHTS_ALIGN - 1),
+        .weights =
+            (weights + m->blocks * m->block_bytes + scale_bytes + WEIGHTS_ALIGN - 1) & ~(WEIGHTS_ALIGN - 1),
         .in = (uint32_t)(uintptr_t)q, /* adjusted below for padding on the left and on top */
         .out = (uint32_t)(uintptr_t)SC_BUFFER(uint8_t *, SC_AT_ENGINE),
         .in_pixel = column,
@@ -70,7 +71,7 @@ static void start_copy(matrix_jobs *i, const sc_matrix *m, const uint8_t *at, co
     i->last_each = (uint16_t)((last + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
     i->last_blocks = (uint16_t)((last + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
     i->whole = (uint16_t)whole, i->count = (uint16_t)(halves - whole);
-    /* unique: 3x3 configs have bit 0 clear, other dense ones bits 5 and 6 */
+    /* unique: 3x3 configs have bit 0 clear, others have bits 5 and 6 */
     i->config_id = m->in.words << 7 | (taps == TAPS ? 3u : taps == 3 ? 2u : 1u) << 5 | bits << 1 | 1u;
     i->zeros_at = (uint16_t)column, i->zeros = taps == TAPS ? 0 : (uint16_t)((pitch - column) / 4);
 }

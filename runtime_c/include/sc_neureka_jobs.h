@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part 2 of N-EUREKA: splits a matrix product into jobs: rows and tokens of each job, place of its sums in L1, register
- * values. Used by the controller (to write jobs) and the workers (to read sums). */
+ * Part 2 of N-EUREKA: splits a matrix product into jobs: rows and tokens of each job, place of its sums in
+ * L1, register values. Used by the controller (to write jobs) and the workers (to read sums). */
 #ifndef SC_NEUREKA_JOBS_H
 #define SC_NEUREKA_JOBS_H
 
@@ -23,17 +23,17 @@ typedef struct {
 
 static inline job_split split_of(const sc_matrix *m, uint32_t tokens) {
     job_split c = {.log = JOB_ROWS_LOG, .rows = padded_rows(m), .tokens = tokens, .each = tokens, .apart = 1};
-    c.summed = SC_CHUNK > PIXELS / 2 && dense(m) && tokens > PIXELS / 2;
+    c.summed = SC_CHUNK > PIXELS / 2 && is_1x1(m) && tokens > PIXELS / 2;
     c.pixels = c.summed ? tokens : 2 * tokens;
-    if (!dense(m)) {
+    if (!is_1x1(m)) {
         c.each = 1;
         c.apart = tail_column(m) ? 4 : 3; /* a tail, padded to a column, is between low and high bytes */
         c.pixels = c.apart + 1;
     }
     if (c.pixels > 6) c.pixels = (c.pixels + 5) / 6 * 6;
     /* more rows with few tokens: a job must take longer than writing the next one */
-    if (c.pixels <= 4 || !dense(m) || c.summed) c.log++;
-    if (dense(m) && c.pixels > 4 && c.rows > OUTPUTS) c.lead = (c.summed ? 5 : 1) * OUTPUTS;
+    if (c.pixels <= 4 || !is_1x1(m) || c.summed) c.log++;
+    if (is_1x1(m) && c.pixels > 4 && c.rows > OUTPUTS) c.lead = (c.summed ? 5 : 1) * OUTPUTS;
     c.count = (c.rows + c.lead + (1u << c.log) - 1) >> c.log;
 #ifdef SC_ENGINE_REMAINDERS
     c.paired = c.each < tokens && m->remainders == TAILS_OF_EVERY_OTHER ? c.count & ~1u : 0;
@@ -111,7 +111,7 @@ SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int
         .tiles_out_in = ko << 16 | ki,
         .tiles_of_pixels = 1u << 16 | 1u,
     };
-    if (dense(m)) { /* vectors are pixels, 6 per image row */
+    if (is_1x1(m)) { /* vectors are pixels, 6 per image row */
         const uint32_t width = c->pixels < 6 ? c->pixels : 6;
         j.pixels_in = j.pixels_out = c->pixels / width << 16 | width;
         j.in_pixel = pitch << c->summed, j.in_row = width * j.in_pixel;

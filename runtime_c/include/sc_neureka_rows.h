@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part 1 of N-EUREKA: layout of its weights in weight memory. The cores read embedding rows, and unpack rows for
- * targets without the engine. */
+ * Part 1 of N-EUREKA: layout of its weights in weight memory. The cores read embedding rows, and unpack rows
+ * for targets without the engine. */
 #ifndef SC_NEUREKA_ROWS_H
 #define SC_NEUREKA_ROWS_H
 
@@ -8,13 +8,13 @@
 #include "sc_kernels.h"
 #include "sc_planes.h"
 
-#define TILE_BYTES                                                                                           \
-    32u /* of a row: 8 bit planes of 32 inputs (1x1 mode), or a bit plane of 9 taps of 28 (3x3) */
+/* Of a row: 8 bit planes of 32 inputs (1x1 mode), or a bit plane of 9 taps of 28 inputs (3x3 mode). */
+#define TILE_BYTES 32u
 #define TAPS 9u
 #define CHANNELS 28u /* per tile in 3x3 mode */
 
 /* Whether a matrix's rows are stored for the 1x1 mode: for all passes, or for several tokens (SC_ON_NEUREKA_BOTH). */
-static inline int dense(const sc_matrix *m) {
+static inline int is_1x1(const sc_matrix *m) {
 #if !defined(SC_ON_NEUREKA_1X1) && !defined(SC_ON_NEUREKA_BOTH)
     (void)m;
     return 0;
@@ -27,7 +27,7 @@ static inline int dense(const sc_matrix *m) {
 }
 
 static inline uint32_t bits_of(const sc_matrix *m) { return m->format & SC_FMT_BITS; }
-static inline uint32_t channels_of_tile(const sc_matrix *m) { return dense(m) ? 32 : CHANNELS; }
+static inline uint32_t channels_of_tile(const sc_matrix *m) { return is_1x1(m) ? 32 : CHANNELS; }
 static inline const uint16_t *multipliers(const sc_matrix *m, const uint8_t *at) {
     return (const uint16_t *)(const void *)(at + m->blocks * m->block_bytes);
 }
@@ -42,9 +42,10 @@ static inline int tail_column(const sc_matrix *m) { return m->remainders == TAIL
 #define tail_column(m) 0
 #endif
 
-/* Channels of the image that an input vector is for the engine: 1x1 mode: one per input; 3x3 mode: 9 inputs each. */
+/* Channels of an input vector, which is an image for the engine. 1x1 mode: one per input; 3x3 mode: 9 inputs
+ * each. */
 static inline uint32_t channels(const sc_matrix *m) {
-    return dense(m) ? m->in.k : 4u * m->in.words / (tail_column(m) ? TAPS + 3 : TAPS);
+    return is_1x1(m) ? m->in.k : 4u * m->in.words / (tail_column(m) ? TAPS + 3 : TAPS);
 }
 
 /* Tiles that the engine reads of a row; tailed: whether the row has a tail. */
@@ -53,7 +54,7 @@ static inline uint32_t tiles_of(const sc_matrix *m, int tailed) {
            (tailed && !tail_column(m) ? 1 : 0);
 }
 static inline uint32_t row_bytes_of(const sc_matrix *m, int tailed) {
-    return TILE_BYTES * (dense(m) ? 1 : bits_of(m)) * tiles_of(m, tailed);
+    return TILE_BYTES * (is_1x1(m) ? 1 : bits_of(m)) * tiles_of(m, tailed);
 }
 
 #ifdef SC_ENGINE_REMAINDERS
@@ -211,7 +212,7 @@ typedef struct {
 #define PIECE_MAX 32u
 
 static inline uint32_t pieces_of(const sc_matrix *m, int tailed) {
-    return (dense(m) ? 1 : TAPS) * tiles_of(m, tailed);
+    return (is_1x1(m) ? 1 : TAPS) * tiles_of(m, tailed);
 }
 
 /* Location of piece i of a row in its bit planes. */
@@ -221,7 +222,7 @@ typedef struct {
 } place;
 
 static inline place place_of(const sc_matrix *m, uint32_t i) {
-    if (dense(m)) {
+    if (is_1x1(m)) {
         const uint32_t at = PIECE_MAX * i, left = m->in.k - at;
         return (place){TILE_BYTES * i, 0, (piece){at, left < PIECE_MAX ? left : PIECE_MAX}};
     }
@@ -249,10 +250,10 @@ static inline uint32_t signed_nibbles(uint32_t word) {
 
 /* Unpacks piece i of a row. */
 static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[PIECE_MAX]) {
-    const uint32_t bits = dense(m) ? 8 : bits_of(m);
+    const uint32_t bits = is_1x1(m) ? 8 : bits_of(m);
     const place p = place_of(m, i);
     uint32_t word[PIECE_MAX / 4] = {0};
-    if (dense(m)) {
+    if (is_1x1(m)) {
         __builtin_memcpy(word, row + p.byte, sizeof word);
     } else { /* bit 28 * tap + channel of plane b is bit b of the weight; taps are counted row by row, inputs
               * column by column */
@@ -287,7 +288,7 @@ SC_WARM static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row
                              int shift, int32_t *x, int core, int cores) {
     const uint8_t *weights = row_at(m, at, row);
     const int32_t scale = multipliers(m, at)[row];
-    if (dense(m)) {
+    if (is_1x1(m)) {
         for (uint32_t i = 4u * (uint32_t)core; i < k; i += 4u * (uint32_t)cores) {
             uint32_t word;
             __builtin_memcpy(&word, __builtin_assume_aligned(weights + i, 4), 4);

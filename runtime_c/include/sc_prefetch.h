@@ -11,20 +11,22 @@
 static SC_L1 sc_dma gain_dma;
 static SC_L1 uint32_t gain_next; /* used by SC_PREFETCH_CORE only */
 
-static void gain_load(void) { gain_dma = sc_dma_in(gain, sc_gains[gain_next++], sizeof(int32_t[SC_HIDDEN])); }
+static void gain_load(void) {
+    gain_dma = sc_dma_in(gain, sc_norm_weights[gain_next++], sizeof(int32_t[SC_HIDDEN]));
+}
 
 /* Weights of a norm; call it before a barrier. */
-static inline const int32_t *gain_of(uint32_t norm, int core) {
+static inline const int32_t *norm_weights_of(uint32_t norm, int core) {
     (void)norm;
     if (core == SC_PREFETCH_CORE) sc_dma_wait(gain_dma);
     return gain;
 }
 #else
-#define gain_of(norm, core) sc_gains[norm]
+#define norm_weights_of(norm, core) sc_norm_weights[norm]
 #endif
 
 /* Starts the copy for the norm after attention, when the heads begin. */
-static inline void prefetch_gain(int core) {
+static inline void prefetch_norm_weights(int core) {
     (void)core;
 #ifdef SC_AT_GAIN
     if (core == SC_PREFETCH_CORE) gain_load();

@@ -170,10 +170,10 @@ SC_INLINE void q16_split(const int32_t *x, uint32_t n, int right, int bits, int8
 
 /* Second half of a share: splits n values of x into bytes; with gain, x is the y of the first half. most:
  * q16_bits(). */
-SC_INLINE void q16_quantize(const sc_cut *cut, const int32_t *x, uint32_t n, int most, int has_gain, int up,
-                            int8_t *q, uint32_t pitch) {
+SC_INLINE void q16_quantize(const sc_vector_layout *layout, const int32_t *x, uint32_t n, int most,
+                            int has_gain, int up, int8_t *q, uint32_t pitch) {
     if (n == 0) return;
-    int right = most - cut->range;
+    int right = most - layout->range;
     if (has_gain) right = sc_min(right + up, 31); /* a share may be much smaller than the others */
     q16_split(x, n, right, has_gain ? 30 : most, q, pitch);
 }
@@ -181,17 +181,17 @@ SC_INLINE void q16_quantize(const sc_cut *cut, const int32_t *x, uint32_t n, int
 #define SC_WIDE_MANTISSA (1u << 15) /* mantissa of a scale that is a power of two */
 
 /* The vector's scale, before RMSNorm. */
-SC_INLINE void q16_scale(const sc_cut *cut, int most, int has_gain, sc_qvec *out) {
+SC_INLINE void q16_scale(const sc_vector_layout *layout, int most, int has_gain, sc_qvec *out) {
     out->mantissa = SC_WIDE_MANTISSA;
-    out->exponent = most - cut->range + has_gain; /* y is half the real value */
+    out->exponent = most - layout->range + has_gain; /* y is half the real value */
 }
 
 /* Writes zeros after the vector, up to a whole word. */
-void sc_q16_pad(const sc_cut *cut, int8_t *q, uint32_t pitch);
+void sc_q16_pad(const sc_vector_layout *layout, int8_t *q, uint32_t pitch);
 
 /* Calls sc_q16_pad() if the vector needs it. By one core. */
-SC_INLINE void q16_pad(const sc_cut *cut, int8_t *q, uint32_t pitch) {
-    if (__builtin_expect(cut->k < 4u * cut->last_words, 0)) sc_q16_pad(cut, q, pitch);
+SC_INLINE void q16_pad(const sc_vector_layout *layout, int8_t *q, uint32_t pitch) {
+    if (__builtin_expect(layout->k < 4u * layout->last_words, 0)) sc_q16_pad(layout, q, pitch);
 }
 
 #endif

@@ -76,7 +76,7 @@ SC_INLINE int sc_is_worker(int core) { return SC_TEAM == SC_CORES || core < SC_C
     (SC_TILE_BYTES > 0 || SC_ROPE_IN_FLASH || SC_XGROUPS > 0 ? SC_LAST_CORE(SC_CORES) : SC_CACHE_CORE)
 /* Cores that process heads. Several tokens: the team, if the plan has buffers for the controller. One token:
  * the team only if that lowers the heads of the busiest core, because the controller's code takes instruction
- * cache (hands_of() in ir/steps.py). */
+ * cache (head_cores_for() in ir/steps.py). */
 #define SC_HEAD_CORES_OF_SEVERAL (SC_PLANNED_HEAD_CORES > SC_PLANNED_CORES ? SC_TEAM : SC_CORES)
 #define SC_ROUNDS(cores) ((SC_HEADS + (cores) - 1) / (cores))
 #define SC_HEAD_CORES                                                                                        \

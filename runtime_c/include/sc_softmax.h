@@ -423,18 +423,18 @@ SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end, int l
         const uint8_t *row = h->v + kv * SC_HEAD_DIM * SC_KV_POSITIONS;
         head_softmax s = softmax_begin(h->layer, h->q_scale[at]);
         int d = 0;
-        const uint8_t *const behind = softmax_scores(&s, score, h->q8 + at * SC_HDP, records, count);
+        const uint8_t *const after = softmax_scores(&s, score, h->q8 + at * SC_HDP, records, count);
         const int drop = weight_drop(h->value_scales[kv]);
 #if WEIGHS_FOUR
         if (last) {
-            uint8_t *const next = h->k + (behind - h->k); /* writable */
+            uint8_t *const next = h->k + (after - h->k); /* writable */
             const uint32_t none = no_positions(s.least, score + count, next, count);
             weigh_values(&s, score, weight, records + 2, row, (count + none) / SC_KV_POSITIONS, drop, out);
             s.total -= none * sc_exp2_table[0];
             d = VALUES, row += VALUES * SC_KV_POSITIONS;
         } else
 #else
-        (void)behind;
+        (void)after;
 #endif
             softmax_weigh(&s, score, weight, records + 2, count, drop);
         for (; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)

@@ -3,8 +3,7 @@
  * compiler/shrinkc/engines/neureka_*.py. The engine reads W in weight memory and x in L1.
  *
  * A matrix is a sequence of jobs, each with some rows and one or all tokens. The controller writes jobs and
- * keeps two in progress. Meanwhile the workers combine, rescale and store the sums of the previous job, and
- * multiply the tails of rows. Targets without the engine compute the same sums on the cores. */
+ * keeps two in progress. Meanwhile the workers combine, rescale and store the sums of the previous job. Targets without the engine compute the same sums on the cores. */
 #include "sc_platform.h"
 
 #include "sc_runtime.h"
@@ -126,7 +125,7 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
     i->last_each = (uint16_t)((last.count + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
     i->last_blocks = (uint16_t)((last.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
-    i->config_id = m->in.words << 7 | bits_of(m) << 1 | (uint32_t)dense(m);
+    i->config_id = m->in.words << 7 | bits_of(m) << 1 | (uint32_t)is_1x1(m);
 #ifdef SC_ENGINE_REMAINDERS
     i->tails = m->remainders;
     if (m->remainders) {
@@ -162,14 +161,14 @@ SC_HOT static void write_one(const matrix_jobs *i, uint32_t job) {
 /* Current matrix in passes with one token (or one left in the last layer). Written by the controller. */
 static SC_L1 struct {
     const matrix_jobs
-        *at_hand;           /* of the current jobs; the workers copy it before the first barrier in end() */
+        *current;           /* of the current jobs; the workers copy it before the first barrier in end() */
     const sc_matrix *of;    /* matrix whose first job is written, or 0 */
     const matrix_jobs *end; /* end of the pass's matrices */
     uint32_t written;       /* jobs written before begin() */
 } now;
 
 static inline void write_first(const matrix_jobs *i) {
-    now.at_hand = i;
+    now.current = i;
     write_one(i, 0);
     fetch_tails(i, 0);
 }
@@ -189,7 +188,7 @@ SC_HOT static void prepare(const sc_matrix *m, uint32_t tokens, int after_norm) 
         return;
     }
     if (__builtin_expect(now.of != m, 0)) prepare_first(m);
-    const matrix_jobs *const i = now.at_hand;
+    const matrix_jobs *const i = now.current;
     clear_between(i);
     now.written = 1;
     if (after_norm && i->count > 1) { /* there is time, and the engine continues right after the first job */
@@ -214,21 +213,22 @@ SC_HOT static void control(const sc_matrix *m, uint32_t tokens) {
         control_several(m, tokens);
         return;
     }
-    const matrix_jobs *i = now.at_hand;
+    const matrix_jobs *i = now.current;
     uint32_t job = 0, left;
     await_tails(i, 0);
-    sc_team_barrier(); /* the vector's scale and the first job's tail weights are ready */
-    do { /* Keeps two jobs in progress. Tail weights of the next job replace those of the job before the
-                * last. */
+    sc_team_barrier(); /* the vector's scale is ready */
+    do {               /* keeps two jobs in progress */
         left = i->count - ++job;
         if (left && job >= now.written) {
             write_one(i, job);
             sc_neureka_commit();
         }
-        if (left) {
+#ifdef SC_ENGINE_REMAINDERS
+        if (left) { /* tail weights of this job replace those of the job before the last */
             fetch_tails(i, job);
             await_tails(i, job);
         }
+#endif
         sc_neureka_wait(left > 0);
         sc_team_barrier();
     } while (left);
@@ -246,12 +246,12 @@ SC_HOT static void control(const sc_matrix *m, uint32_t tokens) {
 
 SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
                        const sc_output *out, int core) {
-    (void)at; /* everything needed is in the matrix_jobs */
+    (void)at; /* matrix_jobs has everything */
     if (tokens > 1) {
         end_several(m, x, tokens, out, core);
         return;
     }
-    const matrix_jobs *const i = now.at_hand;
+    const matrix_jobs *const i = now.current;
     /* This core's rows of a job: `rows` from `mine` on; `row`: first row of the job. */
     uint32_t rows = i->rows / SC_CORES, mine = rows * (uint32_t)core, row = 0, job = 0, places = JOBS;
     uint32_t apart = apart_of(i, i->whole ? WHOLE : HALF), left = i->count;

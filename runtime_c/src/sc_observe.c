@@ -133,12 +133,12 @@ static __attribute__((noinline)) void observe(enum sc_op op, uint32_t layer) {
  * room for it. Short code, so that verification does not slow down a step. */
 SC_WARM void sc_observe(enum sc_op op, uint32_t layer, int core) {
     const int of_layer = layer < SC_LAYERS;
-    for (int behind = 0; behind < 2; behind++) {
+    for (int after = 0; after < 2; after++) {
         if (of_layer)
             sc_team_barrier();
         else
             sc_worker_barrier();
-        if (behind || core != (of_layer && SC_TEAM > SC_CORES ? SC_CORES : 0)) continue;
+        if (after || core != (of_layer && SC_TEAM > SC_CORES ? SC_CORES : 0)) continue;
         const uint32_t start = sc_time();
         if (__builtin_expect(op != SC_LAYER_LAST || sc_now.trace & SC_TRACE_DUMP, 0)) observe(op, layer);
         for (uint32_t t = sc_first_wanted(layer); op == SC_LAYER_LAST && t < sc_now.tokens; t++)

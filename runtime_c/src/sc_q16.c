@@ -8,8 +8,8 @@
 /* RMSNorm and quantisation of one token by one core: the same shares as with several cores, so the same
  * result. */
 static inline int norm_token(const sc_q16_job *j, const int32_t *x, int32_t *y, int8_t *q, uint64_t *eps) {
-    const sc_cut *const cut = j->cut;
-    const uint32_t k = cut->k, each = q16_places(k);
+    const sc_vector_layout *const layout = j->layout;
+    const uint32_t k = layout->k, each = q16_places(k);
     const int32_t *gain = j->gain;
     const uint16_t *perm = SC_PERMS ? j->perm : 0;
     const int32_t *of = y;
@@ -33,7 +33,7 @@ static inline int norm_token(const sc_q16_job *j, const int32_t *x, int32_t *y, 
         most = sc_max(most, sc_top_bit((uint32_t)top) + 1 - by);
         *up = (uint8_t)by;
     }
-    const int right = most - cut->range;
+    const int right = most - layout->range;
     up = ups;
     for (uint32_t left = k, n = each; left; left -= n, of += n, q += n) {
         if (left < n) n = left;
@@ -56,7 +56,7 @@ SC_INLINE void split_in_place(const int32_t *x, uint32_t n, int right, int bits,
 }
 
 SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
-    const sc_cut *const cut = j->cut;
+    const sc_vector_layout *const layout = j->layout;
     const int32_t *const x = j->x + t * j->stride;
     int8_t *const q = j->q + 2 * t * j->pitch;
     sc_qvec *const out = &j->out[t];
@@ -65,16 +65,16 @@ SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
         most = norm_token(j, x, j->y + t * j->y_stride, q, &eps);
     } else { /* without gain all shares have one shift */
         int32_t top = 1;
-        SC_MAX_RUN(top, x, cut->k);
+        SC_MAX_RUN(top, x, layout->k);
         most = sc_top_bit((uint32_t)top) + 1;
         if (SC_IN_PLACE && j->spill)
-            split_in_place(x, cut->k, most - cut->range, most, q, j->pitch, j->spill);
+            split_in_place(x, layout->k, most - layout->range, most, q, j->pitch, j->spill);
         else
-            q16_split(x, cut->k, most - cut->range, most, q, j->pitch);
+            q16_split(x, layout->k, most - layout->range, most, q, j->pitch);
     }
-    q16_pad(cut, q, j->pitch);
+    q16_pad(layout, q, j->pitch);
     out->q = q;
-    q16_scale(cut, most, j->gain != 0, out);
+    q16_scale(layout, most, j->gain != 0, out);
     if (j->gain) normed(out, eps);
 }
 
@@ -82,7 +82,7 @@ SC_WARM void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
     for (uint32_t t = j->first; t < j->tokens; t++) {
         for (int share = core; share < SC_Q16_SHARES; share += cores) {
             uint32_t first;
-            const uint32_t n = q16_share(j->cut->k, (uint32_t)share, &first);
+            const uint32_t n = q16_share(j->layout->k, (uint32_t)share, &first);
             const int32_t *x = j->x + t * j->stride, *gain = j->gain ? j->gain + first : 0;
             int32_t *y = j->y + t * j->y_stride + first;
             if (SC_PERMS && gain && j->perm) {
@@ -105,7 +105,7 @@ SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
         int8_t *q = j->q + 2 * t * pitch;
         const int most = q16_bits(parts);
         for (int share = core; share < SC_Q16_SHARES; share += cores) {
-            uint32_t at, left = q16_share(j->cut->k, (uint32_t)share, &at);
+            uint32_t at, left = q16_share(j->layout->k, (uint32_t)share, &at);
             for (uint32_t n; left; left -= n, at += n) { /* gathers a block at a time */
                 int32_t gathered[SC_BLOCK];
                 const int32_t *v = x + at;
@@ -114,18 +114,18 @@ SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
                     gather(x, perm + at, n, gathered);
                     v = gathered;
                 }
-                q16_quantize(j->cut, v, n, most, j->gain != 0, parts[share].up, q + at, pitch);
+                q16_quantize(j->layout, v, n, most, j->gain != 0, parts[share].up, q + at, pitch);
             }
         }
         if ((int)(t - j->first) % cores != core) continue;
-        q16_pad(j->cut, q, pitch);
+        q16_pad(j->layout, q, pitch);
         j->out[t].q = q;
-        q16_scale(j->cut, most, j->gain != 0, &j->out[t]);
+        q16_scale(j->layout, most, j->gain != 0, &j->out[t]);
     }
 }
 
-SC_WARM void sc_q16_pad(const sc_cut *cut, int8_t *q, uint32_t pitch) {
-    for (uint32_t i = cut->k; i < 4u * cut->last_words; i++) q[i] = q[pitch + i] = 0;
+SC_WARM void sc_q16_pad(const sc_vector_layout *layout, int8_t *q, uint32_t pitch) {
+    for (uint32_t i = layout->k; i < 4u * layout->last_words; i++) q[i] = q[pitch + i] = 0;
 }
 
 SC_HOT void sc_q16_normed(uint64_t squares, sc_qvec *out) { normed(out, squares); }

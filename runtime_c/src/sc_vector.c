@@ -12,10 +12,11 @@ typedef struct {
 } block_at;
 
 /* The block `at` blocks after the first one of group group. */
-SC_INLINE block_at block_place(const sc_cut *cut, uint32_t group, uint32_t at) {
-    for (; at >= cut->group_blocks; at -= cut->group_blocks)
+SC_INLINE block_at block_place(const sc_vector_layout *layout, uint32_t group, uint32_t at) {
+    for (; at >= layout->group_blocks; at -= layout->group_blocks)
         group++; /* few groups: cheaper than a division */
-    const uint32_t left = (group + 1 == cut->groups ? cut->last_elems : cut->group_elems) - at * SC_BLOCK;
+    const uint32_t left =
+        (group + 1 == layout->groups ? layout->last_elems : layout->group_elems) - at * SC_BLOCK;
     return (block_at){group, at, left < SC_BLOCK ? left : SC_BLOCK};
 }
 
@@ -40,15 +41,15 @@ static inline int32_t gained_top(const int32_t *x, int32_t *y, const int32_t *ga
     return top;
 }
 
-SC_HOT void sc_vec_scan(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain,
+SC_HOT void sc_vec_scan(const sc_vector_layout *layout, const int32_t *x, int32_t *y, const int32_t *gain,
                         const uint16_t *perm, int pre_shift, uint32_t *block_max, sc_part *parts, int core,
                         int cores) {
     int32_t top = 0;
     uint32_t low = 0, high = 0;
-    block_at p = block_place(cut, 0, (uint32_t)core);
-    for (uint32_t b = (uint32_t)core; b < cut->blocks;
-         b += (uint32_t)cores, p = block_place(cut, p.group, p.at + (uint32_t)cores)) {
-        const uint32_t base = p.group * cut->group_elems + p.at * SC_BLOCK;
+    block_at p = block_place(layout, 0, (uint32_t)core);
+    for (uint32_t b = (uint32_t)core; b < layout->blocks;
+         b += (uint32_t)cores, p = block_place(layout, p.group, p.at + (uint32_t)cores)) {
+        const uint32_t base = p.group * layout->group_elems + p.at * SC_BLOCK;
         if (gain) add_squares(x + base, p.len, pre_shift, &low, &high); /* of all inputs, in any order */
         const int32_t block_top = gained_top(x, y, gain, perm, base, p.len, 0);
         block_max[b] = (uint32_t)block_top;
@@ -108,13 +109,13 @@ static inline void scale_of(uint32_t top, sc_qvec *out) {
 }
 
 /* Group scale c. *reciprocal: 127 * 2^SC_QSHIFT / (magnitude that 127 represents). */
-static inline uint32_t group_scale(const sc_cut *cut, uint32_t group_top, uint32_t top, uint32_t mantissa,
-                                   int exponent, int32_t *reciprocal) {
-    uint32_t c = cut->range, limit = mantissa;
+static inline uint32_t group_scale(const sc_vector_layout *layout, uint32_t group_top, uint32_t top,
+                                   uint32_t mantissa, int exponent, int32_t *reciprocal) {
+    uint32_t c = layout->range, limit = mantissa;
     if (group_top != top || top == 0) { /* otherwise both quotients are known */
         c = ((uint32_t)sc_shift((int32_t)group_top, exponent) * c + mantissa - 1) / mantissa;
         c += c == 0;
-        limit = (mantissa * c + cut->range - 1) / cut->range;
+        limit = (mantissa * c + layout->range - 1) / layout->range;
     }
     *reciprocal = (int32_t)(((uint32_t)SC_QMAX << SC_QSHIFT) / limit);
     return c;
@@ -125,7 +126,7 @@ static inline void pad(int8_t *dst, uint32_t count) {
     for (; count; count--) *dst++ = 0;
 }
 
-SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t *perm,
+SC_HOT void sc_vec_quantize(const sc_vector_layout *layout, const int32_t *y, const uint16_t *perm,
                             const uint32_t *block_max, const sc_part *parts, int norm, uint64_t eps,
                             sc_qvec *out, int core, int cores) {
     int32_t top = 0;
@@ -133,23 +134,23 @@ SC_HOT void sc_vec_quantize(const sc_cut *cut, const int32_t *y, const uint16_t 
     sc_qvec scale = *out;
     scale_of((uint32_t)top, &scale);
 
-    block_at p = block_place(cut, 0, (uint32_t)core);
-    for (uint32_t b = (uint32_t)core; b < cut->blocks;
-         b += (uint32_t)cores, p = block_place(cut, p.group, p.at + (uint32_t)cores)) {
-        const int last = p.group + 1 == cut->groups;
+    block_at p = block_place(layout, 0, (uint32_t)core);
+    for (uint32_t b = (uint32_t)core; b < layout->blocks;
+         b += (uint32_t)cores, p = block_place(layout, p.group, p.at + (uint32_t)cores)) {
+        const int last = p.group + 1 == layout->groups;
         const uint32_t at = p.at * SC_BLOCK, first = b - p.at,
-                       end = last ? cut->blocks : first + cut->group_blocks;
+                       end = last ? layout->blocks : first + layout->group_blocks;
         int32_t group_top = 0, reciprocal;
         SC_MAX_WORDS(group_top, block_max + first, end - first, 4);
-        const uint32_t c =
-            group_scale(cut, (uint32_t)group_top, (uint32_t)top, scale.mantissa, scale.exponent, &reciprocal);
+        const uint32_t c = group_scale(layout, (uint32_t)group_top, (uint32_t)top, scale.mantissa,
+                                       scale.exponent, &reciprocal);
         if (at == 0) out->c[p.group] = (int32_t)c;
 
         int32_t gathered[SC_BLOCK];
-        const int32_t *v = ordered(y, norm ? 0 : perm, p.group * cut->group_elems + at, p.len, gathered);
-        int8_t *dst =
-            quantize_run(v, p.len, scale.exponent, reciprocal, out->q + p.group * cut->group_words * 4 + at);
-        if (b + 1 == end) pad(dst, 4u * (last ? cut->last_words : cut->group_words) - at - p.len);
+        const int32_t *v = ordered(y, norm ? 0 : perm, p.group * layout->group_elems + at, p.len, gathered);
+        int8_t *dst = quantize_run(v, p.len, scale.exponent, reciprocal,
+                                   out->q + p.group * layout->group_words * 4 + at);
+        if (b + 1 == end) pad(dst, 4u * (last ? layout->last_words : layout->group_words) - at - p.len);
     }
     if (core == SC_LAST_CORE(cores)) { /* it has the fewest blocks */
         out->mantissa = scale.mantissa;
@@ -168,12 +169,12 @@ static inline int32_t sum_of(const int8_t *q, uint32_t words) {
     return sum;
 }
 
-void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t *gain, const uint16_t *perm,
-                  int pre_shift, uint64_t eps, uint32_t *tops, sc_qvec *out) {
+void sc_vec_token(const sc_vector_layout *layout, const int32_t *x, int32_t *y, const int32_t *gain,
+                  const uint16_t *perm, int pre_shift, uint64_t eps, uint32_t *tops, sc_qvec *out) {
     uint32_t low = 0, high = 0;
     int32_t top = 0;
-    for (uint32_t g = 0, base = 0; g < cut->groups; g++, base += cut->group_elems) {
-        const uint32_t count = g + 1 == cut->groups ? cut->last_elems : cut->group_elems;
+    for (uint32_t g = 0, base = 0; g < layout->groups; g++, base += layout->group_elems) {
+        const uint32_t count = g + 1 == layout->groups ? layout->last_elems : layout->group_elems;
         const uint32_t most = perm ? SC_BLOCK : count; /* elements at a time */
         int32_t group_top = 0;
         if (gain) add_squares(x + base, count, pre_shift, &low, &high); /* of all inputs, in any order */
@@ -186,14 +187,15 @@ void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t
     }
     scale_of((uint32_t)top, out);
     const int exponent = out->exponent;
-    for (uint32_t g = 0, base = 0; g < cut->groups; g++, base += cut->group_elems) {
-        const int last = g + 1 == cut->groups;
-        const uint32_t count = last ? cut->last_elems : cut->group_elems;
-        const uint32_t words = last ? cut->last_words : cut->group_words,
+    for (uint32_t g = 0, base = 0; g < layout->groups; g++, base += layout->group_elems) {
+        const int last = g + 1 == layout->groups;
+        const uint32_t count = last ? layout->last_elems : layout->group_elems;
+        const uint32_t words = last ? layout->last_words : layout->group_words,
                        most = perm && !gain ? SC_BLOCK : count;
-        int8_t *const q = out->q + g * cut->group_words * 4, *dst = q;
+        int8_t *const q = out->q + g * layout->group_words * 4, *dst = q;
         int32_t reciprocal;
-        out->c[g] = (int32_t)group_scale(cut, tops[g], (uint32_t)top, out->mantissa, exponent, &reciprocal);
+        out->c[g] =
+            (int32_t)group_scale(layout, tops[g], (uint32_t)top, out->mantissa, exponent, &reciprocal);
         for (uint32_t at = base, left = count, n; left; left -= n, at += n) {
             int32_t gathered[SC_BLOCK];
             n = left < most ? left : most;
@@ -206,8 +208,8 @@ void sc_vec_token(const sc_cut *cut, const int32_t *x, int32_t *y, const int32_t
     if (gain) normed(out, eps + ((uint64_t)high << 32 | low));
 }
 
-void sc_vec_sums(const sc_cut *cut, sc_qvec *v, int core, int cores) {
-    for (uint32_t g = (uint32_t)core; g < cut->groups; g += (uint32_t)cores)
-        v->sum[g] = sum_of(v->q + g * cut->group_words * 4,
-                           g + 1 == cut->groups ? cut->last_words : cut->group_words);
+void sc_vec_sums(const sc_vector_layout *layout, sc_qvec *v, int core, int cores) {
+    for (uint32_t g = (uint32_t)core; g < layout->groups; g += (uint32_t)cores)
+        v->sum[g] = sum_of(v->q + g * layout->group_words * 4,
+                           g + 1 == layout->groups ? layout->last_words : layout->group_words);
 }

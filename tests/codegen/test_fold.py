@@ -15,7 +15,7 @@ from shrinkc.codegen.fold import Known, folded, known_functions
 
 KNOWN = Known(
     Constants({"ON": "1", "OFF": "0", "SIZE": "(2 * HALF)", "HALF": "2u"}, frozenset({"XPULP"})),
-    {"never": "0", "place": "AT_X"},
+    {"never": "0", "place": "AT_X", "half": "HALF"},
     frozenset({"nothing"}),
 )
 
@@ -50,6 +50,7 @@ def body(code: str) -> str:
         ("b = g(place(a, b));", "b = g(AT_X);"),
         ("if (__builtin_expect(a && ON, 1)) b = 1;", "if (__builtin_expect(a, 1)) b = 1;"),
         ("const int n = never(a);\n    if (n) b = 1;\n    a = n;", "const int n = 0;\n    a = n;"),
+        ("const int n = half(a);\n    if (n > 1) b = 1;", "b = 1;"),
         # unchanged: variables, a name that is declared twice, what a directive divides, side effects
         ("if (unknown) a = 1;", "if (unknown) a = 1;"),
         ("if (XPULP && a) b = 1;", "if (XPULP && a) b = 1;"),

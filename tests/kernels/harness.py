@@ -220,7 +220,7 @@ def group_words(n: int, pad: int) -> int:
 
 
 def cut_words(k: int, group: int, reach: int, pad: int) -> np.ndarray:
-    """sc_cut, derived from its description in sc_model.h; ``reach``: cmax, or the most bits of a 16-bit
+    """sc_vector_layout, derived from its description in sc_model.h; ``reach``: cmax, or the most bits of a 16-bit
     vector, which is one group."""
     groups = -(-k // group)
     last = k - (groups - 1) * group

@@ -17,15 +17,15 @@ static void read_matrix(sc_matrix *m, sc_matrix *b) {
 }
 
 static sc_qvec *read_vectors(const sc_matrix *m, uint32_t tokens) {
-    const sc_cut *cut = &m->in;
+    const sc_vector_layout *layout = &m->in;
     const int is_wide = (m->format & SC_FMT_Q16) != 0;
     sc_qvec *v = malloc(tokens * sizeof *v);
     for (uint32_t t = 0; t < tokens; t++) {
         v[t].mantissa = word();
         v[t].exponent = (int32_t)word();
-        v[t].q = copy(is_wide ? 2u * cut->words : cut->words);
-        v[t].c = is_wide ? NULL : copy(cut->groups);
-        v[t].sum = m->format & SC_FMT_ASYM ? copy(cut->groups) : NULL;
+        v[t].q = copy(is_wide ? 2u * layout->words : layout->words);
+        v[t].c = is_wide ? NULL : copy(layout->groups);
+        v[t].sum = m->format & SC_FMT_ASYM ? copy(layout->groups) : NULL;
     }
     return v;
 }

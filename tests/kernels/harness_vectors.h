@@ -1,7 +1,7 @@
 /* What harness.c does with vectors; a part of it, with its input, output and canaries. */
 
-static sc_cut read_cut(void) {
-    sc_cut c;
+static sc_vector_layout read_cut(void) {
+    sc_vector_layout c;
     c.k = (uint16_t)word(), c.groups = (uint16_t)word(), c.group_elems = (uint16_t)word();
     c.last_elems = (uint16_t)word(), c.group_blocks = (uint16_t)word(), c.blocks = (uint16_t)word();
     c.group_words = (uint16_t)word(), c.last_words = (uint16_t)word(), c.words = (uint16_t)word();
@@ -13,7 +13,7 @@ static sc_cut read_cut(void) {
     for (int i_ = 0, core = backwards ? cores - 1 : 0; i_ < cores; i_++, core += backwards ? -1 : 1)
 
 static void vector(void) {
-    const sc_cut cut = read_cut();
+    const sc_vector_layout cut = read_cut();
     const int pre_shift = (int)word();
     const uint32_t low = word(), high = word();
     const int has_gain = (int)word(), has_perm = (int)word(), sums = (int)word(), cores = (int)word();
@@ -55,33 +55,33 @@ static void vector(void) {
 
 /* The same vectors where their values are, which are so many words further apart: how many values were compared. */
 static uint32_t in_place(const sc_q16_job *of, uint32_t wider) {
-    const sc_cut *cut = of->cut;
-    const uint32_t room = (cut->k + wider + 1) / 2 * 2;
-    const size_t words = (size_t)room * of->tokens, aside = cut->k / 4u + 8;
-    if (2u * cut->last_words > room) return 0; /* zeros behind the last ones have no place */
+    const sc_vector_layout *layout = of->layout;
+    const uint32_t room = (layout->k + wider + 1) / 2 * 2;
+    const size_t words = (size_t)room * of->tokens, aside = layout->k / 4u + 8;
+    if (2u * layout->last_words > room) return 0; /* zeros behind the last ones have no place */
     int32_t *values = guarded(words);
     sc_qvec *v = calloc(of->tokens, sizeof *v);
     sc_q16_job j = *of;
     j.x = values, j.stride = room, j.q = (int8_t *)values, j.pitch = 2 * room, j.out = v,
     j.spill = guarded(aside);
-    for (uint32_t t = 0; t < of->tokens; t++) memcpy(values + room * t, of->x + of->stride * t, 4u * cut->k);
+    for (uint32_t t = 0; t < of->tokens; t++) memcpy(values + room * t, of->x + of->stride * t, 4u * layout->k);
     for (uint32_t t = 0; t < of->tokens; t++) {
         sc_q16_token(&j, t, 0);
         const int8_t *got = j.q + (size_t)2 * t * j.pitch, *want = of->q + (size_t)2 * t * of->pitch;
-        if (memcmp(got, want, 4u * cut->last_words)) fail("low bytes in place");
-        if (memcmp(got + j.pitch, want + of->pitch, 4u * cut->last_words)) fail("high bytes in place");
+        if (memcmp(got, want, 4u * layout->last_words)) fail("low bytes in place");
+        if (memcmp(got + j.pitch, want + of->pitch, 4u * layout->last_words)) fail("high bytes in place");
         if (v[t].q != got || v[t].mantissa != of->out[t].mantissa || v[t].exponent != of->out[t].exponent)
             fail("a vector in place");
     }
     release(j.spill, aside, "canary of what is spilled");
     release(values, words, "canary of vectors in place");
     free(v);
-    return of->tokens * cut->k;
+    return of->tokens * layout->k;
 }
 
 /* 16-bit vectors, two planes of bytes each: all cores share every token, or have tokens of their own */
 static void wide_vectors(void) {
-    const sc_cut cut = read_cut();
+    const sc_vector_layout cut = read_cut();
     harness_norm_shift = (int)word(), harness_norm_drop = (int)word();
     const uint32_t low = word(), high = word();
     const int has_gain = (int)word(), has_perm = (int)word(), cores = (int)word(), backwards = (int)word();

@@ -42,7 +42,7 @@ FUNCTION = re.compile(
     re.DOTALL,
 )
 NUMBER = r"(?:0x[0-9A-Fa-f]+|\d+)[uUlL]*"
-LOCAL = re.compile(rf"\bconst (?:u?int\d+_t|int) (?:\*const )?(\w+) = ({NUMBER});")
+LOCAL = re.compile(rf"\bconst (?:u?int\d+_t|int) (?:\*const )?(\w+) = ({NUMBER}|[A-Z]\w*);")
 ALONE = re.compile(
     r"(?m)^[ \t]*(?:const [\w ]+?(?: \*const | \*| )(\w+) = [^;{}]*|u?int\d+_t (\w+)\[\w+\]);[^\n;]*\n"
 )

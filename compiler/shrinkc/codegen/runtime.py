@@ -16,7 +16,7 @@ INCLUDE = re.compile(r'(?m)^#include "([^"]+)".*\n')
 PUBLIC = frozenset({"llm.h"})  # copied as it is
 # files with a subject of their own: no header is written into the first; the others are not written into another file
 WITHOUT_HEADERS = frozenset({"forward.c", "model.c", "model.h", "sc_platform.h"})
-APART = WITHOUT_HEADERS | {"sc_softmax.h", "sc_xpulp.h"}
+APART = WITHOUT_HEADERS | {"sc_attend.h", "sc_xpulp.h"}
 SHORT = 30  # lines; a longer header of a platform stays a file
 
 
@@ -186,6 +186,13 @@ def _once(text: str) -> str:
 def _with_headers_inside(texts: dict[str, str], outside: Collection[str]) -> dict[str, str]:
     """Writes a header that only one file includes into that file."""
     texts = dict(texts)
+    for name in sorted(
+        APART & texts.keys()
+    ):  # what its only includer has before it need not be a file
+        by = [owner for owner, text in texts.items() if name in INCLUDE.findall(text)]
+        if len(by) == 1:
+            for header in INCLUDE.findall(texts[by[0]].split(f'#include "{name}"')[0]):
+                texts[name] = texts[name].replace(f'#include "{header}"\n', "")
     while True:
         includers: dict[str, list[str]] = {}
         for name, text in texts.items():

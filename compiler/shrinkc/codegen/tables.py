@@ -33,7 +33,7 @@ class CMatrix:
     rows: int
     blocks: int
     tile_blocks: int
-    cut: dict[str, int]  # sc_cut
+    cut: dict[str, int]  # sc_vector_layout
     level: str
     format: str
     drop: int

@@ -7,7 +7,8 @@
  * A team of cores runs it: 8 workers, core 0 to 7, compute; the controller, core 8, starts jobs of N-EUREKA and moves data
  * at the same time. On the host and on an RV32 core, one worker does everything.
  * N-EUREKA multiplies a matrix with one token in its 3x3 mode, and with several at once in its 1x1 mode.
- * The KV cache takes 288 bytes per layer for 4 positions, of 16 at most.
+ * Attention is in sc_attend.h: 4 query heads of 16 channels, 2 KV heads, up to 16 positions. The KV cache takes
+ * 288 bytes per layer for 4 positions and is in L1.
  *
  * WORDS(NAME) is the buffer NAME of L1 (model.h). A comment after a call says what it reads and writes. */
 #include "sc_platform.h"

@@ -6,7 +6,8 @@
  * sc_now (sc_runtime.h) describes the pass.
  * A team of cores runs it: 8 workers, core 0 to 7, compute; the controller, core 8, moves data
  * at the same time. On the host and on an RV32 core, one worker does everything.
- * The KV cache takes 312 bytes per layer for 4 positions, of 40 at most.
+ * Attention is in sc_attend.h: 6 query heads of 10 channels, 3 KV heads, up to 40 positions. The KV cache takes
+ * 312 bytes per layer for 4 positions and is copied to L1 layer by layer.
  *
  * WORDS(NAME) is the buffer NAME of L1 (model.h). A comment after a call says what it reads and writes. */
 #include "sc_platform.h"

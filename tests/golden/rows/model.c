@@ -96,7 +96,7 @@ SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
      .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 16 -> 107, 8 bit, per channel, 3584 bytes */
 };
 
-SC_L1_DATA const int32_t sc_gains[2 * SC_LAYERS + 1][SC_HIDDEN] = {
+SC_L1_DATA const int32_t sc_norm_weights[2 * SC_LAYERS + 1][SC_HIDDEN] = {
     {
     2043895342, 1859401381, 1816287770, 2147483647, 1612224361, 1879776018, 2001709188, 1902157808, 1676837433, 1893295621, 2050809644, 1965368951, 1957862434, 1955918620, 1923231657, 1662039072,
     },

@@ -5,7 +5,8 @@
  * A session (llm.h) runs sc_forward() for each pass: over one token to decode, over up to 16 (SC_CHUNK) of a prompt.
  * sc_now (sc_runtime.h) describes the pass.
  * All workers run it, numbered from core 0; there is one on an RV32 core.
- * The KV cache takes 136 bytes per layer for 4 positions, of 12 at most.
+ * Attention is in sc_attend.h: 3 query heads of 14 channels, 1 KV heads, up to 12 positions. The KV cache takes
+ * 136 bytes per layer for 4 positions and is in L1.
  *
  * WORDS(NAME) is the buffer NAME of L1 (model.h). A comment after a call says what it reads and writes. */
 #include "sc_platform.h"
