@@ -226,7 +226,8 @@ def spots(data: bytes) -> Iterator[Spot]:
         nonlocal at
         yield Spot(at, 8, f"length of a {what}")
         length = read(8)
-        text = data[at : at + length].decode("utf-8", "replace")
+        # after a changed length the rest of the file could be one name, which each of its spots would repeat
+        text = data[at : at + min(length, 100)].decode("utf-8", "replace")
         yield Spot(at, min(length, 8), f"{what} {text}")
         at += length
         return text
