@@ -225,10 +225,10 @@ static size_t line_ends(string s) {
 }
 
 /* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+
- * |\s+(?!\S)|\s+ */
-static size_t cut_llama3(string s) {
+ * |\s+(?!\S)|\s+ , with up to `numbers` \p{N} in a piece: 3 for LLaMA 3, 1 for Qwen2 */
+static size_t cut_llama3(string s, size_t numbers) {
     size_t n;
-    if ((n = contraction(s, 1)) > 0 || (n = led_letters(s)) > 0 || (n = run_of(NUMBER, s, 3)) > 0) {
+    if ((n = contraction(s, 1)) > 0 || (n = led_letters(s)) > 0 || (n = run_of(NUMBER, s, numbers)) > 0) {
         return n;
     }
     if ((n = spaced_run(OTHER, s)) > 0) {
@@ -262,6 +262,187 @@ static size_t cut_before(string s, string start) {
         }
     }
     return s.n;
+}
+
+/* ---- NFC: characters are decomposed, marks sorted by their class, and both composed again ---- */
+
+/* Result of the normalisation. A starter is a character of class 0; marks are the characters after it. */
+typedef struct {
+    string forms, pairs;
+    uint8_t *starter; /* last one, or NULL */
+    uint8_t *marks, *end;
+} composer;
+
+enum { FORM_CODE, FORM_FIRST, FORM_SECOND, FORM_PARTS };
+#define FORM_BYTES (3 * FORM_PARTS)
+#define FORM_IS_CLASS 0xFFFFFFu
+#define GROWTH 3        /* a character decomposes to at most this many times its bytes */
+#define FORMS_FROM 0xCC /* first byte of U+0300: characters before it stay as they are */
+
+enum {
+    HANGUL_S = 0xAC00,
+    HANGUL_L = 0x1100,
+    HANGUL_V = 0x1161,
+    HANGUL_T = 0x11A7,
+    HANGUL_LS = 19,
+    HANGUL_VS = 21,
+    HANGUL_TS = 28
+};
+
+static size_t put_character(uint8_t *to, uint32_t code) {
+    if (code < 0x80) {
+        to[0] = (uint8_t)code;
+        return 1;
+    }
+    size_t n = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (size_t i = n - 1; i > 0; i--) {
+        to[i] = (uint8_t)(0x80 | (code & 0x3F));
+        code >>= 6;
+    }
+    to[0] = (uint8_t)(0xF00u >> n | code);
+    return n;
+}
+
+static uint32_t form_part(const uint8_t *form, size_t part) {
+    form += 3 * part;
+    return form[0] | (uint32_t)form[1] << 8 | (uint32_t)form[2] << 16;
+}
+
+/* The form of a character that has one, or NULL. */
+static const uint8_t *form_of(string forms, uint32_t code) {
+    size_t low = 0, high = forms.n / FORM_BYTES;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const uint8_t *form = forms.at + FORM_BYTES * middle;
+        uint32_t found = form_part(form, FORM_CODE);
+        if (found == code) {
+            return form;
+        }
+        if (found < code) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return NULL;
+}
+
+static uint32_t class_of(string forms, uint32_t code) {
+    const uint8_t *form = form_of(forms, code);
+    return form != NULL && form_part(form, FORM_SECOND) == FORM_IS_CLASS ? form_part(form, FORM_FIRST) : 0;
+}
+
+/* What two characters compose to, or 0. */
+static uint32_t composed(const composer *c, uint32_t first, uint32_t second) {
+    if (first - HANGUL_L < HANGUL_LS && second - HANGUL_V < HANGUL_VS) {
+        return HANGUL_S + ((first - HANGUL_L) * HANGUL_VS + second - HANGUL_V) * HANGUL_TS;
+    }
+    if (first - HANGUL_S < HANGUL_LS * HANGUL_VS * HANGUL_TS && (first - HANGUL_S) % HANGUL_TS == 0 &&
+        second - HANGUL_T - 1 < HANGUL_TS - 1) {
+        return first + second - HANGUL_T;
+    }
+    size_t low = 0, high = c->pairs.n / 2;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const uint8_t *index = c->pairs.at + 2 * middle;
+        const uint8_t *form = c->forms.at + (size_t)FORM_BYTES * (index[0] | (uint32_t)index[1] << 8);
+        uint32_t left = form_part(form, FORM_FIRST), right = form_part(form, FORM_SECOND);
+        if (left == first && right == second) {
+            return form_part(form, FORM_CODE);
+        }
+        if (left < first || (left == first && right < second)) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return 0;
+}
+
+/* The character at `at`, before the end of the result. */
+static size_t character_at(const composer *c, const uint8_t *at, uint32_t *code) {
+    return character((string){at, (size_t)(c->end - at)}, code);
+}
+
+/* Moves what is from `at` on to `to`. */
+static void shift(composer *c, const uint8_t *at, uint8_t *to) {
+    memmove(to, at, (size_t)(c->end - at));
+    c->end += to - at;
+}
+
+/* Composes the starter with each of its marks that no mark of the same or a higher class separates from it. */
+static void compose_marks(composer *c) {
+    uint32_t base, code, last = 0;
+    if (c->starter == NULL || c->marks == c->end) {
+        return;
+    }
+    character_at(c, c->starter, &base);
+    uint8_t *at = c->marks;
+    while (at < c->end) {
+        size_t n = character_at(c, at, &code);
+        uint32_t class = class_of(c->forms, code), one = last < class ? composed(c, base, code) : 0;
+        if (one == 0) {
+            last = class;
+            at += n;
+            continue;
+        }
+        shift(c, at + n, at);
+        uint8_t bytes[4];
+        n = put_character(bytes, one);
+        uint8_t *marks = c->starter + n;
+        at += marks - c->marks;
+        shift(c, c->marks, marks);
+        memcpy(c->starter, bytes, n);
+        c->marks = marks;
+        base = one;
+    }
+}
+
+/* Adds a character that does not decompose. */
+static void append(composer *c, uint32_t code) {
+    uint32_t class = class_of(c->forms, code), other;
+    uint8_t bytes[4];
+    size_t n = put_character(bytes, code);
+    if (class > 0) {
+        uint8_t *at = c->marks;
+        while (at < c->end) {
+            size_t length = character_at(c, at, &other);
+            if (class_of(c->forms, other) > class) {
+                break;
+            }
+            at += length;
+        }
+        shift(c, at, at + n);
+        memcpy(at, bytes, n);
+        return;
+    }
+    compose_marks(c);
+    if (c->starter != NULL && c->marks == c->end) {
+        character_at(c, c->starter, &other);
+        uint32_t one = composed(c, other, code);
+        if (one != 0) {
+            c->marks = c->end = c->starter + put_character(c->starter, one);
+            return;
+        }
+    }
+    memcpy(c->end, bytes, n);
+    c->starter = c->end;
+    c->marks = c->end += n;
+}
+
+static void append_decomposed(composer *c, uint32_t code) {
+    uint32_t rest[4], count = 0;
+    const uint8_t *form;
+    while ((form = form_of(c->forms, code)) != NULL && form_part(form, FORM_SECOND) != FORM_IS_CLASS) {
+        if (form_part(form, FORM_SECOND) != 0 && count < sizeof rest / sizeof *rest) {
+            rest[count++] = form_part(form, FORM_SECOND);
+        }
+        code = form_part(form, FORM_FIRST);
+    }
+    append(c, code);
+    while (count > 0) {
+        append(c, rest[--count]);
+    }
 }
 
 /* ---- merging ---- */
@@ -515,6 +696,35 @@ static size_t with_replaced(job *j, string old, string new, size_t n) {
     return replaced;
 }
 
+/* Like with_replaced, for the normalisation form NFC. */
+static size_t with_nfc(job *j, string forms, string pairs, size_t n) {
+    uint8_t *bytes = (uint8_t *)j->ids, *start = bytes + j->count * sizeof *j->ids;
+    string s = next(j, SIZE_MAX, n);
+    size_t plain = 0;
+    while (plain < n && s.at[plain] < FORMS_FROM) {
+        plain++;
+    }
+    if (plain == n) {
+        return n;
+    }
+    composer c = {.forms = forms, .pairs = pairs, .starter = NULL, .marks = start, .end = start};
+    while (s.n > 0) {
+        uint32_t code;
+        size_t length = character(s, &code);
+        s = from(s, length);
+        if (GROWTH * length > (size_t)(s.at - c.end)) {
+            j->full = 1;
+            return 0;
+        }
+        append_decomposed(&c, code);
+    }
+    compose_marks(&c);
+    n = (size_t)(c.end - start);
+    j->tail = (size_t)(s.at - bytes) - n;
+    memmove(bytes + j->tail, start, n);
+    return n;
+}
+
 /* The longest added token at the start of s (of equals the first), or NULL. */
 static const llm_added *added_at(const llm_tokenizer *t, string s, uint32_t late) {
     const llm_added *added = table(t, t->added), *best = NULL;
@@ -568,6 +778,8 @@ static size_t apply(job *j, size_t i, size_t n) {
         return with_front(j, a, n);
     case LLM_STEP_REPLACE:
         return with_replaced(j, a, text_of(j->t, step->b), n);
+    case LLM_STEP_NFC:
+        return with_nfc(j, a, text_of(j->t, step->b), n);
     case LLM_STEP_PREFIX:
     case LLM_STEP_PREFIX_FIRST:
         return begins(next(j, SIZE_MAX, n), a) || (step->kind == LLM_STEP_PREFIX_FIRST && !j->first)
@@ -590,14 +802,16 @@ static size_t apply(job *j, size_t i, size_t n) {
         return cut_digits(s, 0);
     case LLM_STEP_CUT_GPT2:
         return cut_gpt2(s);
+    case LLM_STEP_CUT_QWEN2:
+        return cut_llama3(s, 1);
     default:
-        return cut_llama3(s);
+        return cut_llama3(s, 3);
     }
 }
 
 static int rewrites(const llm_step *step) {
     return step->kind == LLM_STEP_PREPEND || step->kind == LLM_STEP_REPLACE ||
-           step->kind == LLM_STEP_PREFIX || step->kind == LLM_STEP_PREFIX_FIRST;
+           step->kind == LLM_STEP_PREFIX || step->kind == LLM_STEP_PREFIX_FIRST || step->kind == LLM_STEP_NFC;
 }
 
 static void encode_text(job *j, size_t n) {

@@ -54,7 +54,9 @@ enum llm_step_kind {
     LLM_STEP_CUT_GPT2,     /* words by GPT-2's regular expression */
     LLM_STEP_CUT_LLAMA3,   /* words by LLaMA 3's regular expression */
     LLM_STEP_CHARACTERS,   /* last: merge the characters of the piece */
-    LLM_STEP_BYTES         /* last: merge the bytes of the piece */
+    LLM_STEP_BYTES,        /* last: merge the bytes of the piece */
+    LLM_STEP_CUT_QWEN2,    /* words by Qwen2's regular expression */
+    LLM_STEP_NFC           /* normalise to NFC: a are its characters, b its pairs (importer/nfc_table.py) */
 };
 
 typedef struct {

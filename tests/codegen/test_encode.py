@@ -6,6 +6,7 @@ import json
 import random
 import struct
 import subprocess
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,10 @@ FEW = ("stories", "llama3", "added tokens", "short added tokens", "a space in fr
 """Tokenizers of which all tests are in the fast tier."""
 STACK = 512
 """Bytes of stack that llm_encode() may take on RV32."""
+
+
+GROWING = ("\U0001d160", "\u0390", "\u1f82", "가")
+"""Characters that take more bytes when they are decomposed; the first also in NFC."""
 
 
 @pytest.fixture(scope="session")
@@ -106,8 +111,20 @@ def test_smaller_rooms(host: Encoder, name: str) -> None:
 def tightest(tokenizer: Tokenizer) -> list[str]:
     """Texts that need much room: units that do not merge, and texts that steps make longer."""
     table = tokenizer.encode_table()
-    parts = [step.a for step in table.steps] + [added.text for added in table.added]
-    atoms = ["z", "a", " ", "\n", "é", "中", "😀", "1", *(part.decode() for part in parts)]
+    parts = [step.a for step in table.steps if step.kind != "NFC"]
+    parts += [added.text for added in table.added]
+    atoms = [
+        "z",
+        "a",
+        " ",
+        "\n",
+        "é",
+        "中",
+        "😀",
+        "1",
+        *GROWING,
+        *(part.decode() for part in parts),
+    ]
     return [2 * a + b + 5 * a for a in atoms for b in atoms if a and b]
 
 
@@ -124,6 +141,25 @@ def test_long_texts(host: Encoder, name: str) -> None:
         "a\0b",
         "".join(texts(3, [], 400)),
     ]
+    check(host, tokenizer, given)
+
+
+def test_every_character_is_normalised(host: Encoder) -> None:
+    """All that are changed, alone and with others, and marks in any order."""
+    tokenizer = tokenizer_of("qwen2")
+    marks = [chr(p) for p in range(0x110000) if unicodedata.combining(chr(p))]
+    forms = [chr(p) for p in range(0x110000) if unicodedata.decomposition(chr(p))]
+    apart = [unicodedata.normalize("NFD", text) for text in forms]
+    rng = random.Random(1)
+    mixed = [
+        "".join(
+            rng.choice(rng.choice([marks, forms, apart, "aAeo가각"]))
+            for _ in range(rng.randrange(2, 9))
+        )
+        for _ in range(20_000)
+    ]
+    given = ["".join(f"{text}x" for text in part) for part in (marks, forms, apart)]
+    given += [" ".join(mixed[at : at + 20]) for at in range(0, len(mixed), 20)]
     check(host, tokenizer, given)
 
 
@@ -213,7 +249,7 @@ def test_tables_of_another_version_are_refused(host: Encoder) -> None:
 
 
 def test_a_tokenizer_without_steps_encodes_the_empty_text(host: Encoder) -> None:
-    blob = tokenizer_blob(refused(changed(STORY, normalizer={"type": "NFC"})), VOCAB)
+    blob = tokenizer_blob(refused(changed(STORY, normalizer={"type": "NFKC"})), VOCAB)
     assert host.run_tables(blob, ["", "Once"]).lines == ["1", ERROR_TOKENIZER]
     assert host.run_tables(blob, [""], 0).lines == [ERROR_ROOM]
 
@@ -259,7 +295,7 @@ def refused(spec: Spec) -> EncodeTable:
         (changed(TRAINED, pre_tokenizer=split(GPT2_WORDS, behavior="Removed")), "behavior Removed"),
         (changed(TRAINED, pre_tokenizer={"type": "Whitespace"}), "pre-tokenizer Whitespace"),
         (changed(TRAINED, pre_tokenizer=sequence(byte_level(), digits(True))), "Digits after"),
-        (changed(STORY, normalizer={"type": "NFC"}), "normalizer NFC"),
+        (changed(STORY, normalizer={"type": "NFKC"}), "normalizer NFKC"),
         (
             changed(STORY, normalizer={"type": "Replace", "pattern": {"Regex": " +"}, "content": "▁"}),
             "normalizer Replace of {'Regex': ' +'}",

@@ -14,7 +14,7 @@ import tokenizers
 from helpers.texts import trained_bytelevel
 from helpers.tiny_llama import added_token, bytelevel_json, sentencepiece_json
 from shrinkc.compression.cut_tokenizer import BpeTokens
-from shrinkc.importer.tokenizer_json import GPT2_WORDS, LLAMA3_WORDS
+from shrinkc.importer.tokenizer_json import GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 STORIES = ROOT / "examples/stories"
@@ -107,6 +107,12 @@ SPECS: dict[str, Spec] = {
     ),
     "llama3 with merges": changed(
         TRAINED, pre_tokenizer=sequence(split(LLAMA3_WORDS), byte_level())
+    ),
+    "qwen2": changed(
+        TRAINED, normalizer={"type": "NFC"}, pre_tokenizer=sequence(split(QWEN2_WORDS), byte_level())
+    ),
+    "nfc with sentencepiece": changed(
+        STORY, normalizer=normalizers({"type": "NFC"}, prepend("▁"), replace(" ", "▁"))
     ),
     "a space in front": changed(TRAINED, pre_tokenizer=byte_level(prefix=True, regex=True)),
     "runs of digits": changed(

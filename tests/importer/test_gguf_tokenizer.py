@@ -90,6 +90,7 @@ def test_a_real_sentencepiece_vocabulary(shared_data: Path, tmp_path: Path) -> N
         ("gpt-2", [" 1234½"], ["'", "T"]),
         ("smollm", [" ", "1", "2", "3", "4", "½"], ["'", "T"]),
         ("llama-bpe", [" ", "123", "4½"], ["'T"]),
+        ("qwen2", [" ", "1", "2", "3", "4", "½"], ["'T"]),
     ],
 )
 def test_how_words_are_cut(
@@ -101,6 +102,13 @@ def test_how_words_are_cut(
     assert [text[begin:end] for _, (begin, end) in pieces] == [
         "I", "'ll", " pay", *numbers, ",", " don", *contraction, " ", " x",
     ]  # fmt: skip
+
+
+def test_qwen2_normalises_its_text(tmp_path: Path) -> None:
+    ours = tokenizer_of(tmp_path, pre="qwen2")
+    assert ours.encode("cafe\u0301") == ours.encode("caf\u00e9") != ours.encode("cafe")
+    other = tokenizer_of(tmp_path, pre="llama-bpe")
+    assert other.encode("cafe\u0301") != other.encode("caf\u00e9")
 
 
 def test_llama_3_takes_whole_words_and_begins_with_bos(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ NARROW = 0x10000
 """Merges take 16 bits a number if all numbers are below."""
 KINDS = (
     "ADDED_EARLY", "ADDED_LATE", "PREPEND", "REPLACE", "PREFIX", "PREFIX_FIRST", "CUT_BEFORE",
-    "CUT_DIGIT", "CUT_DIGITS", "CUT_GPT2", "CUT_LLAMA3", "CHARACTERS", "BYTES",
+    "CUT_DIGIT", "CUT_DIGITS", "CUT_GPT2", "CUT_LLAMA3", "CHARACTERS", "BYTES", "CUT_QWEN2", "NFC",
 )  # fmt: skip
 """``enum llm_step_kind``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shrinkc.importer.encode_table import EncodeTable
+from shrinkc.importer.nfc_table import GROWTH
 
 _FRONTS = ("PREPEND", "PREFIX", "PREFIX_FIRST")
 _Ends = dict[int, frozenset[int]]
@@ -59,6 +60,8 @@ def room_needed(table: EncodeTable) -> tuple[int, int]:
     per_byte = max(
         [1, *(_per_byte(table, s.a.decode()) for s in table.steps if s.kind == "REPLACE")]
     )
+    if "NFC" in kinds:
+        per_byte *= GROWTH
     # before any cut, a step puts its text in front of the whole text, and of what follows an added token
     early_words, late_words = (
         1 + sum(words for i, words in fronts.items() if first <= i < cut) for first in (0, late)

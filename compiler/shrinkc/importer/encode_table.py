@@ -12,16 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenizers import normalizers
+
 from shrinkc.importer.decode_table import UNICODE_TO_BYTE, flatten
 from shrinkc.importer.jsonfile import shortened
-from shrinkc.importer.tokenizer_json import GPT2_WORDS, LLAMA3_WORDS
+from shrinkc.importer.nfc_table import nfc_tables
+from shrinkc.importer.tokenizer_json import GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS
 
 BYTES = 256
 
 
 @dataclass(frozen=True)
 class Step:
-    """Step of the pipeline.  ``kind``: its name in llm_tokenizer.h without ``LLM_STEP_``.  ``a``, ``b``: its texts."""
+    """Step of the pipeline.
+
+    ``kind``: its name in llm_tokenizer.h without ``LLM_STEP_``.  ``a``, ``b``: its texts or tables."""
 
     kind: str
     a: bytes = b""
@@ -104,6 +109,8 @@ def _normalizer(spec: Mapping[str, Any] | None) -> list[Step]:
             if not pattern.get("String"):
                 raise _UnknownPartError(f"normalizer Replace of {shortened(pattern)}")
             steps.append(_replace(pattern["String"], part["content"]))
+        elif kind == "NFC" and not steps:
+            steps.append(Step("NFC", *nfc_tables()))
         else:
             raise _UnknownPartError(f"normalizer {kind}")
     return steps
@@ -138,7 +145,7 @@ def _pre_tokenizer(spec: Mapping[str, Any] | None, normalized: bool) -> list[Ste
 
 
 def _split(part: Mapping[str, Any]) -> Step:
-    known = {GPT2_WORDS: "CUT_GPT2", LLAMA3_WORDS: "CUT_LLAMA3"}
+    known = {GPT2_WORDS: "CUT_GPT2", LLAMA3_WORDS: "CUT_LLAMA3", QWEN2_WORDS: "CUT_QWEN2"}
     pattern = part["pattern"].get("Regex")
     if pattern not in known:
         raise _UnknownPartError(f"pre-tokenizer Split at {shortened(part['pattern'])}")
@@ -201,10 +208,17 @@ def _added(
         late = bool(token.get("normalized"))
         text = content.encode()
         for step in normalizing if late else ():
-            text = step.a + text if step.kind == "PREPEND" else text.replace(step.a, step.b)
+            text = _rewritten(step, text)
         if text:
             added.append(Added(text, index, late))
     return tuple(added)
+
+
+def _rewritten(step: Step, text: bytes) -> bytes:
+    if step.kind == "NFC":
+        done: str = normalizers.NFC().normalize_str(text.decode())
+        return done.encode()
+    return step.a + text if step.kind == "PREPEND" else text.replace(step.a, step.b)
 
 
 def _model(model: Mapping[str, Any], in_bytes: bool) -> dict[str, Any]:

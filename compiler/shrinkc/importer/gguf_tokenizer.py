@@ -32,6 +32,7 @@ def _split(pattern: str) -> PreTokenizer:
 
 
 _GPT2, _LLAMA3, _QWEN2 = map(_split, (GPT2_WORDS, LLAMA3_WORDS, QWEN2_WORDS))
+_NFC = ("qwen2",)  # pre types of tokenizers that normalise their text; llama.cpp does not
 _DIGITS = pre_tokenizers.Digits(individual_digits=True)
 # pre type -> (pre-tokenizers, whether words of the vocabulary skip merging and BOS is the default)
 _PRE_TYPES: dict[str, tuple[list[PreTokenizer], bool]] = {
@@ -136,6 +137,7 @@ def _byte_level(
         added=added,
         splits=splits,
         ignore_merges=whole_words,
+        nfc=pre in _NFC,
     )
     return document, whole_words
 

@@ -89,12 +89,15 @@ def bytelevel(
     added: Sequence[AddedToken],
     splits: Sequence[PreTokenizer],
     ignore_merges: bool,
+    nfc: bool = False,
 ) -> Tokenizer:
     """Return a byte-level BPE that cuts the text with the pre-tokenizers ``splits`` first.
 
-    ``ignore_merges``: a word in the vocabulary becomes one token without merging.
+    ``ignore_merges``: a word in the vocabulary becomes one token without merging.  ``nfc``: normalise the text first.
     """
     out = _with_added(models.BPE(dict(vocab), list(merges), ignore_merges=ignore_merges), added)
+    if nfc:
+        out.normalizer = normalizers.NFC()
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     out.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
     out.decoder = decoders.ByteLevel()
