@@ -55,6 +55,7 @@ from shrinkc.quantize.bounds import (
 )
 from shrinkc.quantize.formats import QuantOptions, check_sizes, grouped_inputs
 from shrinkc.quantize.limits import WeightLimits, largest
+from shrinkc.quantize.smoothing import smoothed
 from shrinkc.quantize.sources import Source, source_of
 from shrinkc.quantize.weights import Output, check_groups, convert_matrix, quantize_matrix
 from shrinkc.storage import ADAPTER_BITS
@@ -215,6 +216,7 @@ class _Lowering:
 
     def layer(self, index: int, f: FloatLayer, x: str) -> str:
         c, name = self.config, f"layer{index}"
+        f = smoothed(f, c)
         hd, h, kv, k = c.head_dim, c.num_heads, c.num_kv_heads, c.hidden_size
         nq = h * hd
 
