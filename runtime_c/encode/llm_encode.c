@@ -11,7 +11,9 @@
  *   | ids so far | units of a piece | free | text that a step has rewritten, and not used yet | ends of steps |
  *
  * Text is used from its beginning, and no byte becomes more words than llm_encode_room() counts for it. So
- * the ids can take the place of the text. */
+ * the ids can take the place of the text.
+ *
+ * In a compiled directory there are only the steps that its tokenizer takes. */
 #include "llm.h"
 #include "llm_characters.h"
 #include "llm_tokenizer.h"
@@ -764,7 +766,6 @@ static size_t until_added(job *j, size_t i, size_t n) {
  * bytes of the result. */
 static size_t apply(job *j, size_t i, size_t n) {
     const llm_step *step = &j->steps[i];
-    string a = text_of(j->t, step->a);
     if (i == j->rewrite) { /* from here on the text is in `ids` */
         if (!fits(j, n)) {
             return 0;
@@ -774,38 +775,57 @@ static size_t apply(job *j, size_t i, size_t n) {
         j->text_at += n;
     }
     switch (step->kind) {
+#ifndef LLM_WITHOUT_PREPEND
     case LLM_STEP_PREPEND:
-        return with_front(j, a, n);
+        return with_front(j, text_of(j->t, step->a), n);
+#endif
+#ifndef LLM_WITHOUT_REPLACE
     case LLM_STEP_REPLACE:
-        return with_replaced(j, a, text_of(j->t, step->b), n);
+        return with_replaced(j, text_of(j->t, step->a), text_of(j->t, step->b), n);
+#endif
+#ifndef LLM_WITHOUT_NFC
     case LLM_STEP_NFC:
-        return with_nfc(j, a, text_of(j->t, step->b), n);
+        return with_nfc(j, text_of(j->t, step->a), text_of(j->t, step->b), n);
+#endif
+#ifndef LLM_WITHOUT_PREFIX
     case LLM_STEP_PREFIX:
     case LLM_STEP_PREFIX_FIRST:
-        return begins(next(j, SIZE_MAX, n), a) || (step->kind == LLM_STEP_PREFIX_FIRST && !j->first)
+        return begins(next(j, SIZE_MAX, n), text_of(j->t, step->a)) ||
+                       (step->kind == LLM_STEP_PREFIX_FIRST && !j->first)
                    ? n
-                   : with_front(j, a, n);
+                   : with_front(j, text_of(j->t, step->a), n);
+#endif
     default:
         break;
     }
     j->ends[i] = (uint32_t)(*place(j, i) + n);
     string s = next(j, i, n);
     switch (step->kind) {
+#ifndef LLM_WITHOUT_ADDED
     case LLM_STEP_ADDED_EARLY:
     case LLM_STEP_ADDED_LATE:
         return until_added(j, i, n);
+#endif
+#ifndef LLM_WITHOUT_CUT_BEFORE
     case LLM_STEP_CUT_BEFORE:
-        return cut_before(s, a);
+        return cut_before(s, text_of(j->t, step->a));
+#endif
+#ifndef LLM_WITHOUT_CUT_DIGITS
     case LLM_STEP_CUT_DIGIT:
-        return cut_digits(s, 1);
     case LLM_STEP_CUT_DIGITS:
-        return cut_digits(s, 0);
+        return cut_digits(s, step->kind == LLM_STEP_CUT_DIGIT);
+#endif
+#ifndef LLM_WITHOUT_CUT_GPT2
     case LLM_STEP_CUT_GPT2:
         return cut_gpt2(s);
+#endif
+#ifndef LLM_WITHOUT_CUT_LLAMA3
+    case LLM_STEP_CUT_LLAMA3:
     case LLM_STEP_CUT_QWEN2:
-        return cut_llama3(s, 1);
+        return cut_llama3(s, step->kind == LLM_STEP_CUT_QWEN2 ? 1 : 3);
+#endif
     default:
-        return cut_llama3(s, 3);
+        return s.n;
     }
 }
 

@@ -34,7 +34,7 @@ from helpers.tokenizer_specs import (
     split,
 )
 from helpers.unicode_tables import table_file
-from shrinkc.codegen.tokenizer_blob import tokenizer_blob
+from shrinkc.codegen.tokenizer_blob import missing_steps, tokenizer_blob
 from shrinkc.codegen.tokenizer_limits import room_needed
 from shrinkc.importer import Tokenizer
 from shrinkc.importer.encode_table import EncodeTable
@@ -92,6 +92,18 @@ def test_ids_are_the_librarys(host: Encoder, name: str) -> None:
     for bos in (1, None, 5):
         tokenizer = tokenizer_of(name, bos)
         check(host, tokenizer, texts_for(tokenizer, name, 1000 if bos == 1 else 100))
+
+
+@pytest.mark.parametrize("name", slow_but(SPECS, *FEW))
+def test_ids_without_the_steps_of_other_tokenizers(tmp_path: Path, name: str) -> None:
+    """What a compiled directory has."""
+    need("host")
+    tokenizer = tokenizer_of(name)
+    missing = missing_steps(tokenizer.encode_table())
+    without = [macro for macro, is_missing in missing.items() if is_missing]
+    assert without
+    encoder = build_encoder(tmp_path, sanitize=False, without=without)
+    check(encoder, tokenizer, texts_for(tokenizer, name, 300))
 
 
 @pytest.mark.parametrize("name", SPECS)

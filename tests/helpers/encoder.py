@@ -67,14 +67,24 @@ class Encoder:
         return Encoded(lines, int(stack), int(cycles))
 
 
-def build_encoder(folder: Path, on: str = "host", *, sanitize: bool = True) -> Encoder:
-    """Build the program in ``folder`` for ``on``: host, qemu, siracusa or pulp-open."""
+def build_encoder(
+    folder: Path, on: str = "host", *, sanitize: bool = True, without: Sequence[str] = ()
+) -> Encoder:
+    """Build the program in ``folder`` for ``on``: host, qemu, siracusa or pulp-open.
+
+    ``without``: on the host, macros that leave out steps.
+    """
     if on in CHIPS:
         return Encoder(lambda content: _on_gvsoc(folder, CHIPS[on], content))
     program = folder / f"encode-{on}"
     if on == "host":
         san = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
-        _compile(f"cc {_WARNINGS} {san if sanitize else '-O2'}", _HARNESS, program)
+        less = " ".join(["-Wno-unused-function", *(f"-D{name}" for name in without)])
+        _compile(
+            f"cc {_WARNINGS} {san if sanitize else '-O2'} {less if without else ''}",
+            _HARNESS,
+            program,
+        )
         return Encoder(lambda content: _output([program], content))
     sources = (*_HARNESS, RUNTIME / "platform/freestanding/mem.c")
     link = f"-march=rv32imc_zicsr -T {ROOT}/toolchain/rv32/link.ld"

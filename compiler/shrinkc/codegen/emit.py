@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jinja2
@@ -13,6 +13,7 @@ from shrinkc.codegen.blobs import sampled_hash, write_blobs
 from shrinkc.codegen.formats import formats_header
 from shrinkc.codegen.runtime import specialised, with_short_headers_inside
 from shrinkc.codegen.tables import constant, tables_of
+from shrinkc.codegen.tokenizer_blob import missing_steps
 from shrinkc.codegen.values import Values, values_of
 from shrinkc.core.resources import resource
 from shrinkc.importer.tokenizer import Tokenizer
@@ -59,7 +60,7 @@ def emit(
     (out / "src/formats.h").write_text(header, encoding="utf-8")
     _copy_runtime(out / "src", [PROGRAMS[name] for name in target.programs.values()])
     if not whole_runtime:
-        _keep_what_is_used(out, target)
+        _keep_what_is_used(out, target, missing_steps(tokenizer.encode_table()))
 
 
 def _print_templates(values: Values, out: Path) -> None:
@@ -118,8 +119,8 @@ def _copy_runtime(src: Path, programs: list[Target]) -> None:
         shutil.copytree(resource("toolchain") / t.program.name, src / "toolchain" / t.program.name)
 
 
-def _keep_what_is_used(out: Path, target: Target) -> None:
-    """Cuts the library's sources down to what this model's programs use."""
+def _keep_what_is_used(out: Path, target: Target, without: Mapping[str, bool]) -> None:
+    """Cuts the library's sources down to what this model's programs use; ``without``: macros of the encoder."""
     src = out / "src"
     stored = {level.name for level in target.stored}
     generated = {file.name: file for file in src.glob("*.[ch]")}
@@ -139,7 +140,7 @@ def _keep_what_is_used(out: Path, target: Target) -> None:
         {name: file.read_text(encoding="utf-8") for name, file in generated.items()},
         list(others.values()),
         options,
-        {f"SC_HAS_{name.upper()}": name in stored for name in MEMORIES},
+        {**{f"SC_HAS_{name.upper()}": name in stored for name in MEMORIES}, **without},
     )
     joined = with_short_headers_inside(others)
     for path in others:

@@ -22,9 +22,22 @@ KINDS = (
 )  # fmt: skip
 """``enum llm_step_kind``."""
 
+_GROUPS = {
+    "ADDED": ("ADDED_EARLY", "ADDED_LATE"), "PREFIX": ("PREFIX", "PREFIX_FIRST"),
+    "CUT_DIGITS": ("CUT_DIGIT", "CUT_DIGITS"), "CUT_LLAMA3": ("CUT_LLAMA3", "CUT_QWEN2"),
+    **{kind: (kind,) for kind in ("PREPEND", "REPLACE", "NFC", "CUT_BEFORE", "CUT_GPT2")},
+}  # fmt: skip
+"""Steps by the macro LLM_WITHOUT_* that leaves their code out of llm_encode.c."""
+
 _HEAD_WORDS = 8
 _SPANS = 11
 _BEGINNING = 4 * (_HEAD_WORDS + 2 * _SPANS)
+
+
+def missing_steps(table: EncodeTable) -> dict[str, bool]:
+    """Macros LLM_WITHOUT_*: whether ``table`` takes none of the macro's steps."""
+    kinds = {step.kind for step in table.steps}
+    return {f"LLM_WITHOUT_{name}": kinds.isdisjoint(group) for name, group in _GROUPS.items()}
 
 
 def tokenizer_blob(table: EncodeTable, vocab_size: int) -> bytes:
