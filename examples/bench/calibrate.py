@@ -49,7 +49,7 @@ from models import write_llama
 import shrinkc
 from shrinkc.core.errors import ShrinkcError
 from shrinkc.core.output import write_file
-from shrinkc.costs import CostTable, Work, read_table
+from shrinkc.costs import CostTable, Work, cost_table, read_table
 from shrinkc.costs.table import Error
 from shrinkc.costs.work import total
 from shrinkc.engines import CORES, engine_named
@@ -69,9 +69,14 @@ SIMULATOR = "GVSoC edfcd83 (core ac27d00, pulp 9968c4e)"
 
 OPERATIONS = {
     "attention": "attention", "embed": "embedding", "linear": "matrix product", "normquant": "RMSNorm and quantisation",
+    "normadd": "RMSNorm after a block",
     "quant": "quantisation", "ropecache": "RoPE and KV cache", "sample": "choice of a token",
     "silumul": "gate, up and SiLU", "pass": "whole decode step or prompt",
 }  # fmt: skip
+
+# Operations that no program of a calibration has. Those of Gemma 3: fitted to 32 decode steps and prompts of hidden
+# sizes 64 to 320 on GVSoC, with a median error of 1.0 %.
+APART = ("normadd",)
 
 ENGINES = {name: target.engines for name, target in TARGETS.items()}
 
@@ -289,7 +294,9 @@ def calibrated(runs: list[Run], target: str) -> CostTable:
         if before == table.dma:
             break
     errors, passes = check(held, table)
-    return replace(table, errors=errors, passes=passes)
+    packaged = cost_table(target)
+    apart = {} if packaged is None else {op: packaged.ops[op] for op in APART}
+    return replace(table, ops={**table.ops, **apart}, errors=errors, passes=passes)
 
 
 def extended(runs: list[Run], table: CostTable, widths: set[int]) -> CostTable:

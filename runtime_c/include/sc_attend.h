@@ -28,6 +28,9 @@ SC_PHASE static void sc_step_heads(const int32_t *qkv, uint32_t stride, uint32_t
 #endif
         h.q8 = q8[t], h.q_scale = q_scale[t];
         h.qkv = qkv + t * stride, h.rope = rope[t];
+#ifdef SC_ROPE_TABLES
+        h.rope += sc_rope_tables[layer] * SC_HEAD_DIM;
+#endif
         head = (uint32_t)heads_prepare(&h, (int)head + (t < wanted ? SC_HEADS : 0), cores);
     }
 }

@@ -53,7 +53,11 @@ static sc_qvec *const sv = 0;
 #ifdef SC_AT_SPLIT
 SC_VIEW(split, SPLIT, int32_t[SC_CORES][SC_ROWS], 2); /* partial sums, for two tokens in turn */
 #endif
+#ifdef SC_ROPE_TABLES
+SC_VIEW(rope, ROPE, int16_t[SC_HEAD_DIM * SC_ROPE_TABLES], SC_CHUNK);
+#else
 SC_VIEW(rope, ROPE, int16_t[SC_HEAD_DIM], SC_CHUNK);
+#endif
 SC_VIEW(q8, Q8, int8_t[SC_HEADS * SC_HDP], SC_CHUNK);
 SC_VIEW(q_scale, Q_SCALE, uint32_t[SC_HEADS], SC_CHUNK);
 SC_VIEW(value_scales, VALUE_SCALES, uint16_t[SC_KV_HEADS], SC_LAYERS);

@@ -245,6 +245,9 @@ static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_
     if ((SC_GATE_SHIFT_LEAST < -12 || SC_GATE_SHIFT_MOST >= 16) && out->kind == SC_SILU &&
         (out->gate_shift < -12 || out->gate_shift >= 16))
         j.plain = JOIN_GATES;
+#ifdef SC_GELU
+    if (out->kind == SC_SILU) j.plain = JOIN_GATES;
+#endif
 #ifdef SC_HAS_BIAS
     if (out->bias) j.plain = JOIN_ANY;
 #endif

@@ -170,6 +170,55 @@ SC_PHASE static void sc_step_linear(enum sc_slot slot, enum sc_epilogue how, int
     linear(l->m[slot], xv + first, sc_now.tokens - first, &out, core);
 }
 
+#ifdef SC_POST_NORMS
+/* Sum of squares of values first, first + step, ... of y. */
+static inline uint64_t squares_of(const int32_t *y, uint32_t first, uint32_t step) {
+    uint64_t total = 0;
+    for (uint32_t i = first; i < SC_HIDDEN; i += step) {
+        const int32_t s = y[i] >> SC_POST_NORM_SHIFT;
+        total += (uint64_t)((int64_t)s * s);
+    }
+    return total;
+}
+
+/* Adds values first, first + step, ... of the RMSNorm of y to x: norm_values() of numerics/vectors.py. */
+SC_PHASE static void add_normed(const sc_post_norm *n, const int32_t *y, uint64_t total, int32_t *x,
+                                uint32_t first, uint32_t step) {
+    int j;
+    const uint32_t factor = sc_rsqrt(total, &j) * n->factor;
+    const int up = sc_max(31 - SC_POST_NORM_SHIFT - ((sc_bits64(total) + 1) >> 1), 0);
+    const int shift = up + SC_POST_NORM_SHIFT + j - n->exponent - 2;
+    for (uint32_t i = first; i < SC_HIDDEN; i += step) {
+        const int32_t z = sc_mulh((int32_t)((uint32_t)y[i] << up), n->gain[i]);
+        x[i] = sc_add_to_residual(x[i], sc_requantize(z, factor, shift));
+    }
+}
+
+/* dst += RMSNorm of src, a block's result. A core has whole tokens; it shares each of the remaining ones with
+ * all others. */
+SC_PHASE static void sc_step_norm_add(const int32_t *src, uint32_t src_stride, int32_t *dst,
+                                      uint32_t dst_stride, uint32_t norm, uint32_t layer, int core) {
+    const sc_post_norm *const n = &sc_post_norms[norm];
+    uint64_t *const sums = SC_BUFFER(uint64_t *, SC_AT_PARTS);
+    const uint32_t first = sc_first_wanted(layer), rest = (sc_now.tokens - first) % SC_CORES;
+    uint32_t t = first + (uint32_t)core;
+    sc_team_barrier();
+    for (; t < sc_now.tokens - rest; t += SC_CORES) {
+        const int32_t *const y = src + t * src_stride;
+        add_normed(n, y, n->eps + squares_of(y, 0, 1), dst + t * dst_stride, 0, 1);
+    }
+    for (t = sc_now.tokens - rest; t < sc_now.tokens; t++) {
+        const int32_t *const y = src + t * src_stride;
+        sums[core] = squares_of(y, (uint32_t)core, SC_CORES);
+        sc_worker_barrier();
+        uint64_t total = n->eps;
+        for (int c = 0; c < SC_CORES; c++) total += sums[c];
+        add_normed(n, y, total, dst + t * dst_stride, (uint32_t)core, SC_CORES);
+        if (t + 1 < sc_now.tokens) sc_worker_barrier(); /* all have read the sums */
+    }
+}
+#endif
+
 /* Compares a window of logits before the next window overwrites it. */
 static void compare(const sc_window w, int core) {
     sc_worker_barrier();

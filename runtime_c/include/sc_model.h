@@ -102,6 +102,20 @@ typedef struct {
 extern const sc_cache_place sc_cache_places[]; /* [SC_LAYERS] */
 #endif
 
+#ifdef SC_POST_NORMS
+/* An RMSNorm after a block. */
+typedef struct {
+    const int32_t *gain; /* [SC_HIDDEN], Q31 */
+    uint64_t eps;        /* as in the sum of squares */
+    uint32_t factor; /* factor * 2^exponent: sqrt(SC_HIDDEN) in units of the residual stream and of gain */
+    int32_t exponent;
+} sc_post_norm;
+extern const sc_post_norm sc_post_norms[]; /* [2 * SC_LAYERS] */
+#endif
+#ifdef SC_ROPE_TABLES
+extern const uint8_t sc_rope_tables[]; /* [SC_LAYERS] */
+#endif
+
 /* Where the result of a layer's op is in the L1 arena. Only observation reads it. */
 enum sc_layout { SC_WORDS, SC_BYTES, SC_VECTOR }; /* int32; int8; array of sc_qvec */
 typedef struct {

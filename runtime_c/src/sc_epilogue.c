@@ -15,12 +15,21 @@ SC_HOT void sc_add_bias(const int32_t *bias, int32_t rows, int32_t *y) {
 }
 #endif
 
+#ifdef SC_GELU
+/* The number in Q16 whose sigmoid GELU (by tanh) multiplies x16 / 2^16 with: numerics/gating.py. */
+static inline int32_t gelu_argument(int32_t x16) {
+    const int32_t s = (sc_min(sc_max(x16, -360440), 360440) + 8) >> 4;
+    const uint32_t square = (uint32_t)(s * s) >> 12;
+    return (s * (int32_t)(26145u + ((18705u * square) >> 16))) >> 10;
+}
+#endif
+
 /* dst = silu(gate) * up, n rows of each block; up rows are SC_ROWS / 2 words after gate rows. The compiler
  * chose the shifts so that |gate * sigmoid| << shift, |up| << up_shift and |gate| + 2^15 stay below 2^31. */
 SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blocks, uint32_t n,
                          int32_t *dst) {
     const int gate_shift = out->gate_shift, shift = out->silu_shift, up_shift = out->up_shift;
-#if SC_XPULP
+#if SC_XPULP && !defined(SC_GELU)
     if (gate_shift > 0 && gate_shift < 16) { /* at 16 the rounding could overflow */
         int32_t g, u, v, i;
         /* clang-format off */
@@ -74,6 +83,9 @@ SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blo
                 const int32_t limit = (1 << 20) >> -gate_shift;
                 g16 = (int32_t)((uint32_t)sc_min(sc_max(g16, -limit), limit) << -gate_shift);
             }
+#ifdef SC_GELU
+            g16 = gelu_argument(g16);
+#endif
             const int32_t sigma = sc_sigmoid_q15(g16) << 16;
             const int32_t s = (int32_t)((uint32_t)row_product(*gate, sigma) << shift);
             *dst++ = sc_mulh(s, (int32_t)((uint32_t)gate[SC_ROWS / 2] << up_shift));

@@ -15,9 +15,9 @@ static const uint8_t *fetched(uint32_t flash_offset, uint32_t bytes) {
 }
 #endif
 
-/* int16 [position][head_dim / 2][cos, sin] in Q15. */
+/* int16 [position][head_dim / 2][cos, sin] in Q15; with two tables first the row of one, then of the other. */
 SC_WARM void sc_load_rope(void) {
-    const uint32_t row = SC_HEAD_DIM * 2, at = SC_ROPE_AT + sc_now.position * row;
+    const uint32_t row = sizeof rope[0], at = SC_ROPE_AT + sc_now.position * row;
 #if SC_ROPE_IN_FLASH
     const uint8_t *rows = fetched(at, sc_now.tokens * row);
 #else

@@ -33,7 +33,7 @@ static uint32_t tile_bytes(const cursor *c) {
 }
 
 /* To the next matrix that is not read in place by an engine. */
-static void skip(cursor *c) {
+static void skip_engine_matrices(cursor *c) {
 #ifdef SC_HAS_ENGINES
     while (c->m < st.end && sc_on_engine(c->m)) c->m++;
 #else
@@ -45,7 +45,7 @@ static void advance(cursor *c) {
     c->block += c->m->tile_blocks;
     if (c->block >= c->m->blocks) {
         c->block = 0, c->m++;
-        skip(c);
+        skip_engine_matrices(c);
     }
 }
 
@@ -85,7 +85,7 @@ SC_HOT static void load_ahead(void) {
 SC_WARM void sc_stream_begin(void) {
     st.load = st.fetch = (cursor){sc_matrices, 0};
     st.end = sc_pass_end();
-    skip(&st.load);
+    skip_engine_matrices(&st.load);
     st.loads = st.fetches = st.staged = 0;
     for (int c = 0; c < SC_PLANNED_CORES; c++) st.taken[c] = 0;
 #if SC_STAGE_BYTES > 0

@@ -41,10 +41,34 @@ from .programs import (
 )
 
 # family, what its config has beyond the usual, form, ranks of adapters, where
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+# a window smaller than the context
+GEMMA = {
+    "head_dim": 32,
+    "sliding_window": 5,
+    "query_pre_attn_scalar": 24,
+    "num_hidden_layers": 3,
+    "layer_types": MIXED,
+}
 CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, int], str]] = {
     "llama-biases": ("llama", {"attention_bias": True}, "hf", {"q_proj": 3, "o_proj": 2}, ""),
     "mistral": ("mistral", {"sliding_window": 24}, "gguf", {}, ""),
     "mistral-gptq": ("mistral", {"sliding_window": None, "head_dim": 32}, "gptq", {}, ""),
+    "gemma3": ("gemma3_text", {**GEMMA, "tie_word_embeddings": True}, "hf", {}, "small L1"),
+    "gemma3-gptq": ("gemma3_text", GEMMA, "gptq", {}, "flash"),
+    # in GGUF files every sixth layer is global
+    "gemma3-gguf": (
+        "gemma3_text",
+        {"head_dim": 16, "sliding_window": 7, "query_pre_attn_scalar": 16, "num_hidden_layers": 7,
+         "num_key_value_heads": 1},
+        "gguf", {}, "",
+    ),
+    "gemma3-odd": (
+        "gemma3_text",
+        {**GEMMA, "hidden_size": 42, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 14,
+         "sliding_window": 64},
+        "hf", {}, "",
+    ),
     "qwen2": ("qwen2", {"tie_word_embeddings": True}, "hf", {}, "small L1"),
     "qwen2-gptq": ("qwen2", {}, "gptq", {"v_proj": 2}, "flash"),
     "qwen2-gguf": ("qwen2", {"num_key_value_heads": 1}, "gguf", {}, ""),

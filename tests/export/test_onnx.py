@@ -90,6 +90,18 @@ def test_inputs_in_another_order(tmp_path: Path) -> None:
     assert differences(graph, [3, 7, 11], 4) == 0
 
 
+@pytest.mark.parametrize("form", ["tied", "window"])
+def test_gemma(tmp_path: Path, form: str) -> None:
+    config: dict[str, Any] = {
+        "tied": {"tie_word_embeddings": True},
+        "window": {"sliding_window": 3},
+    }[form]
+    kinds = ["sliding_attention", "full_attention"]
+    write_family(tmp_path / "m", "gemma3_text", head_dim=16, layer_types=kinds, **config)
+    graph = lower(load_model(tmp_path / "m"), QuantOptions(), 24)
+    assert differences(graph, [3, 7, 11, 5], 4) == 0
+
+
 def test_another_model_differs(tmp_path: Path) -> None:
     """So that the comparison is one."""
     graphs = []

@@ -16,7 +16,7 @@ from shrinkc.importer.model import (
     dense,
 )
 from shrinkc.importer.rope import inverse_frequencies
-from shrinkc.model import FIELDS
+from shrinkc.model import FIELDS, family_of
 
 # a text is many forward passes: quantised matrices stay dense as long as their model lives
 _dense: weakref.WeakKeyDictionary[QuantizedWeight, NDArray[np.float32]] = (
@@ -30,19 +30,30 @@ def forward(
     """Return logits [T, vocab] in ``dtype`` for the ids ``tokens`` [T], T >= 1.
 
     Causal attention over the T tokens from position 0, RMSNorm, RoPE on pairs
-    (i, i + head_dim / 2), SwiGLU; biases, norms of heads and adapters where a layer has them.
+    (i, i + head_dim / 2), SwiGLU; biases, norms of heads and adapters where a layer has them;
+    sliding windows, and what Gemma adds.
     """
     config = model.config
     ids = np.asarray(tokens, dtype=np.int64)
     x = _matrix(model.embedding)[ids].astype(dtype)  # [T, hidden]
-    angle = np.arange(len(ids))[:, None] * inverse_frequencies(config)  # [T, head_dim / 2]
-    cos, sin = np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
-    for layer in model.layers:
-        x = x + _attention(config, layer, _norm(x, layer.attn_norm, config), cos, sin)
+    family = family_of(config)
+    if family.embedding_scaled:
+        x = x * np.asarray(config.hidden_size, dtype) ** 0.5
+    curve = _gelu if family.gelu else _silu
+    for index, layer in enumerate(model.layers):
+        local = config.sliding_window is not None and index not in config.global_layers
+        # [T, head_dim / 2]
+        angle = np.arange(len(ids))[:, None] * inverse_frequencies(config, local=local)
+        cos, sin = np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
+        window = config.sliding_window if local else None
+        h = _norm(x, layer.attn_norm, config)
+        mixed = _attention(config, layer, h, cos, sin, window)
+        x = x + _after(mixed, layer.attn_post_norm, config)
         h = _norm(x, layer.mlp_norm, config)
         gate = _linear(layer, "gate_proj", h)
         up = _linear(layer, "up_proj", h)
-        x = x + _linear(layer, "down_proj", _silu(gate) * up)
+        done = _linear(layer, "down_proj", curve(gate) * up)
+        x = x + _after(done, layer.mlp_post_norm, config)
     head = model.embedding if model.head is None else model.head
     logits: NDArray[np.floating] = _norm(x, model.final_norm, config) @ _matrix(head).T.astype(
         dtype
@@ -82,6 +93,7 @@ def _attention(
     h: NDArray[np.floating],
     cos: NDArray[np.floating],
     sin: NDArray[np.floating],
+    window: int | None,
 ) -> NDArray[np.floating]:
     length, heads, kv_heads, dim = len(h), config.num_heads, config.num_kv_heads, config.head_dim
     q: NDArray[np.floating] = _linear(layer, "q_proj", h).reshape(length, heads, dim)
@@ -93,9 +105,13 @@ def _attention(
     # query head j reads key/value head j // (heads / kv_heads)
     k, v = (np.repeat(part, heads // kv_heads, axis=1) for part in (k, v))
     scores: NDArray[np.floating] = (
-        q.transpose(1, 0, 2) @ k.transpose(1, 2, 0) / np.asarray(dim, h.dtype) ** 0.5
+        q.transpose(1, 0, 2)
+        @ k.transpose(1, 2, 0)
+        / np.asarray(config.query_scalar or dim, h.dtype) ** 0.5
     )
     future = np.triu(np.ones((length, length), dtype=bool), k=1)
+    if window is not None:
+        future |= np.tril(np.ones((length, length), dtype=bool), k=-window)
     scores[:, future] = -np.inf
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
     scores /= scores.sum(axis=-1, keepdims=True)
@@ -137,6 +153,17 @@ def _rotate(
     low, high = x[..., :half], x[..., half:]
     cos, sin = cos[:, None, :], sin[:, None, :]
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+def _after(
+    y: NDArray[np.floating], weights: NDArray[np.float32] | None, config: LlamaConfig
+) -> NDArray[np.floating]:
+    return y if weights is None else _norm(y, weights, config)
+
+
+def _gelu(x: NDArray[np.floating]) -> NDArray[np.floating]:
+    inner = (2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)
+    return np.asarray((0.5 * x * (1 + np.tanh(inner))).astype(x.dtype))
 
 
 def _silu(x: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -19,6 +19,7 @@ _REASON = "needs transformers (pip install '.[compress]')"
 CLASSES = {
     "llama": ("LlamaConfig", "LlamaForCausalLM"),
     "mistral": ("MistralConfig", "MistralForCausalLM"),
+    "gemma3_text": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
 }
@@ -28,7 +29,13 @@ SIZES: dict[str, Any] = {
     "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 # what llama.cpp's convert_hf_to_gguf.py calls them; rows that it reorders
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+ARCHITECTURES = {
+    "gemma3_text": "gemma3",
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
 QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -49,7 +56,7 @@ def write_family(path: Path, family: str, seed: int = 0, **config: Any) -> Any:
     with torch.no_grad():
         for name, values in model.named_parameters():
             if "norm" in name:
-                values.copy_(1 + 0.3 * torch.randn_like(values))
+                values.copy_((family != "gemma3_text") + 0.3 * torch.randn_like(values))
             elif name.endswith("bias"):
                 values.copy_(torch.randn_like(values))
             else:
@@ -144,10 +151,12 @@ def write_family_gguf(
     writer.add_head_count(c.num_attention_heads)
     writer.add_head_count_kv(c.num_key_value_heads)
     writer.add_layer_norm_rms_eps(c.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(1e6 if architecture == "gemma3" else 1e4)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_vocab_size(c.vocab_size)
+    if architecture == "gemma3":
+        writer.add_sliding_window(c.sliding_window)
     for key, value in (metadata or {}).items():
         writer.add_uint32(key, value)
     _add_tokenizer(writer, family)
@@ -164,7 +173,9 @@ def write_family_gguf(
             # neighbours rotate together there; whole rows move, so blocks of integers stay whole
             order = np.arange(len(values)).reshape(-1, 2, head_dim // 2).swapaxes(1, 2).reshape(-1)
             data = gguf.quants.quantize(np.ascontiguousarray(values[order]), type_)
-        writer.add_tensor(f"{_gguf_name(module)}.{part}", data, raw_dtype=type_)
+        if architecture == "gemma3" and values.ndim == 1:
+            data = data + np.float32(1)  # the converter adds what norms of Gemma add
+        writer.add_tensor(f"{_gguf_name(module, family)}.{part}", data, raw_dtype=type_)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -172,10 +183,20 @@ def write_family_gguf(
     return model
 
 
-def _gguf_name(module: str) -> str:
+GEMMA_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def _gguf_name(module: str, family: str) -> str:
     for head in ("q_norm", "k_norm"):
         if module.endswith(head):
             return f"blk.{module.split('.')[2]}.attn_{head}"
+    for norm, named in GEMMA_NORMS.items():
+        if family == "gemma3_text" and module.endswith(norm):
+            return f"blk.{module.split('.')[2]}.{named}"
     return gguf_name(module)
 
 

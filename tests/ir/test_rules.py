@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
+from helpers.tiny_families import write_family
 from shrinkc.core.errors import IllegalIR
+from shrinkc.importer import load_model
 from shrinkc.ir import rules
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import LowRank, QLinear
-from shrinkc.ir.ops import OPS, Attention, Embed, Linear, NormQuant, Op, Quant, RopeCache, SiluMul
+from shrinkc.ir.ops import (
+    OPS,
+    Attention,
+    Embed,
+    Linear,
+    NormAdd,
+    NormQuant,
+    Op,
+    Quant,
+    RopeCache,
+    SiluMul,
+)
 from shrinkc.ir.rules import check
+from shrinkc.quantize import QuantOptions, lower
 
 Fresh = Callable[..., Graph]
 T = TypeVar("T", bound=Op)
@@ -279,6 +294,18 @@ def window(g: Graph) -> None:
     first(g, Attention).window = g.context
 
 
+def gelu(g: Graph) -> None:
+    first(g, SiluMul).gelu = 2
+
+
+def rope_table(g: Graph) -> None:
+    first(g, RopeCache).table = 1
+
+
+def no_rope_table(g: Graph) -> None:
+    g.rope_cos, g.rope_sin = (np.concatenate([t, t], axis=1) for t in (g.rope_cos, g.rope_sin))
+
+
 def score_scale(g: Graph) -> None:
     first(g, Attention).scale_mantissa = (1 << 15) + 1
 
@@ -350,6 +377,9 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (context, "rule_probabilities", "more than 4096"),
     (score_scale, "rule_probabilities", "scale mantissa 32769"),
     (window, "rule_window", "positions at context"),
+    (rope_table, "rule_rope", "RoPE table 1 of 1"),
+    (no_rope_table, "rule_rope", "RoPE table None of 2"),
+    (gelu, "rule_gelu", "gelu = 2"),
     (half_a_head_norm, "rule_head_norm", "need both gains, eps and pre_shift"),
     (head_pre_shift, "rule_head_norm", "pre_shift 1 for heads of 6"),
     (head_eps, "rule_head_norm", "eps 0 outside"),
@@ -524,8 +554,36 @@ def test_structure(fresh: Fresh, damage: Callable[[Graph], None], words: str) ->
         check(g)
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"pre_shift": 1}, "pre_shift 1 for width 64"),
+        ({"eps": 0}, r"eps 0 outside 1..2\*\*61"),
+        ({"factor": 1 << 15}, r"factor 32768 \* 2"),
+        ({"exponent": 65}, r"\* 2\*\*65 outside"),
+        ({"gain": np.ones(3, np.int32)}, r"gain is int32\(3,\)"),
+        ({"gain": np.full(64, -(1 << 31), np.int32)}, r"a gain of -2\*\*31"),
+        ({"inputs": ("layer0.mid_in", "layer0.mid_in")}, "adds .* to .* and gives"),
+    ],
+)
+def test_a_norm_that_adds(gemma: Graph, changed: dict[str, Any], words: str) -> None:
+    g = copy.deepcopy(gemma)
+    check(g)
+    for name, value in changed.items():
+        setattr(first(g, NormAdd), name, value)
+    with pytest.raises(IllegalIR, match=rf"normadd .*{words}.*\(rule_norm_add\)"):
+        check(g)
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    folder = tmp_path_factory.mktemp("gemma")
+    write_family(folder, "gemma3_text")
+    return lower(load_model(folder), QuantOptions(), 8)
+
+
 def test_every_rule_has_an_illegal_graph() -> None:
-    named = {rule for _, rule, _ in ILLEGAL + ILLEGAL_WIDE}
+    named = {rule for _, rule, _ in ILLEGAL + ILLEGAL_WIDE} | {"rule_norm_add"}
     own = [rule for op in OPS.values() for rule in op.RULES]
     assert named == {r.__name__ for r in (*rules.COMMON, *own, rules.rule_engine)}
     files = [rules, *(sys.modules[op.__module__] for op in OPS.values())]

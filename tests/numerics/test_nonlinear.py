@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from shrinkc.numerics.attention import SoftmaxScale, attend
-from shrinkc.numerics.fixed import INT32_MAX, SIGMOID_MAX_ABS_ERROR
-from shrinkc.numerics.gating import silu_mul
+from shrinkc.numerics.fixed import INT32_MAX, SIGMOID_MAX_ABS_ERROR, sigmoid_q15
+from shrinkc.numerics.gating import gelu_argument, silu_mul
 from shrinkc.numerics.vectors import QHeads, StoredHeads, quantize_heads, store_heads
 
 FRAC = 20  # of q, k and v
@@ -153,6 +153,22 @@ def test_silu_mul_error(frac: int, largest: float) -> None:
     slack = SIGMOID_MAX_ABS_ERROR + 2.0**-18
     allowed = slack * np.abs(gate * up) + 2.0 ** (3 - frac) * np.abs(up) + 2.0**-h_frac
     assert (np.abs(got - want) <= allowed).all()
+
+
+def test_gelu_error() -> None:
+    """GELU by tanh, relative to the larger of |x| and 1; large gates pass or vanish."""
+    x16 = np.arange(-(9 << 16), 9 << 16, 37)
+    x = x16 / 65536
+    want = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    got = x * sigmoid_q15(gelu_argument(x16)) / 32768
+    assert np.abs(got - want).max() < 3e-4
+    far = np.array([INT32_MAX, 1 << 30, -(1 << 30), -INT32_MAX])
+    np.testing.assert_array_equal(sigmoid_q15(gelu_argument(far)) > 16384, far > 0)
+    # the C program has 32-bit products
+    s = (np.arange(-360440, 360441) + 8) >> 4
+    slope = 26145 + ((18705 * ((s * s) >> 12)) >> 16)
+    assert (s * s).max() < 1 << 31 and (18705 * ((s * s) >> 12)).max() < 1 << 32
+    assert np.abs(s * slope).max() < 1 << 31
 
 
 def test_silu_mul_refuses_to_overflow() -> None:

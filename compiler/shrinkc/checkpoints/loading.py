@@ -268,17 +268,18 @@ def _load_gptq(path: Path, dtype: str) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(**fields), attn_implementation=ATTENTION
         )
+    family = family_of(float_model.config)
+    offset = family.norm_offset
     state = {
         "model.embed_tokens.weight": dense(float_model.embedding),
-        "model.norm.weight": float_model.final_norm,
+        "model.norm.weight": float_model.final_norm - offset,
     }
-    family = family_of(float_model.config)
     head = float_model.head
     state["lm_head.weight"] = state["model.embed_tokens.weight"] if head is None else dense(head)
     for index, layer in enumerate(float_model.layers):
         prefix = f"model.layers.{index}."
         for norm in family.norms:
-            state[f"{prefix}{norm.name}.weight"] = getattr(layer, norm.field)
+            state[f"{prefix}{norm.name}.weight"] = getattr(layer, norm.field) - offset
         for module in family.modules:
             value = dense(getattr(layer, module.field))
             adapter = layer.adapters.get(module.short)
@@ -292,6 +293,8 @@ def _load_gptq(path: Path, dtype: str) -> PreTrainedModel:
     model.to(torch_dtype(dtype))
     # RoPE's tables are not in the checkpoint, and those on the device "meta" have no values
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    if family.embedding_scaled:
+        model.model.embed_tokens.embed_scale.fill_(float_model.config.hidden_size**0.5)
     model.load_state_dict(tensors, strict=True)
     model.tie_weights()
     return model

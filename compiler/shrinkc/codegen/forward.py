@@ -27,6 +27,10 @@ CALLS = {
         "{slot}, {how}, WORDS({dst}), {dst_stride}, l, core",
         "controller_matrix({slot}, l);",
     ),
+    "sc_step_norm_add": (
+        "WORDS({src}), {src_stride}, WORDS({dst}), {dst_stride}, 2 * l + {how}, l, core",
+        "sc_team_barrier();",
+    ),
     "sc_step_heads": (
         "WORDS({src}), {src_stride}, l, core",
         "controller_heads(WORDS({src}), {src_stride}, l);",

@@ -13,7 +13,7 @@ from shrinkc.codegen.tables import CLayer, CMatrix, Tables, c_matrix, ops_of_typ
 from shrinkc.engines import CORES, engine_named
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.ops import Embed, Linear, NormQuant, RopeCache, SiluMul
+from shrinkc.ir.ops import Embed, Linear, NormAdd, NormQuant, RopeCache, SiluMul
 from shrinkc.ir.ops.quant import spilled_words
 from shrinkc.ir.steps import PassSizes, numbers_of, slot_of
 from shrinkc.memory.lower import PIECE_WINDOW
@@ -71,6 +71,9 @@ class Values:
     gains: list[list[int]]
     """RMSNorm weights, Q31."""
     gains_in_l1: bool
+    post_norms: list[NormAdd]
+    rope_tables: list[int]
+    """Of each layer the RoPE table, empty if there is only one."""
     perms: list[tuple[str, list[int]]]
     biases: list[tuple[str, list[int]]]
     head_norm: RopeCache
@@ -216,6 +219,8 @@ def values_of(
         embedding=c_matrix(embed.table, embed_shape, plan),
         gains=[n.gain.tolist() for n in norms],
         gains_in_l1=norm_weights_in_l1(shape),
+        post_norms=ops_of_type(graph, NormAdd),
+        rope_tables=[op.table for op in ops_of_type(graph, RopeCache) if op.table is not None],
         perms=tables.perms,
         biases=tables.biases,
         head_norm=ops_of_type(graph, RopeCache)[0],

@@ -17,6 +17,7 @@ from shrinkc.export.vectors import (
     StoredHeads,
     Vector,
     norm_quantize_q16,
+    norm_values,
     normed,
     quantize_heads,
     quantize_q16,
@@ -28,6 +29,7 @@ from shrinkc.ir.ops import (
     Attention,
     Embed,
     Linear,
+    NormAdd,
     NormQuant,
     Op,
     Quant,
@@ -57,7 +59,7 @@ class _Pass:
     past: Value  # number of cached positions, a scalar
     own: Value  # [T]: positions of the tokens
     positions: Value  # [S]: cached positions, and those of the tokens
-    rope: tuple[Value, Value]  # cos and sin [T, 1, D / 2]
+    rope: list[tuple[Value, Value]]  # of each RoPE table cos and sin [T, 1, D / 2]
     caches: dict[int, dict[str, StoredHeads]] = field(default_factory=dict)
 
     def seen(self, window: int | None) -> Value:
@@ -149,7 +151,10 @@ def _begin(graph: Graph, b: Builder) -> _Pass:
         b.table(table, name).take(own).cast(I64).expand(1)
         for table, name in ((graph.rope_cos, "rope.cos"), (graph.rope_sin, "rope.sin"))
     )
-    return _Pass(graph, b, tokens, past, own, positions, (cos, sin))
+    half = graph.head_dim // 2
+    cuts = [(half * i, half * (i + 1)) for i in range(graph.rope_tables)]
+    rope = [(cos.part(*cut, 2), sin.part(*cut, 2)) for cut in cuts] if cuts[1:] else [(cos, sin)]
+    return _Pass(graph, b, tokens, past, own, positions, rope)
 
 
 # ---- one function per op ----
@@ -178,6 +183,12 @@ def _norm_quant(here: _Pass, op: NormQuant, args: list[Any]) -> Vector:
     return normed(quantize_vector(gained, t.width, t.group, t.cmax), x, op.pre_shift, op.eps)
 
 
+def _norm_add(here: _Pass, op: NormAdd, args: list[Any]) -> Value:
+    gain = op.gain.astype(I64)
+    values = norm_values(args[0], op.pre_shift, op.eps, gain, op.factor, op.exponent)
+    return add_to_residual(args[1], values)
+
+
 def _linear(here: _Pass, op: Linear, args: list[Any]) -> Value:
     y = products.linear(op.weight, args[0])
     if op.bias is not None:
@@ -188,9 +199,10 @@ def _linear(here: _Pass, op: Linear, args: list[Any]) -> Value:
 def _rope_cache(here: _Pass, op: RopeCache, args: list[Any]) -> Heads:
     h, kv, d = op.heads, op.kv_heads, op.head_dim
     y = args[0].reshape(0, h + 2 * kv, d)
+    rope = here.rope[op.table or 0]
     q, k, v = y.part(0, h, 1), y.part(h, h + kv, 1), y.part(h + kv, h + 2 * kv, 1)
     new = {
-        "key": store_heads(k, d, op.k_unit, here.rope, op.norm(op.k_gain)),
+        "key": store_heads(k, d, op.k_unit, rope, op.norm(op.k_gain)),
         "value": store_heads(v, d, op.v_unit, None, None),
     }
     here.caches[op.layer] = {
@@ -200,7 +212,7 @@ def _rope_cache(here: _Pass, op: RopeCache, args: list[Any]) -> Heads:
         ))
         for name, stored in new.items()
     }  # fmt: skip
-    return quantize_heads(q, d, here.rope, op.norm(op.q_gain))
+    return quantize_heads(q, d, rope, op.norm(op.q_gain))
 
 
 def _attention(here: _Pass, op: Attention, args: list[Any]) -> Value:
@@ -215,7 +227,9 @@ def _attention(here: _Pass, op: Attention, args: list[Any]) -> Value:
 
 def _silu_mul(here: _Pass, op: SiluMul, args: list[Any]) -> Value:
     width = here.graph.types[op.out].width
-    return products.silu_mul(args[0], width, op.gate_shift, op.shift, op.up_shift)
+    return products.silu_mul(
+        args[0], width, op.gate_shift, op.shift, op.up_shift, op.gelu is not None
+    )
 
 
 def _sample(here: _Pass, op: Sample, args: list[Any]) -> Value:
@@ -228,6 +242,7 @@ CONVERTERS: dict[type[Op], Callable[[_Pass, Any, list[Any]], Any]] = {
     Attention: _attention,
     Embed: _embed,
     Linear: _linear,
+    NormAdd: _norm_add,
     NormQuant: _norm_quant,
     Quant: _quant,
     RopeCache: _rope_cache,

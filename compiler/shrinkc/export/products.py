@@ -25,6 +25,7 @@ from shrinkc.export.vectors import (
 from shrinkc.ir.linear import QLinear
 from shrinkc.numerics.attention import SCORE_SHIFTS, SoftmaxScale
 from shrinkc.numerics.fixed import INT32_MAX
+from shrinkc.numerics.gating import GELU_CUBIC, GELU_LINEAR, GELU_MOST
 from shrinkc.numerics.matrices import FACTOR_DROP
 
 
@@ -138,8 +139,14 @@ def _mean(acc: Value, factor: Value, shift: Value) -> Value:
     return round_shift(b.clip(high, -limit, limit - 1) << left, right)
 
 
-def silu_mul(y: Value, width: int, gate_shift: int, shift: int, up_shift: int) -> Value:
+def _gelu_argument(x16: Value) -> Value:
+    s = (x16.builder.clip(x16, -GELU_MOST, GELU_MOST) + 8) >> 4
+    return (s * ((((s * s) >> 12) * GELU_CUBIC >> 16) + GELU_LINEAR)) >> 10
+
+
+def silu_mul(y: Value, width: int, gate_shift: int, shift: int, up_shift: int, gelu: bool) -> Value:
     gate, up = y.part(0, width, 1), y.part(width, 2 * width, 1)
-    sigma = sigmoid_q15(saturate32(round_shift(gate, gate_shift)))
+    argument = saturate32(round_shift(gate, gate_shift))
+    sigma = sigmoid_q15(_gelu_argument(argument) if gelu else argument)
     silu = round_shift(gate * sigma, 16) << shift
     return (silu * (up << up_shift)) >> 32

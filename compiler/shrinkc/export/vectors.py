@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shrinkc.export.fixed import bit_length, round_shift, rsqrt
+from shrinkc.export.fixed import bit_length, requantize, round_shift, rsqrt
 from shrinkc.export.values import I64, Value
 from shrinkc.numerics.fixed import MANTISSA_BITS, QMAX, QSHIFT
 from shrinkc.numerics.vectors import (
@@ -97,6 +97,18 @@ def norm_quantize_q16(
     right = b.minimum(most.expand(1) + up - bits, INT32_BITS)
     q = round_shift(y, right.expand(2)).reshape(0, SHARES * places).part(0, k, 1)
     return Vector(q, *_normed(b.constant([WIDE_MANTISSA]), most + (1 - bits), total))
+
+
+def norm_values(
+    x: Value, pre_shift: int, eps: int, gain: np.ndarray, factor: int, exponent: int
+) -> Value:
+    b = x.builder
+    total = _squares(x, pre_shift, 1) + eps
+    r, j = rsqrt(total)
+    up = b.maximum((INT32_BITS - pre_shift) - ((bit_length(total) + 1) >> 1), 0)
+    z = ((x << up.expand(1)) * gain) >> 32
+    shift = up + j + (pre_shift - exponent - 2)
+    return requantize(z, (r * factor).expand(1), shift.expand(1))
 
 
 def _bits(x: Value, axis: int) -> Value:

@@ -78,8 +78,11 @@ def assemble(
     matrices: Mapping[str, Weight],
     tokenizer: Tokenizer,
     biases: Mapping[str, np.ndarray],
+    norm_offset: float = 0.0,
 ) -> FloatModel:
     """Return the FloatModel of the given parts; keys of the maps are module names.
+
+    ``norm_offset`` is added to all norm weights.
 
     Raises ShapeMismatch if the embedding is tied and the file has a head that differs from it.
     """
@@ -96,6 +99,8 @@ def assemble(
         head = None
 
     family = family_of(config)
+    if norm_offset:
+        norms = {name: weights + np.float32(norm_offset) for name, weights in norms.items()}
 
     def layer(index: int) -> FloatLayer:
         prefix = f"model.layers.{index}."

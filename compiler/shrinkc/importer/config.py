@@ -27,6 +27,14 @@ FACTOR_RANGE = (1.0, 1e6)  # divisor of the scaled frequencies
 # low_freq_factor and high_freq_factor: rotations of a pair in the original context
 _BAND_RANGE = (1e-3, 1e6)
 
+# Divisor of attention scores, squared: as large as a head is.
+_SCALAR_RANGE = (1.0, 2.0**16)
+# Fields that say which layers attend to all positions
+_PATTERNS = ("layer_types", "sliding_window_pattern", "_sliding_window_pattern")
+_LOCAL_THETA = "rope_local_base_freq"
+# transformers' defaults of the families with a RoPE base of local layers
+_GLOBAL_BASE, _LOCAL_BASE = 1e6, 1e4
+
 # transformers' default in all families
 _DEFAULT_EPS = 1e-6
 _DEFAULT_THETA = 10000.0
@@ -102,12 +110,19 @@ def parse_config(
             f"num_attention_heads = {heads} is not a multiple of num_key_value_heads = {kv_heads}"
         )
     head_dim = _head_dim(raw, hidden, heads, problems)
+    local_theta = None
+    if family.local_rope:
+        raw, local_theta = _local_rope(raw, problems)
     theta, scaling = _rope(raw, problems)
+    query_scalar = None
+    if family.query_scalar_field is not None:
+        query_scalar = _number(raw, family.query_scalar_field, None, _SCALAR_RANGE, problems)
     eps = _number(raw, "rms_norm_eps", _DEFAULT_EPS, _EPS_RANGE, problems)
     bos, eos = _token_ids(raw, generation, vocab, problems)
     window = None
     if family.windowed and raw.get("sliding_window") is not None:
         window = _size(raw, "sliding_window", problems)
+    everywhere = _global_layers(raw, family, layers, problems) if window else ()
     tied = raw.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
         problems.bad.append(f"tie_word_embeddings = {tied!r}; true or false is needed")
@@ -133,6 +148,9 @@ def parse_config(
         family=family.name,
         biased=biased,
         sliding_window=window,
+        global_layers=everywhere,
+        local_rope_theta=local_theta,
+        query_scalar=query_scalar,
     )
 
 
@@ -171,7 +189,10 @@ def neutral_fields(family: Family) -> dict[str, tuple[tuple[Any, ...], str]]:
 def _ignored(family: Family) -> set[str | None]:
     """Return the fields that are read or have no effect."""
     windowed = "sliding_window" if family.windowed else None
-    return {*READ, family.bias_field, windowed, *HARMLESS, *family.harmless}
+    own = {family.bias_field, windowed, family.query_scalar_field}
+    own |= {*_PATTERNS} if family.global_every else set()
+    own |= {_LOCAL_THETA} if family.local_rope else set()
+    return {*READ, *own, *HARMLESS, *family.harmless}
 
 
 def _check_other_fields(raw: Mapping[str, Any], family: Family, problems: Problems) -> None:
@@ -184,7 +205,7 @@ def _check_other_fields(raw: Mapping[str, Any], family: Family, problems: Proble
             allowed, meaning = neutral[name]
             if value not in allowed:
                 problems.unsupported.append(f"{name} = {shortened(value)}: {meaning}")
-        elif name == "layer_types":
+        elif name == _PATTERNS[0]:
             if not isinstance(value, list) or any(kind != "full_attention" for kind in value):
                 problems.unsupported.append(
                     f"layer_types = {shortened(value)}: only full_attention layers are supported"
@@ -193,6 +214,52 @@ def _check_other_fields(raw: Mapping[str, Any], family: Family, problems: Proble
             problems.unsupported.append(
                 f"{name} = {shortened(value)}: unknown field; it may affect results"
             )
+
+
+def _global_layers(
+    raw: Mapping[str, Any], family: Family, layers: int, problems: Problems
+) -> tuple[int, ...]:
+    """Return the layers that attend to all positions although the model has a sliding window.
+
+    ``layer_types`` names the kind of every layer; else each n-th layer is global, n being ``sliding_window_pattern``
+    (transformers writes either)."""
+    if family.global_every is None:
+        return ()
+    kinds = raw.get("layer_types")
+    if kinds is not None:
+        known = ("full_attention", "sliding_attention")
+        if (
+            not isinstance(kinds, list)
+            or len(kinds) != layers
+            or any(k not in known for k in kinds)
+        ):
+            problems.bad.append(
+                f"layer_types = {shortened(kinds)}; {layers} of {' and '.join(known)} are needed"
+            )
+            return ()
+        return tuple(i for i, kind in enumerate(kinds) if kind == known[0])
+    name = next((name for name in _PATTERNS[1:] if raw.get(name) is not None), None)
+    every = family.global_every if name is None else _size(raw, name, problems)
+    return tuple(range(every - 1, layers, every)) if every else ()
+
+
+def _local_rope(
+    raw: Mapping[str, Any], problems: Problems
+) -> tuple[Mapping[str, Any], float | None]:
+    """Return the fields with the RoPE of global layers alone, and the RoPE base of local layers.
+
+    transformers 4 writes ``rope_theta`` and ``rope_local_base_freq``, transformers 5 one section of
+    ``rope_parameters`` for each kind of layers."""
+    section = raw.get("rope_parameters")
+    if isinstance(section, dict) and {*section} == {"full_attention", "sliding_attention"}:
+        whole, local = section["full_attention"], section["sliding_attention"]
+        theta, scaling = _rope({"rope_parameters": {"rope_theta": _LOCAL_BASE, **local}}, problems)
+        if scaling is not None:
+            problems.unsupported.append("rope_parameters.sliding_attention: scaled RoPE")
+        return {**raw, "rope_parameters": {"rope_theta": _GLOBAL_BASE, **whole}}, theta
+    if raw.get("rope_theta") is None and section is None:
+        raw = {**raw, "rope_theta": _GLOBAL_BASE}
+    return raw, _number(raw, _LOCAL_THETA, _LOCAL_BASE, _THETA_RANGE, problems)
 
 
 def _biased(raw: Mapping[str, Any], family: Family, problems: Problems) -> tuple[str, ...]:

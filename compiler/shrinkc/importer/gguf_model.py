@@ -59,6 +59,7 @@ _OPTIONAL_FIELDS = {
     ".attention.head_count_kv": "num_key_value_heads",
     ".attention.key_length": "head_dim",
     ".rope.freq_base": "rope_theta",
+    ".rope.freq_base_swa": "rope_local_base_freq",
     ".attention.sliding_window": "sliding_window",
 }
 # metadata -> (values without effect, meaning of any other value)
@@ -152,6 +153,10 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
     ]
     if odd:
         raise UnsupportedModel(f"{file.path}: {'; '.join(odd)}.")
+    if family.query_scalar_field is not None:  # llama.cpp derives it from the sizes
+        largest = config.num_layers == 62  # of Gemma 3, 27B
+        scalar = config.hidden_size / config.num_heads if largest else config.head_dim
+        config = dataclasses.replace(config, query_scalar=float(scalar))
     if _ROPE_FACTORS in file.tensors:
         config = dataclasses.replace(config, rope_scaling=_rope_scaling(file, config))
     return config

@@ -45,7 +45,15 @@ from shrinkc.importer.packed_words import unpack, words_for
 from shrinkc.importer.safetensors_file import FLOAT_DTYPES, Tensor, open_weights
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing, non_finite
-from shrinkc.model import EMBEDDING, HEAD, LlamaConfig, bias_shapes, matrix_shapes, norm_shapes
+from shrinkc.model import (
+    EMBEDDING,
+    HEAD,
+    LlamaConfig,
+    bias_shapes,
+    family_of,
+    matrix_shapes,
+    norm_shapes,
+)
 
 ADAPTER_FOLDER = "eora"
 ADAPTER = "adapter_config.json"
@@ -80,7 +88,9 @@ def load_gptq(
         dtype = checkpoint.weights[f"{name}.weight"].dtype
         check_agreement(sidecar, table, dense(floats), dtype)
         matrices[name] = table
-    return assemble(checkpoint.path, config, norms, matrices, tokenizer, biases)
+    return assemble(
+        checkpoint.path, config, norms, matrices, tokenizer, biases, family_of(config).norm_offset
+    )
 
 
 def read_gptq(directory: Path) -> dict[str, QuantizedWeight]:

@@ -14,7 +14,15 @@ from shrinkc.importer.model import FloatModel
 from shrinkc.importer.safetensors_file import Tensor, open_weights
 from shrinkc.importer.tokenizer import Tokenizer
 from shrinkc.importer.weight_checks import listing, non_finite
-from shrinkc.model import EMBEDDING, HEAD, LlamaConfig, bias_shapes, matrix_shapes, norm_shapes
+from shrinkc.model import (
+    EMBEDDING,
+    HEAD,
+    LlamaConfig,
+    bias_shapes,
+    family_of,
+    matrix_shapes,
+    norm_shapes,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -38,7 +46,15 @@ def read_hf(
     read_matrices = read_floats(weights, matrices, advance, faults)
     read_biases = read_floats(weights, biases, advance, faults, "bias")
     refuse_faults(path, faults)
-    return assemble(path, config, read_norms, read_matrices, tokenizer, read_biases)
+    return assemble(
+        path,
+        config,
+        read_norms,
+        read_matrices,
+        tokenizer,
+        read_biases,
+        family_of(config).norm_offset,
+    )
 
 
 def open_hf(path: Path, config: LlamaConfig) -> tuple[dict[str, Tensor], list[str]]:

@@ -117,7 +117,8 @@ class LowRankAdapter:
 class FloatLayer:
     """Transformer block.  Every matrix is a Weight [out, in], every RMSNorm weight float32 [in].
 
-    ``q_norm`` and ``k_norm`` are float32 [head_dim], or None if heads are not normalised.
+    ``q_norm`` and ``k_norm`` are float32 [head_dim], or None if heads are not normalised.  ``attn_post_norm`` and
+    ``mlp_post_norm`` normalise the results of attention and MLP, or are None.
     """
 
     attn_norm: np.ndarray
@@ -135,6 +136,8 @@ class FloatLayer:
     biases: dict[str, np.ndarray] = field(default_factory=dict)
     q_norm: np.ndarray | None = None
     k_norm: np.ndarray | None = None
+    attn_post_norm: np.ndarray | None = None
+    mlp_post_norm: np.ndarray | None = None
 
 
 @dataclass

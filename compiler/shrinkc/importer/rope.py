@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 from shrinkc.model import LlamaConfig
 
 
-def inverse_frequencies(config: LlamaConfig) -> NDArray[np.float64]:
+def inverse_frequencies(config: LlamaConfig, *, local: bool = False) -> NDArray[np.float64]:
     """Return float64 [head_dim / 2], radians per position for the pair (i, i + head_dim / 2).
 
     ``theta ** (-2 i / head_dim)``; with Llama-3 scaling, wavelengths longer than
     ``original / low_freq_factor`` are divided by ``factor``, those shorter than
     ``original / high_freq_factor`` are kept, and the band between is interpolated
     (Meta's llama-models, ``apply_scaling``; transformers, ``_compute_llama3_parameters``).
+    ``local``: of the layers with a RoPE base of their own, which nothing scales.
     """
     exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    if local and config.local_rope_theta is not None:
+        return config.local_rope_theta**-exponent
     inverse = config.rope_theta**-exponent
     scaling = config.rope_scaling
     if scaling is None:

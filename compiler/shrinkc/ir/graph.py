@@ -128,7 +128,8 @@ OPS: dict[str, type[Op]] = {}
 class Graph:
     """Ops in execution order: before the layers (``layer`` -1), ``num_layers`` layers of equal ops, after them (-1).
 
-    ``rope_cos`` and ``rope_sin`` are Q15 int16 [context, head_dim / 2].
+    ``rope_cos`` and ``rope_sin`` are Q15 int16 [context, head_dim / 2], or [context, head_dim] if there are two tables:
+    the global one, then that of layers with a window.
     """
 
     name: str
@@ -155,6 +156,11 @@ class Graph:
         """Return for each layer the number of positions that a token attends to, 0 for all; empty if all are 0."""
         found = tuple(op.positions() for op in self.ops if op.READS_CACHE)
         return found if any(found) else ()
+
+    @property
+    def rope_tables(self) -> int:
+        """The number of RoPE tables."""
+        return 2 * int(self.rope_cos.shape[1]) // self.head_dim
 
     def body(self, layer: int) -> list[Op]:
         """Return the ops of one layer."""

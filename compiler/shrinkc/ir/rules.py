@@ -159,10 +159,13 @@ def check_structure(graph: Graph) -> list[str]:
 def check_tables(graph: Graph) -> list[str]:
     """Return faults of the RoPE tables, which need one row per position."""
     rows = (graph.context, graph.head_dim // 2)
+    two = (graph.context, graph.head_dim)
     return [
         f"rope {label} is {rope.dtype}{rope.shape}, not int16{rows}"
         for label, rope in (("cos", graph.rope_cos), ("sin", graph.rope_sin))
-        if rope.shape != rows or rope.dtype != np.int16
+        if rope.shape not in (rows, two)
+        or rope.shape != graph.rope_cos.shape
+        or rope.dtype != np.int16
     ]
 
 

@@ -52,6 +52,8 @@ class OnDevice:
     KERNEL: ClassVar[str] = ""
     # the L1 buffer that holds the result
     BUFFER: ClassVar[str] = "y"
+    # the L1 buffer for the result of a matrix that the op reads
+    PRODUCT: ClassVar[str] = "y"
     # reads the KV cache; from this step on, the last layer processes only tokens whose logits are needed
     READS_CACHE: ClassVar[bool] = False
     # makes vectors that can overwrite their source
@@ -147,6 +149,7 @@ class SlotSizes:
 class PassSizes:
     """Sizes of a pass of up to ``chunk`` tokens, from which ops compute their buffers.
 
+    ``rope_tables``: the number of RoPE tables.
     ``windows``: per layer the positions that a token attends to, 0 for all; empty if all layers attend to all.
     ``cores``: the workers.  ``team``: the workers, and the controller if it takes part in a pass.  ``head_cores``: the
     cores that can compute attention heads.
@@ -190,6 +193,7 @@ class PassSizes:
     remainders: bool = False
     perms: bool = False
     windows: tuple[int, ...] = ()
+    rope_tables: int = 1
 
     @property
     def cached(self) -> tuple[int, ...]:
@@ -281,6 +285,10 @@ class PassSizes:
     def tops(self) -> int:
         """Bytes for the largest logit of each core and of each token that a pass can verify."""
         return TOP_BYTES * self.cores * self.verified
+
+    def product(self, step: Step) -> str:
+        """Return the buffer for the result of a step's matrix, which the step that reads it chooses."""
+        return next(s.op.PRODUCT for s in self.steps if step.name in s.inputs)
 
     def words(self, n: int) -> int:
         """Return the bytes of ``n`` int32 per token of a chunk."""

@@ -14,6 +14,7 @@ from shrinkc.memory.parts import (
     layer_table_bytes,
     norm_weight_bytes,
     norm_weights_in_l1,
+    post_norm_bytes,
     table_sizes,
 )
 from shrinkc.schedule.shapes import ModelShape
@@ -28,6 +29,7 @@ def constants(s: ModelShape, t: Target) -> dict[str, int]:
         "gains": 0 if norm_weights_in_l1(s) else norm_weight_bytes(s),
         "permutations": 2 * s.perms,
         "biases": 4 * s.biases,
+        "norms after blocks": post_norm_bytes(s),
         "head gains": 4 * s.head_dim * s.num_layers if s.head_norms else 0,
     }
     return {name: align(size) for name, size in found.items() if size}

@@ -24,6 +24,7 @@ from shrinkc.memory.parts import (
     kv_shapes,
     layer_table_bytes,
     norm_weight_bytes,
+    post_norm_bytes,
     table_sizes,
     tile_blocks,
 )
@@ -117,6 +118,8 @@ def _l2_only(s: ModelShape, t: Target, logits_in_l1: bool) -> list[tuple[str, in
         out.append(("biases", 4 * s.biases))
     if s.head_norms:
         out.append(("head gains", 4 * s.head_dim * s.num_layers))
+    if s.post_norms:
+        out.append(("norms after blocks", post_norm_bytes(s)))
     if not logits_in_l1:
         out.append(("logits", 4 * s.vocab))
     return out
@@ -138,7 +141,7 @@ def _reserve(
         )
         fixed += [("flash stage", needs.stages * align(stage)), ("embedding stage", align(embed))]
     if strategy.in_flash:
-        rows = 2 * needs.chunk * s.head_dim if "rope" in strategy.in_flash else 0
+        rows = 2 * needs.chunk * s.head_dim * s.rope_tables if "rope" in strategy.in_flash else 0
         table_stage = max(rows, PIECE_WINDOW if "pieces" in strategy.in_flash else 0)
         fixed.append(("table stage", table_stage))
     swapped = any(v in OUTSIDE for v in strategy.cache)
@@ -316,7 +319,7 @@ def _flash_cycles(
         p.bytes - p.chip_bytes for p in placements if p.level in slow and p.name != "embedding"
     )
     rows = [p.block_bytes for p in placements if p.level in slow and p.name == embedding]
-    rows += [2 * s.head_dim] * ("rope" in strategy.in_flash)
+    rows += [2 * s.head_dim * s.rope_tables] * ("rope" in strategy.in_flash)
     rows += [PIECE_WINDOW] * (2 * ("pieces" in strategy.in_flash))  # its offset, and its text
     return cycles + sum(FETCH_CYCLES + row for row in rows)
 

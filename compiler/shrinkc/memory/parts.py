@@ -18,6 +18,7 @@ from shrinkc.targets import KIB, Target
 
 TILE_ROUND = 8  # row blocks: one per core
 NORM_WEIGHTS_L1_MAX = 8 * KIB
+POST_NORM_BYTES = 24  # of sc_post_norm
 
 
 def align(n: int, to: int = ALIGN) -> int:
@@ -131,7 +132,7 @@ class Table:
 def table_sizes(s: ModelShape) -> dict[str, int]:
     """Return the stored bytes of each lookup table."""
     return {
-        "rope": align(2 * s.context * s.head_dim),
+        "rope": align(2 * s.context * s.head_dim * s.rope_tables),
         "pieces": align(4 * (s.vocab + 1) + s.piece_bytes),
     }
 
@@ -178,6 +179,11 @@ def tile_sizes(m: MatrixShape, tile_bytes: int) -> list[int]:
 def norm_weight_bytes(s: ModelShape) -> int:
     """Return the bytes of all RMSNorm weights."""
     return 4 * s.hidden * (2 * s.num_layers + 1)
+
+
+def post_norm_bytes(s: ModelShape) -> int:
+    """Return the bytes of the norms after attention and MLP: an sc_post_norm and weights for each."""
+    return s.num_layers * s.post_norms * (POST_NORM_BYTES + 4 * s.hidden)
 
 
 def norm_weights_in_l1(s: ModelShape) -> bool:

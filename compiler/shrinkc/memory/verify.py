@@ -120,7 +120,7 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         _splits(plan, s, t.cores),
         any(ENGINES[e].products for e in t.engines) and any(_shared_products(m, 1) for m in s.matrices),
         norm_weights_outside_l1(s) and not t.board, _multipliers(plan, s, t), plan.in_place,
-        any(_remainders(m) for m in s.matrices), s.perms > 0, s.windows,
+        any(_remainders(m) for m in s.matrices), s.perms > 0, s.windows, s.rope_tables,
     )  # fmt: skip
 
 
@@ -202,13 +202,15 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "xq": _vectors(plan, s, t),
         "xv": 32 * chunk,
         "parts": 16 * (chunk if s.perms else max(1, min(chunk, t.team // 2))) * max(cores, 8),
-        "rope": 2 * chunk * s.head_dim,
+        "rope": 2 * chunk * s.head_dim * s.rope_tables,
         "q8": chunk * s.heads * head,
         "q_scale": 4 * chunk * s.heads,
         "head_scratch": head_cores * skewed(6 * positions + 12),
         "head_work": 4 * head_cores * s.head_dim,
         "tops": 8 * cores * plan.verified,
     }
+    if s.post_norms:
+        out["block"] = 4 * chunk * s.hidden
     # for one token the controller helps only if the busiest core then has fewer heads
     fewer = len(range(0, s.heads, head_cores)) < len(range(0, s.heads, cores))
     one_token = head_cores if fewer else cores

@@ -14,6 +14,7 @@ from shrinkc.memory.verify_sizes import (
     layer_caches_bytes,
     norm_weight_bytes,
     norm_weights_outside_l1,
+    post_norm_bytes,
     table_bytes,
     vector_words,
 )
@@ -34,6 +35,8 @@ def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         needs["biases"] = 4 * s.biases
     if s.head_norms:
         needs["head gains"] = 2 * s.num_layers * 2 * s.head_dim
+    if s.post_norms:
+        needs["norms after blocks"] = post_norm_bytes(s)
     if not plan.logits_in_l1:
         needs["logits"] = 4 * s.vocab
     if plan.stage_bytes:
@@ -68,10 +71,10 @@ def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
 def _table_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     """Report tables that are missing, doubled, too short or without a buffer to read them through."""
     needs = {
-        "rope": 2 * s.context * s.head_dim,
+        "rope": 2 * s.context * s.head_dim * s.rope_tables,
         "pieces": 4 * (s.vocab + 1) + s.piece_bytes,
     }
-    windows = {"rope": 2 * plan.chunk * s.head_dim, "pieces": 64}
+    windows = {"rope": 2 * plan.chunk * s.head_dim * s.rope_tables, "pieces": 64}
     if sorted(table.name for table in plan.tables) != sorted(needs):
         yield f"tables {[table.name for table in plan.tables]}, there have to be {list(needs)}"
     for table in plan.tables:
@@ -109,6 +112,8 @@ def _flash_needs(s: ModelShape, t: Target) -> dict[str, int]:
         needs["biases"] = 4 * s.biases
     if s.head_norms:
         needs["head gains"] = 2 * s.num_layers * 2 * s.head_dim
+    if s.post_norms:
+        needs["norms after blocks"] = post_norm_bytes(s)
     return needs
 
 

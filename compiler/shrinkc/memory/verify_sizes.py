@@ -33,6 +33,11 @@ def norm_weight_bytes(s: ModelShape) -> int:
     return 4 * s.hidden * (2 * s.num_layers + 1)
 
 
+def post_norm_bytes(s: ModelShape) -> int:
+    """Return the bytes of the norms after attention and MLP: weights, and 24 bytes of constants each."""
+    return 2 * s.num_layers * (4 * s.hidden + 24)
+
+
 def norm_weights_outside_l1(s: ModelShape) -> bool:
     """Whether the RMSNorm weights exceed 8 KiB and are therefore not in L1."""
     return norm_weight_bytes(s) > 8192

@@ -18,6 +18,7 @@ from shrinkc.model.structure import dimensions as dimensions
 from shrinkc.model.structure import family_of as family_of
 from shrinkc.model.structure import layer_shapes as layer_shapes
 from shrinkc.model.structure import layer_windows as layer_windows
+from shrinkc.model.structure import local_rope_layers as local_rope_layers
 from shrinkc.model.structure import matrix_shapes as matrix_shapes
 from shrinkc.model.structure import module_name as module_name
 from shrinkc.model.structure import norm_shapes as norm_shapes

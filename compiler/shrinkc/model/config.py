@@ -13,7 +13,8 @@ class LlamaConfig:
     the validated Llama-3 scaling.  ``family`` is a key of ``FAMILIES``.  ``biased`` names the
     modules of each layer that add a bias ("self_attn.q_proj" ...).  ``sliding_window`` is the number of
     positions that a token attends to, its own included, or None for all; the layers in ``global_layers``
-    attend to all in any case.
+    attend to all in any case.  ``local_rope_theta``: RoPE base of the layers with a window, None for ``rope_theta``.
+    ``query_scalar``: attention scores are divided by its square root; None for ``head_dim``.
     """
 
     vocab_size: int
@@ -34,6 +35,8 @@ class LlamaConfig:
     biased: tuple[str, ...] = ()
     sliding_window: int | None = None
     global_layers: tuple[int, ...] = ()
+    local_rope_theta: float | None = None
+    query_scalar: float | None = None
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,16 @@ NORMS = (
     Norm("input_layernorm", "attn_norm", "hidden", "attn_norm"),
     Norm("post_attention_layernorm", "mlp_norm", "hidden", "ffn_norm"),
 )
+# norms before and after each block, with llama.cpp's names
+SANDWICH_NORMS = (
+    Norm("input_layernorm", "attn_norm", "hidden", "attn_norm"),
+    Norm("post_attention_layernorm", "attn_post_norm", "hidden", "post_attention_norm"),
+    Norm("pre_feedforward_layernorm", "mlp_norm", "hidden", "ffn_norm"),
+    Norm("post_feedforward_layernorm", "mlp_post_norm", "hidden", "post_ffw_norm"),
+)
+POST_NORMS = ("attn_post_norm", "mlp_post_norm")
+"""Fields of FloatLayer: RMSNorms of the results of attention and of the MLP, before they are added."""
+
 HEAD_NORMS = (
     Norm("self_attn.q_norm", "q_norm", "head", "attn_q_norm"),
     Norm("self_attn.k_norm", "k_norm", "head", "attn_k_norm"),
@@ -77,7 +87,12 @@ class Family:
     ``gguf``: its architecture in GGUF files.  ``gguf_interleaved``: there, the two rows of a RoPE pair are
     neighbours.  ``biased``: the modules that have a bias if the field ``bias_field`` of config.json is
     true, or always if ``bias_field`` is None.  ``defaults``: optional fields of config.json with the
-    values that transformers uses.  ``windowed``: ``sliding_window`` limits the attention of every layer.
+    values that transformers uses.  ``windowed``: ``sliding_window`` limits the attention of every layer, with
+    ``global_every`` n of all but each n-th layer, unless config.json says which.  ``local_rope``: the layers with a
+    window have a RoPE base of their own.  ``norm_offset`` is added to the norm weights of Hugging Face checkpoints;
+    GGUF files have the sum.  ``gelu``: the MLP has GELU (by tanh) instead of SiLU.  ``embedding_scaled``: the embedding
+    is multiplied by sqrt(hidden).  ``query_scalar_field``: attention scores are divided by the square root of this
+    field instead of that of head_dim.
     ``neutral``: field -> (values that change nothing, meaning of other values).  ``harmless``: fields that
     are never read.
     """
@@ -92,6 +107,12 @@ class Family:
     bias_field: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     windowed: bool = False
+    global_every: int | None = None
+    local_rope: bool = False
+    norm_offset: float = 0.0
+    gelu: bool = False
+    embedding_scaled: bool = False
+    query_scalar_field: str | None = None
     neutral: Mapping[str, tuple[tuple[Any, ...], str]] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
 
@@ -111,6 +132,8 @@ class Family:
                 ("a bias is of no module", not {*self.biased} <= {*names}),
                 ("only q, k, v and o can have a bias", not {*self.biased} <= {*ATTENTION}),
                 ("norms of heads come in pairs", len(self.head_norms) not in (0, 2)),
+                ("norms after blocks come in pairs", len({*fields} & {*POST_NORMS}) == 1),
+                ("a bias before a norm after a block", self.post_norms and bool(self.biased)),
             )
             if wrong
         ]
@@ -121,6 +144,11 @@ class Family:
     def head_norms(self) -> tuple[Norm, ...]:
         """Norms of the heads of q and of k, or none."""
         return tuple(n for n in self.norms if n.size == "head")
+
+    @property
+    def post_norms(self) -> bool:
+        """Whether norms follow attention and MLP."""
+        return any(n.field in POST_NORMS for n in self.norms)
 
     def _slots(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(m.slot for m in self.modules))

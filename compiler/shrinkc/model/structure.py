@@ -101,6 +101,13 @@ def layer_windows(config: LlamaConfig, context: int) -> tuple[int, ...]:
     return windows if any(windows) else ()
 
 
+def local_rope_layers(config: LlamaConfig) -> tuple[bool, ...]:
+    """Return for each layer whether its RoPE base is ``local_rope_theta``; empty if no layer's is."""
+    if config.local_rope_theta is None:
+        return ()
+    return tuple(i not in config.global_layers for i in range(config.num_layers))
+
+
 def window_notes(config: LlamaConfig, context: int) -> tuple[str, ...]:
     """Return a note if the model has a sliding window that holds the whole context."""
     if config.sliding_window is None or config.sliding_window < context:

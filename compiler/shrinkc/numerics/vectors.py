@@ -28,6 +28,7 @@ from shrinkc.numerics.fixed import (
     QMAX,
     QSHIFT,
     bit_length,
+    requantize,
     round_shift,
     rsqrt,
 )
@@ -108,6 +109,22 @@ def norm_quantize_vector(
     v = quantize_vector((x * gain) >> GAIN_BITS, group, cmax)
     v.mantissa, v.exponent = _normed(v.mantissa, v.exponent, total)
     return v
+
+
+def norm_values(
+    x: np.ndarray, pre_shift: int, eps: int, gain: np.ndarray, factor: int, exponent: int
+) -> np.ndarray:
+    """RMSNorm of x int32 [T, K] as saturated int32 [T, K], with ``pre_shift``, ``eps`` and ``gain`` as in
+    :func:`norm_quantize_vector`.
+
+    ``factor`` * 2**exponent, with a factor of 15 bits, is sqrt(K) in the units of the result and of the gain.  Values
+    are first shifted up by as many bits as the sum of squares shows to be unused."""
+    x = np.asarray(x, I64)
+    total = sum_of_squares(x, pre_shift) + eps
+    r, j = rsqrt(total)
+    up = np.maximum(INT32_BITS - pre_shift - ((bit_length(total) + 1) >> 1), 0)
+    z = ((x << up[:, None]) * gain) >> 32
+    return requantize(z, (r * factor)[:, None], (up + pre_shift + j - exponent - 2)[:, None])
 
 
 SHARES = 8  # of a norm's places, each with an exponent of its own

@@ -10,4 +10,5 @@ from shrinkc.quantize.formats import inputs_of as inputs_of
 from shrinkc.quantize.formats import matrix_formats as matrix_formats
 from shrinkc.quantize.lower import PASS as PASS
 from shrinkc.quantize.lower import lower as lower
+from shrinkc.quantize.lower import pass_of as pass_of
 from shrinkc.quantize.weights import MatrixFormat as MatrixFormat

@@ -131,8 +131,13 @@ def norm_eps(config: LlamaConfig, frac: int, k: int) -> int:
 
 
 def rope_tables(config: LlamaConfig, context: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (cos, sin), each int16 [context, head_dim / 2] in Q15; 1.0 is stored as 32767."""
-    angle = np.arange(context, dtype=np.float64)[:, None] * inverse_frequencies(config)[None, :]
+    """Return (cos, sin), each int16 [context, head_dim / 2] in Q15; 1.0 is stored as 32767.
+
+    With a RoPE base of local layers, their columns follow: [context, head_dim]."""
+    frequencies = inverse_frequencies(config)
+    if config.local_rope_theta is not None:
+        frequencies = np.concatenate([frequencies, inverse_frequencies(config, local=True)])
+    angle = np.arange(context, dtype=np.float64)[:, None] * frequencies[None, :]
 
     def q15(v: np.ndarray) -> np.ndarray:
         return np.clip(np.rint(v * 32768), -32767, 32767).astype(np.int16)

@@ -17,6 +17,7 @@ from shrinkc.ir.ops import (
     Attention,
     Embed,
     Linear,
+    NormAdd,
     NormQuant,
     Op,
     Quant,
@@ -34,7 +35,10 @@ from shrinkc.model import (
     FIELDS,
     HEAD,
     SLOT_MODULES,
+    LlamaConfig,
+    family_of,
     layer_windows,
+    local_rope_layers,
     module_name,
 )
 from shrinkc.numerics.fixed import INT32_MAX, QMAX
@@ -43,6 +47,7 @@ from shrinkc.quantize.bounds import (
     NORM_INPUT_FRAC_MAX,
     Gain,
     frac_for,
+    largest_norm,
     norm_eps,
     norm_exponent_max,
     norm_kappa,
@@ -83,6 +88,22 @@ PASS = (
 """The steps of the graph that ``lower`` makes, for planning before the graph exists."""
 
 
+def pass_of(config: LlamaConfig) -> tuple[Step, ...]:
+    """Return the steps of a model's graph: PASS, or with a norm after each block."""
+    if not family_of(config).post_norms:
+        return PASS
+    out: list[Step] = []
+    for step in PASS:
+        if step.op is Linear and len(step.inputs) == 2:
+            x, residual = step.inputs
+            product = f"{step.name}_in"
+            out.append(Step(Linear, product, (x,), True, step.matrix))
+            out.append(Step(NormAdd, step.name, (product, residual), True))
+        else:
+            out.append(step)
+    return tuple(out)
+
+
 class _Lowering:
     def __init__(
         self, model: FloatModel, options: QuantOptions, context: int, choices: Choices
@@ -92,6 +113,10 @@ class _Lowering:
         c = self.config
         check_sizes(c)
         self.windows = layer_windows(c, context)
+        self.local_rope = local_rope_layers(c)
+        self.family = family_of(c)
+        self.mlp_norm = next(n.name for n in self.family.norms if n.field == "mlp_norm")
+        self.scale = math.sqrt(c.hidden_size) if self.family.embedding_scaled else 1.0
         cos, sin = rope_tables(c, context)
         check_groups(
             grouped_inputs(c, _quantised_modules(model), options),
@@ -115,7 +140,7 @@ class _Lowering:
         )
         self.limits = WeightLimits()
         self.embedding = dense(model.embedding)
-        self.res_frac = residual_frac(largest(self.embedding))
+        self.res_frac = residual_frac(largest(self.embedding) * self.scale)
         k = c.hidden_size
         eps = norm_eps(c, self.res_frac, k)
         self.slack = max(norm_slack(k, eps), norm_slack_of_shares(k, eps))
@@ -214,6 +239,23 @@ class _Lowering:
         inputs = (x,) if residual is None else (x, residual)
         return self.emit(Linear(tag, inputs, layer, w, bias), Type("i32", w.n, frac=w.frac))
 
+    def block_frac(self, w: Weight, largest_input: float, spare: int) -> int:
+        """Return the fraction bits of a block's result before its norm: its bound may exceed int32 by ``spare`` bits,
+        because typical results are far smaller, and the product saturates."""
+        k = w.shape[1]
+        bound = largest_norm(dense(w)) * math.sqrt(k) * largest_input
+        return min(NORM_INPUT_FRAC_MAX, frac_for(bound) + spare)
+
+    def norm_add(self, y: str, residual: str, layer: int, tag: str, weights: np.ndarray) -> str:
+        """Add the RMSNorm of a block's result to the residual stream."""
+        k, gain = self.config.hidden_size, Gain.of(weights)
+        unit = math.sqrt(k) * gain.unit * 2.0**self.res_frac
+        exponent = math.floor(math.log2(unit)) - 14
+        eps = norm_eps(self.config, self.graph.types[y].frac, k)
+        factor = min(round(unit * 2.0**-exponent), (1 << 15) - 1)
+        op = NormAdd(tag, (y, residual), layer, eps, square_pre_shift(k), gain.q, factor, exponent)
+        return self.emit(op, Type("i32", k, frac=self.res_frac))
+
     def layer(self, index: int, f: FloatLayer, x: str) -> str:
         c, name = self.config, f"layer{index}"
         f = smoothed(f, c)
@@ -244,6 +286,8 @@ class _Lowering:
             cache.pre_shift = square_pre_shift(hd)
             cache.k_unit = stored_unit(norm_slack(hd, cache.eps) * 2.0 ** (31 + cache.pre_shift))
             units = (norm_kappa(hd) * QMAX) ** 2 * q_gain.unit * k_gain.unit
+        if self.local_rope:
+            cache.table = int(self.local_rope[index])
         heads = self.emit(cache, Type("heads8", nq, frac=qkv_frac))
         # values of low-bit weights leave bits of an int32 unused: the result gets them as fraction bits
         largest_v = math.ceil(self.slack * bounds[2] * 2.0**qkv_frac) + 1
@@ -251,7 +295,7 @@ class _Lowering:
         mean_frac = qkv_frac + extra
         dot_shift = max(0, (hd * QMAX * QMAX).bit_length() - 15)
         units *= 2.0 ** (dot_shift + cache.k_unit)
-        kappa = math.log2(math.e) * units / (math.sqrt(hd) * QMAX**2)
+        kappa = math.log2(math.e) * units / (math.sqrt(c.query_scalar or hd) * QMAX**2)
         exponent = math.floor(math.log2(kappa)) - 14
         y = self.emit(
             Attention(
@@ -268,9 +312,16 @@ class _Lowering:
         )  # fmt: skip
         source = source_of(f, index, "o")
         self.check(index, "o", f, source, source.plain_frac())
-        w = self.matrix(source, Output(2.0**-mean_frac * 128 / (QMAX * QMAX), self.res_frac))
+        frac = self.res_frac
+        if f.attn_post_norm is not None:
+            frac = self.block_frac(source.weight, self.slack * bounds[2], 4)
+        w = self.matrix(source, Output(2.0**-mean_frac * 128 / (QMAX * QMAX), frac))
         q = self.quant(y, index, f"{name}.o_in", w, source.order)
-        x = self.linear(q, index, f"{name}.mid", w, x, source.fixed_bias(self.res_frac))
+        if f.attn_post_norm is None:
+            x = self.linear(q, index, f"{name}.mid", w, x, source.fixed_bias(self.res_frac))
+        else:
+            y = self.linear(q, index, f"{name}.mid_in", w)
+            x = self.norm_add(y, x, index, f"{name}.mid", f.attn_post_norm)
 
         ffn = c.intermediate_size
         down, source, gain = (
@@ -295,7 +346,7 @@ class _Lowering:
         while max(bounds) > GATE_MAX:  # rounding has increased the norm of a row
             w, bounds = gate_up(w.frac - 1)
         gu_frac = w.frac
-        self.check(index, "gate_up", f, source, gu_frac, ("post_attention_layernorm", f.mlp_norm))
+        self.check(index, "gate_up", f, source, gu_frac, (self.mlp_norm, f.mlp_norm))
         q = self.norm(x, index, f"{name}.mlp_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.gate_up", w)
         # the device saturates neither gate * sigmoid, whose high word is at most half the gate, nor up
@@ -304,13 +355,28 @@ class _Lowering:
         )
         h_frac = 2 * gu_frac - 33 + shift + up_shift
         y = self.emit(
-            SiluMul(f"{name}.h", (y,), index, gu_frac - 16, shift, up_shift),
+            SiluMul(
+                f"{name}.h",
+                (y,),
+                index,
+                gu_frac - 16,
+                shift,
+                up_shift,
+                1 if self.family.gelu else None,
+            ),
             Type("i32", ffn, frac=h_frac),
         )
         self.check(index, "down", f, down, down.plain_frac())
-        w = self.matrix(down, Output(2.0**-h_frac / QMAX, self.res_frac))
+        frac = self.res_frac
+        if f.mlp_post_norm is not None:
+            largest_h = bounds[0] * bounds[1] * 2.0 ** (-2 * gu_frac)
+            frac = self.block_frac(down.weight, largest_h, 10)
+        w = self.matrix(down, Output(2.0**-h_frac / QMAX, frac))
         q = self.quant(y, index, f"{name}.down_in", w, None)
-        return self.linear(q, index, f"{name}.out", w, x)
+        if f.mlp_post_norm is None:
+            return self.linear(q, index, f"{name}.out", w, x)
+        y = self.linear(q, index, f"{name}.out_in", w)
+        return self.norm_add(y, x, index, f"{name}.out", f.mlp_post_norm)
 
     def embedding_or_head(self, name: str, weight: Weight, out: Output) -> QLinear:
         o, engine = self.options, self.choices.engine(name)
@@ -344,7 +410,7 @@ class _Lowering:
         embed = head
         if m.head is not None:
             embed = self.embedding_or_head("embedding", m.embedding, Output(1.0, self.res_frac))
-        unit = float(embed.row_scale[0]) / float(embed.r[0]) * 2.0**self.res_frac
+        unit = float(embed.row_scale[0]) / float(embed.r[0]) * 2.0**self.res_frac * self.scale
         shift = math.floor(math.log2((2.0**31 - 1) / unit)) - 32
         x = self.emit(
             Embed("embed", ("token",), -1, embed, round(unit * 2.0 ** (32 + shift)), shift),

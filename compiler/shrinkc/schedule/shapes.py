@@ -13,7 +13,7 @@ from shrinkc.engines import ON_CORES, Choices, MatrixSpec, engine_named
 from shrinkc.importer import Formats, LlamaConfig
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.linear import QLinear
-from shrinkc.ir.ops import Embed, Linear, NormQuant, Quant, RopeCache
+from shrinkc.ir.ops import Embed, Linear, NormAdd, NormQuant, Quant, RopeCache
 from shrinkc.ir.steps import SlotSizes, Step
 from shrinkc.model import (
     HEAD,
@@ -23,7 +23,7 @@ from shrinkc.model import (
     slot_shapes,
     slots_with_bias,
 )
-from shrinkc.quantize import PASS, MatrixFormat, QuantOptions, matrix_formats
+from shrinkc.quantize import MatrixFormat, QuantOptions, matrix_formats, pass_of
 from shrinkc.storage import ADAPTER_BITS, MatrixShape, Offsets, format_of
 
 DEFAULT_CONTEXT = 256
@@ -62,6 +62,12 @@ class ModelShape:
     steps: tuple[Step, ...] = ()  # of a pass
     # per layer the positions that a token attends to, 0 for all; empty if all layers attend to all
     windows: tuple[int, ...] = ()
+    rope_tables: int = 1
+
+    @property
+    def post_norms(self) -> int:
+        """The number of norms after blocks in each layer."""
+        return sum(step.op is NormAdd for step in self.steps)
 
     @property
     def matrices(self) -> list[MatrixShape]:
@@ -142,7 +148,7 @@ def shapes_of_graph(graph: Graph, piece_bytes: int) -> ModelShape:
         perms, _equal(weights),
         sum(len(op.bias) for op in graph.ops if isinstance(op, Linear) and op.bias is not None),
         any(isinstance(op, RopeCache) and op.q_gain is not None for op in graph.ops),
-        graph.steps(), graph.windows(),
+        graph.steps(), graph.windows(), graph.rope_tables,
     )  # fmt: skip
 
 
@@ -270,5 +276,6 @@ def shapes_of_config(
         c.num_layers, context, piece_bytes, layers, head, embedding, perms, shared,
         biases=c.num_layers * sum(slot_shapes(c)[slot][0] for slot in slots_with_bias(c)),
         head_norms=bool(family_of(c).head_norms),
-        steps=PASS, windows=layer_windows(c, context),
+        steps=pass_of(c), windows=layer_windows(c, context),
+        rope_tables=1 if c.local_rope_theta is None else 2,
     )  # fmt: skip

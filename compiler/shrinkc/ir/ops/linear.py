@@ -159,7 +159,7 @@ class Linear(Op):
         """Return the residual's buffer if there is one: the result is added to it."""
         if len(step.inputs) == 2:
             return sizes.buffer(step.inputs[1])
-        return "y" if step.in_layer else "logits"
+        return sizes.product(step) if step.in_layer else "logits"
 
     @classmethod
     def width(cls, step: Step, sizes: PassSizes) -> int:

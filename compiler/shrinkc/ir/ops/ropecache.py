@@ -79,6 +79,13 @@ def rule_qkv(graph: Graph, op: RopeCache) -> str | None:
     return None if want == got else f"needs {want} values per token, gets {got}"
 
 
+def rule_rope(graph: Graph, op: RopeCache) -> str | None:
+    tables = 2 * graph.rope_cos.shape[-1] // graph.head_dim
+    if (op.table is None) == (tables == 1) and 0 <= (op.table or 0) < tables:
+        return None
+    return f"RoPE table {op.table} of {tables}"
+
+
 def rule_head_norm(graph: Graph, op: RopeCache) -> str | None:
     parts = (op.q_gain, op.k_gain, op.eps, op.pre_shift)
     if all(part is None for part in parts):
@@ -158,12 +165,12 @@ class RopeCache(Op):
 
     Scales in the cache are in units of 2**k_unit and 2**v_unit.  ``q_gain`` and ``k_gain``, int16 [head_dim] in Q15,
     are the weights of an RMSNorm of every head of q and k, with ``eps`` and ``pre_shift`` as in NormQuant; all four
-    are None without such norms.
+    are None without such norms.  ``table``: which of the graph's RoPE tables, None if there is only one.
     """
 
-    OPTIONAL = frozenset({"q_gain", "k_gain", "eps", "pre_shift"})
+    OPTIONAL = frozenset({"q_gain", "k_gain", "eps", "pre_shift", "table"})
     GIVES = ("heads8",)
-    RULES = (rule_qkv, rule_heads, rule_units, rule_head_norm)
+    RULES = (rule_qkv, rule_heads, rule_units, rule_head_norm, rule_rope)
     KERNEL = "sc_step_heads"
     BUFFER = "q8"
     NUMBERS = MappingProxyType({"k_unit": "int8_t", "v_unit": "int8_t"})
@@ -177,13 +184,15 @@ class RopeCache(Op):
     k_gain: np.ndarray | None = None
     eps: int | None = None
     pre_shift: int | None = None
+    table: int | None = None
 
     def run(self, state: State, args: Sequence[Any]) -> vectors.QHeads:
         y = np.asarray(args[0])
         t, h, kv, d = len(y), self.heads, self.kv_heads, self.head_dim
         at = slice(state.position, state.position + t)
-        cos = state.graph.rope_cos[at].astype(I64)
-        sin = state.graph.rope_sin[at].astype(I64)
+        pairs = slice((self.table or 0) * d // 2, ((self.table or 0) + 1) * d // 2)
+        cos = state.graph.rope_cos[at, pairs].astype(I64)
+        sin = state.graph.rope_sin[at, pairs].astype(I64)
         parts = np.split(y.reshape(t, h + 2 * kv, d), (h, h + kv), axis=1)
         q = vectors.quantize_heads(parts[0], cos, sin, self.norm(self.q_gain))
         k = vectors.store_heads(parts[1], self.k_unit, cos, sin, self.norm(self.k_gain))
@@ -214,7 +223,8 @@ class RopeCache(Op):
     @classmethod
     def uses(cls, step: Step, sizes: PassSizes) -> Iterable[Use]:
         yield Use(sizes.buffer(step.inputs[0]), Access.READ)
-        yield Use("rope", Access.PREFETCHED, 2 * sizes.chunk * sizes.head_dim)
+        row = 2 * sizes.head_dim * sizes.rope_tables
+        yield Use("rope", Access.PREFETCHED, sizes.chunk * row)
         yield Use("head_work", Access.SCRATCH, 4 * sizes.head_cores * sizes.head_dim)
         yield Use("q8", Access.WRITE, sizes.chunk * cls.width(step, sizes))
         yield Use("q_scale", Access.WRITE, sizes.words(sizes.heads))

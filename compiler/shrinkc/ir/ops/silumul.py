@@ -25,15 +25,20 @@ def rule_shifts(graph: Graph, op: SiluMul) -> str | None:
     return None
 
 
+def rule_gelu(graph: Graph, op: SiluMul) -> str | None:
+    return None if op.gelu in (None, 1) else f"gelu = {op.gelu}"
+
+
 @dataclass
 class SiluMul(Op):
-    """i32 gate_up [2 * width] -> i32 [width]: silu(gate) * up.
+    """i32 gate_up [2 * width] -> i32 [width]: silu(gate) * up, or gelu(gate) * up if ``gelu`` is 1.
 
     ``gate_shift`` converts the gate to Q16 for the sigmoid.  The high word of gate * sigmoid is shifted left by
     ``shift`` (0..15), up by ``up_shift`` (0..15); the result is the high word of their product.
     """
 
-    RULES = (rule_shifts,)
+    OPTIONAL = frozenset({"gelu"})
+    RULES = (rule_shifts, rule_gelu)
     FUSED = True
     KERNEL = "sc_step_linear"
     BUFFER = "h"
@@ -44,9 +49,14 @@ class SiluMul(Op):
     gate_shift: int
     shift: int
     up_shift: int
+    gelu: int | None = None
 
     def run(self, state: State, args: Sequence[Any]) -> np.ndarray:
-        return silu_mul(np.asarray(args[0]), self.gate_shift, self.shift, self.up_shift)
+        gelu = self.gelu is not None
+        return silu_mul(np.asarray(args[0]), self.gate_shift, self.shift, self.up_shift, gelu)
+
+    def macros(self) -> dict[str, int | str]:
+        return {} if self.gelu is None else {"GELU": 1}
 
     def numbers(self) -> tuple[int, ...]:
         return self.gate_shift, self.shift, self.up_shift
