@@ -367,7 +367,7 @@ static size_t character_at(const composer *c, const uint8_t *at, uint32_t *code)
 }
 
 /* Moves what is from `at` on to `to`. */
-static void shift(composer *c, const uint8_t *at, uint8_t *to) {
+static void shift_text(composer *c, const uint8_t *at, uint8_t *to) {
     memmove(to, at, (size_t)(c->end - at));
     c->end += to - at;
 }
@@ -388,12 +388,12 @@ static void compose_marks(composer *c) {
             at += n;
             continue;
         }
-        shift(c, at + n, at);
+        shift_text(c, at + n, at);
         uint8_t bytes[4];
         n = put_character(bytes, one);
         uint8_t *marks = c->starter + n;
         at += marks - c->marks;
-        shift(c, c->marks, marks);
+        shift_text(c, c->marks, marks);
         memcpy(c->starter, bytes, n);
         c->marks = marks;
         base = one;
@@ -414,7 +414,7 @@ static void append(composer *c, uint32_t code) {
             }
             at += length;
         }
-        shift(c, at, at + n);
+        shift_text(c, at, at + n);
         memcpy(at, bytes, n);
         return;
     }

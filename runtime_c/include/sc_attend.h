@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Two steps of a layer: RoPE and quantisation of the heads, which appends to the KV cache, and attention over
- * the cache. Workers run them, with the controller for some (sc_head_cores()). The cache is in L1, or passes
- * through it in two buffers. */
+ * the cache. Workers run them, with the controller for some (sc_head_cores()). */
 #ifndef SC_ATTEND_H
 #define SC_ATTEND_H
 

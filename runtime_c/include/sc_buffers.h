@@ -73,8 +73,8 @@ static sc_head_state *const state = 0;
 #endif
 SC_VIEW(work, HEAD_WORK, int32_t[SC_HEAD_DIM], SC_HEAD_CORES_OF_SEVERAL);
 
-/* KV cache: of all layers, of one layer, or two buffers for parts of one. */
 #if SC_KV_IN_L1
+/* KV cache of all layers. */
 #ifdef SC_WINDOW
 SC_VIEW(k_cache, K_CACHE, uint8_t[SC_K_BLOCK], SC_ALL_BLOCKS);
 SC_VIEW(v_cache, V_CACHE, uint8_t[SC_V_BLOCK], SC_ALL_BLOCKS);
@@ -83,6 +83,7 @@ SC_VIEW(k_cache, K_CACHE, uint8_t[SC_KV_BLOCKS * SC_K_BLOCK], SC_LAYERS);
 SC_VIEW(v_cache, V_CACHE, uint8_t[SC_KV_BLOCKS * SC_V_BLOCK], SC_LAYERS);
 #endif
 #elif SC_KV_WINDOW > 0
+/* KV cache of one layer, or two buffers for parts of it. */
 SC_VIEW(kv_layer, KV_LAYER, uint8_t[SC_KV_WINDOW * (SC_K_BLOCK + SC_V_BLOCK)], 1);
 #if SC_KV_WINDOW < SC_LONGEST_BLOCKS
 SC_VIEW(kv_tile, KV_LAYER, uint8_t[SC_KV_TILE_BYTES], 2);

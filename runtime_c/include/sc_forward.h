@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The steps that forward.c calls: embedding, steps of a layer, LM head. All workers run them and, if it is in
- * the team, the controller some. Activations are in L1; weights come tile by tile to L1, or
- * an engine or the cores read them in place. Only for forward.c. */
+ * the team, the controller some. Activations are in L1. Only for forward.c. */
 #ifndef SC_FORWARD_H
 #define SC_FORWARD_H
 

@@ -8,23 +8,26 @@
 #include "model.h"
 #include "sc_abi.h"
 
-/* On-chip memories come first. SC_IN_TWO: every SC_INTERLEAVE-th tile, from the first on, is in
- * SC_INTERLEAVED_LEVEL; the others are in flash. */
+/* On-chip memories come first. */
+#ifdef SC_INTERLEAVE
+/* SC_IN_TWO: every SC_INTERLEAVE-th tile, from the first on, is in SC_INTERLEAVED_LEVEL; the others are in
+ * flash. */
+#endif
 enum sc_level { SC_IN_WMEM = 0, SC_IN_L2 = 1, SC_IN_FLASH = 2, SC_IN_TWO = 3 };
-/* Bits per weight; scales per quantisation group; offsets (asymmetric); 16-bit vectors; zero points instead
- * of offsets. */
 enum sc_format {
-    SC_FMT_BITS = 15,
-    SC_FMT_GROUPED = 16,
-    SC_FMT_ASYM = 32,
-    SC_FMT_Q16 = 64,
-    SC_FMT_ZEROS = 128
+    SC_FMT_BITS = 15,    /* bits per weight */
+    SC_FMT_GROUPED = 16, /* scales per quantisation group */
+    SC_FMT_ASYM = 32,    /* asymmetric: offsets */
+    SC_FMT_Q16 = 64,     /* 16-bit vectors */
+    SC_FMT_ZEROS = 128   /* zero points instead of offsets */
 };
 
-/* Split of a vector of k inputs into quantisation groups for a matrix. A group has whole words of 4 inputs,
- * in multiples of what the format packs together (of the matrix, or of a low-rank adapter's first half: of
- * the matrix beside it). A 16-bit vector has its high bytes `words` words after the low bytes; both are zero
- * from k up to last_words. */
+/* Layout of a matrix's input vector of k inputs. A 16-bit vector has its high bytes `words` words after the low
+ * bytes; both are zero from k up to last_words. */
+#if SC_XGROUPS > 0
+/* Split into quantisation groups: a group has whole words of 4 inputs, in multiples of what the format packs
+ * together (of the matrix, or of a low-rank adapter's first half: of the adapted matrix). */
+#endif
 typedef struct {
     uint16_t k, groups, group_elems, last_elems;
     uint16_t group_blocks, blocks; /* SC_BLOCKs in a full group, and in all */
@@ -32,6 +35,7 @@ typedef struct {
     uint16_t range; /* largest group scale; 16-bit: most bits */
 } sc_vector_layout;
 
+#if SC_XGROUPS > 0
 /* A matrix in memory: ceil(rows / 8) blocks of
  *   uint16 r[8] row multipliers
  *   per group: [uint8 d[8] if grouped] [int16 b[8] if asymmetric, or int4 zero points z[8]] weights
@@ -39,6 +43,11 @@ typedef struct {
  * zero points. With SC_FMT_Q16: acc = sum(w * x). Weights: words of 8 rows in turn; sc_dot_w<bits>.h says
  * which inputs a word holds. An adapter's B matrix (SC_ADAPTER_FORMAT) follows the weights of each block in the
  * same form. */
+#else
+/* A matrix in memory: ceil(rows / 8) blocks of row multipliers, uint16 r[8], and weights: words of 8 rows in
+ * turn, sc_dot_w<bits>.h says which inputs a word holds. Engines have layouts of their own. Sum of a row:
+ * acc = sum(w * x). */
+#endif
 typedef struct sc_matrix {
     uint32_t offset;      /* in its memory (SC_IN_TWO: in flash), a multiple of 4 */
     uint32_t block_bytes; /* bytes of a block, a multiple of 4 */
@@ -79,7 +88,8 @@ enum sc_slot { SC_QKV, SC_O, SC_GU, SC_DOWN, SC_SLOTS };
 
 typedef struct {
     const sc_matrix *m[SC_SLOTS];
-    SC_LAYER_NUMBERS; /* constants of the ops; ir/ops explains them */
+    /* constants of the ops; ir/ops explains them */
+    SC_LAYER_NUMBERS;
 #if SC_PERMS
     const uint16_t *perm[SC_SLOTS]; /* element j is made from input perm[j]; or NULL */
 #endif
