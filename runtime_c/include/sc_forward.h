@@ -375,7 +375,7 @@ static inline void await_attention(uint32_t layer) {
         kv_stored(layer);
     }
 #endif
-    if (sc_hashes_overlapped() && layer > 0) sc_hash_layer(layer - 1);
+    if (__builtin_expect(sc_hashes_overlapped() && layer > 0, 0)) sc_hash_layer(layer - 1);
 }
 
 /* Controller's parts of a layer's steps. It runs steps that produce vectors; of matrices only what the engine
@@ -385,12 +385,11 @@ SC_PHASE static void controller_vector(enum sc_slot slot, const int32_t *src, ui
                                        uint32_t layer) {
     const sc_layer *const l = &sc_layers[layer];
     const sc_matrix *const m = l->m[slot];
-    if (IS_AWAITED(m, SC_PERM(l->perm[slot])))
+    if (__builtin_expect(IS_AWAITED(m, SC_PERM(l->perm[slot])), 1))
         await_token(m, norm != NO_NORM);
-    else if (norm != NO_NORM)
-        sc_step_norm(slot, src, stride, norm, layer, SC_CORES);
     else
-        sc_step_quant(slot, src, stride, layer, SC_CORES);
+        quantize_any(slot, src, stride, norm != NO_NORM ? norm_weights_of(norm, SC_CORES) : 0, layer,
+                     SC_CORES);
 }
 
 SC_PHASE static void controller_matrix(enum sc_slot slot, uint32_t layer) {
@@ -404,7 +403,9 @@ SC_PHASE static void controller_matrix(enum sc_slot slot, uint32_t layer) {
 }
 
 /* Whether the controller processes heads in this pass. */
-static inline int helps_with_heads(void) { return SC_HEAD_CORES > SC_CORES || sc_now.tokens > 1; }
+static inline int helps_with_heads(void) {
+    return SC_HEAD_CORES > SC_CORES || __builtin_expect(sc_now.tokens > 1, 0);
+}
 
 static inline void controller_heads(const int32_t *qkv, uint32_t stride, uint32_t layer) {
     if (!sc_is_worker(SC_PREFETCH_CORE)) await_cache(layer, SC_CORES);

@@ -105,7 +105,7 @@ static inline void await_cache(uint32_t layer, int core) {
     if (core != SC_PREFETCH_CORE) return;
     if (!kv_whole(layer)) sc_cache_await(layer);
 #if SC_KV_WINDOW > 0
-    else if (sc_now.position > 0)
+    else if (__builtin_expect(sc_now.position > 0, 1))
         kv_wait();
 #endif
 #endif

@@ -30,13 +30,14 @@ typedef struct {
     uint32_t next;     /* whether it is one token, and all earlier positions are known */
     /* first token that needs the last layer from attention on; `tokens`: none */
     uint32_t first_wanted;
-    uint32_t ids[SC_CHUNK];
     enum sc_want want;
     uint32_t trace;    /* enum sc_trace flags */
     uint32_t observed; /* bits 1 << enum sc_op: ops after which sc_observe() is called */
+    uint32_t dumps;    /* whether all ops are observed: tested in less code than a bit of `observed` */
     uint32_t dump_position, dump_layer;
-    uint32_t untimed; /* time spent on observation, subtracted from the pass's time */
-    sc_window window; /* content of sc_logits; written by core 0 */
+    uint32_t untimed;       /* time spent on observation, subtracted from the pass's time */
+    sc_window window;       /* content of sc_logits; written by core 0 */
+    uint32_t ids[SC_CHUNK]; /* last, because loads from small offsets are shorter instructions */
 } sc_step;
 
 extern sc_step sc_now;
@@ -246,7 +247,9 @@ static inline void sc_layer_done(uint32_t layer) {
 }
 SC_INLINE void sc_op_done(enum sc_op op, uint32_t layer, int core) {
     sc_profile_op(op, layer, core);
-    if (__builtin_expect(sc_now.observed >> op & 1, 0)) sc_observe(op, layer, core);
+    const uint32_t observed =
+        op >= SC_LAYER_FIRST && op < SC_LAYER_LAST ? sc_now.dumps : sc_now.observed >> op & 1;
+    if (__builtin_expect(observed, 0)) sc_observe(op, layer, core);
 }
 
 #endif

@@ -61,6 +61,7 @@ SC_HOT static uint32_t process(const uint32_t *ids, uint32_t n, uint32_t positio
         sc_now.want = chunk == n || (sc_now.trace & SC_TRACE_LOGITS) ? want : SC_NO_LOGITS;
         sc_now.first_wanted = first_wanted(chunk);
         sc_now.observed = sc_observed(sc_now.trace, chunk) | sc_hooks.observed;
+        sc_now.dumps = sc_now.trace & SC_TRACE_DUMP;
         sc_run_team(sc_forward, 0);
 #ifdef SC_WINDOW
         note_written(position, position + chunk);
