@@ -78,6 +78,7 @@ def plan(
     clock: float | None = None,
     ram: int | None = None,
     flash: int | None = None,
+    hyperram: int | None = None,
 ) -> Planned | Shortfall:
     """Say whether a model fits a target, where everything is placed and how fast it is.
 
@@ -102,7 +103,9 @@ def plan(
             estimate.  None: 64, or the last position.
         clock: Clock of the cluster in MHz, for tokens per second.  None: the simulator's, 72.
         ram: Bytes of RAM of a board, for target ``"rv32"``, together with ``flash``.
-        flash: Bytes of its mapped flash, where code, constants and weights lie.
+        flash: Bytes of its mapped flash, where code, constants and weights lie; for ``"siracusa"`` and
+            ``"pulp-open"``, bytes of the off-chip flash.  None: the target's.
+        hyperram: Bytes of HyperRAM of ``"siracusa"`` and ``"pulp-open"``.  None: the target's.
 
     Returns:
         `Planned` if the model fits, else `Shortfall`.  ``fits`` says which.
@@ -118,7 +121,7 @@ def plan(
         _request(
             model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
             asymmetric=asymmetric, embedding_bits=embedding_bits, context=context, l1=l1, adapter=adapter,
-            engines=engines, code=code, position=position, clock=clock, ram=ram, flash=flash,
+            engines=engines, code=code, position=position, clock=clock, ram=ram, flash=flash, hyperram=hyperram,
         )
     )  # fmt: skip
 
@@ -140,6 +143,7 @@ def compile(  # noqa: A001
     code: str | None = None,
     ram: int | None = None,
     flash: int | None = None,
+    hyperram: int | None = None,
     force: bool = False,
     reporter: Reporter | None = None,
 ) -> Compiled:
@@ -150,7 +154,7 @@ def compile(  # noqa: A001
     Args:
         model: As for `plan`.
         output: The directory to make.
-        target: As for `plan`, like all options from here to ``flash``.
+        target: As for `plan`, like all options from here to ``hyperram``.
         bits: See `plan`.
         group_size: See `plan`.
         short_last_group: See `plan`.
@@ -163,6 +167,7 @@ def compile(  # noqa: A001
         code: See `plan`.
         ram: See `plan`.
         flash: See `plan`.
+        hyperram: See `plan`.
         force: Replace ``output`` if shrinkc made every file in it.
         reporter: Receives progress.
 
@@ -180,7 +185,7 @@ def compile(  # noqa: A001
     request = _request(
         model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
         asymmetric=asymmetric, embedding_bits=embedding_bits, context=context, l1=l1, adapter=adapter,
-        engines=engines, code=code, ram=ram, flash=flash,
+        engines=engines, code=code, ram=ram, flash=flash, hyperram=hyperram,
     )  # fmt: skip
     return compile_model(request, Path(output), force=force, reporter=reporter or Silent())
 

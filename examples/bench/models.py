@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from figures import ROOT
 from safetensors.numpy import save_file
+from tokenizers.pre_tokenizers import ByteLevel
 
 from shrinkc.importer import parse_config
+from shrinkc.importer.tokenizer_json import LLAMA3_WORDS
 from shrinkc.model import matrix_shapes, norm_shapes
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -66,6 +68,87 @@ def write_llama(
     }
     save_file(tensors, path / "model.safetensors")
     return path
+
+
+def write_llama_1b(path: Path) -> Path:
+    """A model of LLaMA-3.2-1B's shape with seeded random weights, as a checkpoint of bfloat16 in one file.
+
+    Rows and columns of the matrices differ in size, and some weights are large, as in trained models.  The tokenizer is
+    byte-level BPE with LLaMA 3's pre-tokenizer and 128,256 tokens; its words are made up.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(LLAMA_1B))
+    (path / "tokenizer.json").write_text(json.dumps(_tokenizer_1b()))
+    (path / "tokenizer_config.json").write_text(
+        json.dumps({"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"})
+    )
+    seeded = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=seeded)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        tails = 1 + 0.3 * normal(rows, columns).abs()
+        sides = torch.exp(0.3 * normal(rows, 1)) * torch.exp(0.2 * normal(1, columns))
+        return (normal(rows, columns) * tails * sides / (1.5 * columns**0.5)).to(torch.bfloat16)
+
+    sizes = parse_config(LLAMA_1B)
+    tensors = {f"{name}.weight": matrix(*shape) for name, shape in matrix_shapes(sizes).items()}
+    tensors |= {
+        f"{name}.weight": (0.5 + 0.1 * normal(*shape)).to(torch.bfloat16)
+        for name, shape in norm_shapes(sizes).items()
+    }
+    save_file(tensors, path / "model.safetensors")
+    return path
+
+
+def _tokenizer_1b() -> dict[str, Any]:
+    """A tokenizer.json with as many tokens as LLaMA 3 has, and 256 special ones at the end as there."""
+    letters = sorted(ByteLevel.alphabet())
+    ends = "abcdefghijklmnopqrstuvwxyz"
+    pieces, merges, words = [*letters], [], list(ends)
+    while len(pieces) < 128_000:
+        pairs = [(word, end) for word in words for end in ends][: 128_000 - len(pieces)]
+        merges += [list(pair) for pair in pairs]
+        words = [a + b for a, b in pairs]
+        pieces += words
+    special = [
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        *(f"<|reserved_special_token_{i}|>" for i in range(254)),
+    ]
+    step = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": LLAMA3_WORDS},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, step]},
+        "post_processor": None, "decoder": step,
+        "added_tokens": [
+            {
+                "id": 128_000 + i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+                "normalized": False, "special": True,
+            }
+            for i, text in enumerate(special)
+        ],
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": True,
+            "vocab": {piece: i for i, piece in enumerate([*pieces, *special])}, "merges": merges,
+        },
+    }  # fmt: skip
 
 
 def model_of(name: str, folder: Path, given: Mapping[str, Path | None]) -> Path:

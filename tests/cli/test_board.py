@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,19 @@ import pytest
 
 import shrinkc
 from shrinkc.core.artifact import read_manifest
+from shrinkc.driver.estimating import target_of
+from shrinkc.targets import PULP_OPEN, SIRACUSA
 
 from .conftest import Cli
 
 Needs = Callable[..., None]
+LARGE = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32000, "hidden_size": 512,
+    "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5, "max_position_embeddings": 256, "hidden_act": "silu", "tie_word_embeddings": True,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+"""A model of 20 MB at 8 bits."""
 BOARD = ("--target", "rv32", "--ram", "64KiB", "--flash", "1MiB")
 
 
@@ -67,6 +77,34 @@ def test_options_that_are_not_possible(
 ) -> None:
     result = cli("plan", model, *options)
     assert result.code == 2 and said in result.words
+
+
+def test_sizes_of_off_chip_memories(cli: Cli, model: Path, tmp_path: Path) -> None:
+    options = ("--flash", "64MiB", "--hyperram", "8MiB")
+    found = cli("plan", model, *options, "--json").json
+    assert (found["options"]["flash"], found["options"]["hyperram"]) == (64 << 20, 8 << 20)
+    assert found["command"].endswith(f"--flash {64 << 20} --hyperram {8 << 20} --code wmem --engines "
+                                     "cores,neureka_1x1,neureka_3x3,neureka_both")  # fmt: skip
+    out = tmp_path / "out"
+    assert cli("compile", model, "-o", out, *options).code == 0
+    target = target_of(out, read_manifest(out))
+    assert (target.room("flash"), target.room("hyperram")) == (64 << 20, 8 << 20)
+
+
+def test_the_help_says_the_sizes_that_targets_have(cli: Cli) -> None:
+    said = " ".join(cli("plan", "--help").out.split())
+    for target in (SIRACUSA, PULP_OPEN):
+        flash, hyperram = (target.room(name) >> 20 for name in ("flash", "hyperram"))
+        assert f"[default: {flash}MiB off-chip]" in said and f"[default: {hyperram}MiB]" in said
+
+
+def test_a_model_that_is_too_large_for_the_flash_is_offered_a_larger_one(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(LARGE))
+    short = shrinkc.plan(file, flash=1 << 20)
+    assert not short.fits
+    assert [a for a in short.alternatives if a.startswith("--flash")] == ["--flash 16MiB"]
+    assert shrinkc.plan(file, flash=16 << 20).fits
 
 
 def test_a_sweep_of_sizes(cli: Cli, model: Path) -> None:

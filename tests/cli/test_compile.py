@@ -148,13 +148,17 @@ def test_every_option_reaches_the_program(cli: Cli, model: Path, tmp_path: Path)
         "cores",
         "--code",
         "l2",
+        "--flash",
+        "64MiB",
+        "--hyperram",
+        "8MiB",
         "--json",
     )
     assert result.code == 0
     assert result.json["options"] == {
         "target": "siracusa", "bits": 4, "group_size": 4, "short_last_group": False, "asymmetric": True,
         "embedding_bits": 4, "context": 24, "l1": 102400, "adapter": None, "engines": "cores",
-        "code": "l2",
+        "code": "l2", "flash": 64 << 20, "hyperram": 8 << 20,
     }  # fmt: skip
     text = (tmp_path / "o/ir.txt").read_text()
     assert "int4" in text and "asymmetric" in text and "group 4" in text and "int8" not in text

@@ -155,7 +155,7 @@ ALL = "--context --bits --embedding-bits --l1"
             marks=pytest.mark.slow,
         ),
         pytest.param(LARGE, "--context 4000 --bits 3", ["--context"], marks=pytest.mark.slow),
-        pytest.param(LARGE, "--context 2", ["--bits"], marks=pytest.mark.slow),
+        pytest.param(LARGE, "--context 2", ["--bits", "--flash"], marks=pytest.mark.slow),
         pytest.param(LARGE, "--context 4000", ["--context --bits"], marks=pytest.mark.slow),
         pytest.param(LARGE, "--context 64 --l1 64KiB", ["--bits --l1"], marks=pytest.mark.slow),
         pytest.param(

@@ -16,7 +16,7 @@ from shrinkc.memory.planner import check_fits, make_plan
 from shrinkc.memory.verify import faults_of, verify
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import KIB, MIB, RV32, SIRACUSA, board_of, with_sizes
+from shrinkc.targets import HOST, KIB, MIB, MOST, PULP_OPEN, RV32, SIRACUSA, board_of, with_sizes
 
 from .shapes import make_shape, shapes, with_placement
 
@@ -127,24 +127,43 @@ def test_a_plan_that_is_wrong_has_a_fault(change: Any, fault: str) -> None:
 
 
 def test_without_sizes_a_target_is_as_it_is() -> None:
-    assert with_sizes(RV32, None, None) is RV32
-    assert with_sizes(SIRACUSA, None, None) is SIRACUSA
-    assert with_sizes(RV32, 64 * KIB, MIB) == board_of(64 * KIB, MIB)
+    assert with_sizes(RV32, {}) is RV32
+    assert with_sizes(SIRACUSA, {"flash": None}) == SIRACUSA
+    assert with_sizes(RV32, {"ram": 64 * KIB, "flash": MIB}) == board_of(64 * KIB, MIB)
+
+
+def test_off_chip_memories_have_the_sizes_of_the_board() -> None:
+    found = with_sizes(SIRACUSA, {"flash": 64 * MIB, "hyperram": 8 * MIB})
+    assert (found.room("flash"), found.room("hyperram")) == (64 * MIB, 8 * MIB)
+    assert (
+        found.with_room(flash=SIRACUSA.room("flash"), hyperram=SIRACUSA.room("hyperram"))
+        == SIRACUSA
+    )
+    assert with_sizes(SIRACUSA, {"flash": MOST}).room("hyperram") == SIRACUSA.room("hyperram")
 
 
 @pytest.mark.parametrize(
     ("target", "sizes", "refusal"),
     [
-        (RV32, (64 * KIB, None), "--ram needs --flash"),
-        (RV32, (None, MIB), "--flash needs --ram"),
-        (SIRACUSA, (64 * KIB, MIB), "not possible with --target siracusa"),
-        (RV32, (0, MIB), "--ram 0 is not possible"),
-        (RV32, (KIB, 1 << 31), "--flash 2147483648 is not possible"),
+        (RV32, {"ram": 64 * KIB}, "--ram needs --flash"),
+        (RV32, {"flash": MIB}, "--flash needs --ram"),
+        (
+            RV32,
+            {"ram": KIB, "flash": MIB, "hyperram": MIB},
+            "--hyperram is not possible with --target rv32",
+        ),
+        (RV32, {"ram": 0, "flash": MIB}, "--ram 0 is not possible"),
+        (RV32, {"ram": KIB, "flash": 1 << 31}, "--flash 2147483648 is not possible"),
+        (SIRACUSA, {"ram": 64 * KIB, "flash": MIB}, "--ram is not possible with --target siracusa"),
+        (SIRACUSA, {"flash": 0}, "--flash 0 is not possible"),
+        (SIRACUSA, {"hyperram": 1 << 31}, "--hyperram 2147483648 is not possible"),
+        (PULP_OPEN, {"flash": MIB + 2}, "--flash 1048578 is not possible"),
+        (HOST, {"ram": MIB, "flash": MIB}, "--ram and --flash are not possible with --target host"),
     ],
 )
-def test_sizes_that_are_not_possible(target: Any, sizes: tuple[Any, Any], refusal: str) -> None:
+def test_sizes_that_are_not_possible(target: Any, sizes: Any, refusal: str) -> None:
     with pytest.raises(UsageError, match=refusal):
-        with_sizes(target, *sizes)
+        with_sizes(target, sizes)
 
 
 @pytest.mark.parametrize(

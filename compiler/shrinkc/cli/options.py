@@ -150,7 +150,12 @@ model_options = together(
     ),
     click.option("--l1", type=Size(), help="L1 memory to use, such as 128KiB. [default: all]"),
     click.option("--ram", type=Size(), help="RAM of a board, with --target rv32, such as 520KiB."),
-    click.option("--flash", type=Size(), help="Mapped flash of a board, such as 4MiB."),
+    click.option(
+        "--flash", type=Size(),
+        help="Flash of the board: mapped flash with --target rv32, such as 4MiB; else off-chip flash. "
+        "[default: 512MiB off-chip]",
+    ),
+    click.option("--hyperram", type=Size(), help="HyperRAM of the board, such as 8MiB. [default: 64MiB]"),
     click.option(
         "--code", metavar="MEMORY",
         help=f"Memory for the code of decode steps, on {DEFAULT.name}: {' or '.join(DEFAULT.code)}. "

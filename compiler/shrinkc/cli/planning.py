@@ -41,7 +41,7 @@ class PlanCommand(Command):
 @click.option(
     "--sweep", "axes", multiple=True, metavar="NAME=V1,V2,...",
     help="Plan all combinations of values of bits, embedding-bits, group-size (channel: no groups), context, "
-    "l1, ram, flash, target. May be repeated.",
+    "l1, ram, flash, hyperram, target. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--picture",

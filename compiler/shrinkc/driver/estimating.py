@@ -139,9 +139,9 @@ def target_of(directory: Path, manifest: artifact.Manifest) -> Target:
             f"one of {', '.join(TARGETS)}.",
             "compile the model again.",
         )
-    sizes = (manifest.options.get(name) for name in SIZES)
-    ram, flash = (size if isinstance(size, int) else None for size in sizes)
-    return with_sizes(TARGETS[manifest.target], ram, flash)
+    options = manifest.options
+    sizes = {name: size for name in SIZES if isinstance(size := options.get(name), int)}
+    return with_sizes(TARGETS[manifest.target], sizes)
 
 
 def read_plan(path: Path) -> Plan:

@@ -12,7 +12,7 @@ from shrinkc.driver.estimating import check_speed
 from shrinkc.importer import Checkpoint, open_checkpoint
 from shrinkc.quantize import QuantOptions
 from shrinkc.storage import WIDEST
-from shrinkc.targets import DEFAULT
+from shrinkc.targets import DEFAULT, SIZES
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class PlanRequest:
     clock: float | None = None
     ram: int | None = None
     flash: int | None = None
+    hyperram: int | None = None
 
     def __post_init__(self) -> None:
         """Raise QuantizeError for an impossible width, UsageError for an impossible value of another option."""
@@ -57,6 +58,11 @@ class PlanRequest:
             embedding_bits=WIDEST if self.embedding_bits is None else self.embedding_bits,
             short_last_group=self.short_last_group,
         )  # fmt: skip
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """Return the given sizes of memories in bytes, by names of SIZES."""
+        return {name: getattr(self, name) for name in SIZES}
 
     @property
     def given(self) -> set[str]:

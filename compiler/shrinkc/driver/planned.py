@@ -22,7 +22,7 @@ from shrinkc.memory.verify import verify
 from shrinkc.pictures.memory import memory_map
 from shrinkc.quantize import EMBEDDING, HEAD, QuantOptions, float_inputs
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.targets import SIZES, Target
+from shrinkc.targets import Target, sizes_of
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,19 @@ class Planned:
             "embedding_bits": None if "--embedding-bits" in fixed else q.embedding_bits,
             "context": self.context,
             "l1": None if self.target.board else self.plan.l1_budget,
-            **(
-                dict(zip(SIZES, (self.request.ram, self.request.flash), strict=True))
-                if self.target.board
-                else {}
-            ),
+            **self._sizes,
             "code": self.target.code[0] if self.target.code else None,
             "adapter": None if adapter is None else name_of(adapter),
             "engines": ",".join(self.target.engines),
+        }
+
+    @property
+    def _sizes(self) -> dict[str, Option]:
+        """The sizes of memories that were given or could have been."""
+        if self.target.board:
+            return {name: self.request.sizes[name] for name in sizes_of(self.target)}
+        return {
+            name: self.target.room(name) for name in sizes_of(self.target) if self.target.has(name)
         }
 
     @property

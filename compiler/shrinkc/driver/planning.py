@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +20,7 @@ from shrinkc.importer import Checkpoint, LlamaConfig
 from shrinkc.model import SLOT_MODULES, window_notes
 from shrinkc.quantize import QuantOptions, check_sizes
 from shrinkc.schedule.shapes import default_context, permutation_entries
-from shrinkc.targets import Target, target_named, with_sizes
+from shrinkc.targets import MIB, MOST, SIZES, Target, target_named, with_sizes
 
 # a longer context leaves fewer than 12 bits for a probability (ir/ops/attention.py)
 CONTEXT_MAX = 4096
@@ -84,12 +84,25 @@ def _alternatives(draft: Draft, fixed: Collection[str]) -> list[str]:
     def fits(quant: QuantOptions, context: int, l1: int) -> bool:
         return replace(draft, quant=quant, context=context, l1=l1).fits
 
-    return alternatives(fits, draft.quant, draft.context, draft.l1, draft.target.l1, fixed)
+    found = alternatives(fits, draft.quant, draft.context, draft.l1, draft.target.l1, fixed)
+    return found + [f"--{name} {size // MIB}MiB" for name, size in _larger_parts(draft)]
+
+
+def _larger_parts(draft: Draft) -> Iterator[tuple[str, int]]:
+    """Yield the off-chip memories of which a larger one is enough, with the least power of two that is."""
+    for name in filter(draft.target.has, SIZES):
+        size = MIB
+        while size <= MOST:
+            larger = replace(draft, target=draft.target.with_room(**{name: size}))
+            if size > draft.target.room(name) and larger.fits:
+                yield name, size
+                break
+            size *= 2
 
 
 def _target(request: PlanRequest) -> Target:
     """Return the target with the requested code memory and engines."""
-    target = with_sizes(target_named(request.target), request.ram, request.flash)
+    target = with_sizes(target_named(request.target), request.sizes)
     if request.code is not None:
         if request.code not in target.code:
             raise UsageError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from shrinkc.core.errors import UsageError
-from shrinkc.targets.board import BOARD, EMULATED_FLASH, SIZES, board_of, with_sizes
+from shrinkc.targets.board import BOARD, EMULATED_FLASH, board_of
 from shrinkc.targets.host import HOST
 from shrinkc.targets.pulp_open import PULP_OPEN
 from shrinkc.targets.rv32 import RV32
 from shrinkc.targets.siracusa import SIRACUSA
+from shrinkc.targets.sizes import MOST, SIZES, sizes_of, with_sizes
 from shrinkc.targets.target import (
     COPIED,
     FETCHED,
@@ -29,8 +30,9 @@ from shrinkc.targets.target import (
 
 __all__ = [
     "BOARD", "CHIPS", "COPIED", "DEFAULT", "EMULATED_FLASH", "FETCHED", "HOST", "KIB", "L1", "L2", "MACHINES",
-    "MAPPED", "MEMORIES", "MIB", "ON_CHIP", "OUTSIDE", "PROGRAMS", "PULP_OPEN", "RV32", "SIRACUSA", "SIZES",
-    "TARGETS", "Level", "Target", "board_of", "by_access", "fetched", "memory_kind", "target_named", "with_sizes",
+    "MAPPED", "MEMORIES", "MIB", "MOST", "ON_CHIP", "OUTSIDE", "PROGRAMS", "PULP_OPEN", "RV32", "SIRACUSA", "SIZES",
+    "TARGETS", "Level", "Target", "board_of", "by_access", "fetched", "memory_kind", "sizes_of", "target_named",
+    "with_sizes",
 ]  # fmt: skip
 
 TARGETS = {t.name: t for t in (SIRACUSA, RV32, HOST, PULP_OPEN)}

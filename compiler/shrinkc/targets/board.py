@@ -11,8 +11,6 @@ from shrinkc.targets.target import KIB, L1, MAPPED, MIB, Image, Level, Program, 
 STACK = 4 * KIB  # in RAM; the linker script reserves it
 VARIABLES = 2 * KIB  # of the runtime and of start-up code, in RAM
 CODE = 40 * KIB  # with strings and small tables, in flash; the linker refuses more than there is
-SIZES = ("ram", "flash")
-"""Names of the options that give the sizes of a board."""
 # The emulated machine has 64 MiB of flash. It places a device tree at the end of its RAM, after the RAM of the board.
 # Its cycle counter counts instructions.
 EMULATOR = (
@@ -58,24 +56,3 @@ def board_of(ram: int, flash: int) -> Target:
 
 BOARD = board_of(520 * KIB, 4 * MIB)
 """A board of a usual size, for code that needs no particular one."""
-
-
-def with_sizes(target: Target, ram: int | None, flash: int | None) -> Target:
-    """Return the board of these sizes, or ``target`` itself if there are none.
-
-    Raises UsageError if only one size is given, or if the target's memories are known.
-    """
-    if ram is None and flash is None:
-        return target
-    if target.name != RV32.name:
-        raise UsageError(
-            f"--ram and --flash are not possible with --target {target.name}, whose memories are known.",
-            f"leave them out; or give --target {RV32.name}.",
-        )
-    if ram is None or flash is None:
-        given, lacks = ("--flash", "--ram") if ram is None else ("--ram", "--flash")
-        raise UsageError(
-            f"{given} needs {lacks}.",
-            "give both sizes of the board, such as --ram 520KiB --flash 4MiB.",
-        )
-    return board_of(ram, flash)
