@@ -6,6 +6,9 @@
 
 #include "sc_runtime.h"
 
+/* Not inlined: several places call a phase, and the instruction cache has 4 KiB. */
+#define SC_PHASE SC_HOT
+
 /* `name` points to `count` elements of type `row` in buffer NAME. */
 #define SC_VIEW(name, NAME, row, count)                                                                      \
     static __typeof__(row) *const name = (__typeof__(row) *)(void *)(sc_arena + SC_AT_##NAME);               \

@@ -8,9 +8,6 @@
 #include "sc_products.h"
 #include "sc_q16.h"
 
-/* Not inlined: several places call a phase, and the instruction cache has 4 KiB. */
-#define SC_PHASE SC_HOT
-
 /* Permutation of a matrix's inputs, if the model has any. */
 #if SC_PERMS
 #define SC_PERM(p) (p)

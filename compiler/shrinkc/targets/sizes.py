@@ -35,6 +35,8 @@ def with_sizes(target: Target, sizes: Mapping[str, int | None]) -> Target:
             f"{' and '.join(others)} {'is' if len(others) == 1 else 'are'} not possible with --target {target.name}.",
             f"allowed: {allowed}." if allowed else "its memories have fixed sizes; leave it out.",
         )
+    if not given:
+        return target
     if target.name != RV32.name:
         for name, size in given.items():
             if not 0 < size <= MOST or size % 4:
@@ -43,8 +45,6 @@ def with_sizes(target: Target, sizes: Mapping[str, int | None]) -> Target:
                     f"allowed: multiples of 4 bytes up to {MOST}.",
                 )
         return target.with_room(**given)
-    if not given:
-        return target
     if missing := [name for name in possible if name not in given]:
         raise UsageError(
             f"--{next(iter(given))} needs --{missing[0]}.",
