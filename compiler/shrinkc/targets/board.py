@@ -10,7 +10,8 @@ from shrinkc.targets.target import KIB, L1, MAPPED, MIB, Image, Level, Program, 
 
 STACK = 4 * KIB  # in RAM; the linker script reserves it
 VARIABLES = 2 * KIB  # of the runtime and of start-up code, in RAM
-CODE = 40 * KIB  # with strings and small tables, in flash; the linker refuses more than there is
+# with strings and small tables, in flash: 48.9 KiB with weights of all widths in one model; the linker refuses more
+CODE = 52 * KIB
 # The emulated machine has 64 MiB of flash. It places a device tree at the end of its RAM, after the RAM of the board.
 # Its cycle counter counts instructions.
 EMULATOR = (
