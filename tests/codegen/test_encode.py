@@ -96,7 +96,7 @@ def test_ids_are_the_librarys(host: Encoder, name: str) -> None:
 
 @pytest.mark.parametrize("name", slow_but(SPECS, *FEW))
 def test_ids_without_the_steps_of_other_tokenizers(tmp_path: Path, name: str) -> None:
-    """What a compiled directory has."""
+    """A compiled directory has the encoder without these steps."""
     need("host")
     tokenizer = tokenizer_of(name)
     missing = missing_steps(tokenizer.encode_table())

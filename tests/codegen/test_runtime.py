@@ -193,6 +193,23 @@ def test_a_sources_own_names_are_its_own() -> None:
     assert written(files["b.c"], kept) == ""
 
 
+def test_a_name_counts_only_where_c_sees_it() -> None:
+    """An argument in a header keeps no function of a source that does not include it; nor does a program's word."""
+    files = {
+        "a.c": items_of('#include "a.h"\nint used_one(void) { return move(1, 2); }\n'),
+        "a.h": items_of(
+            "static int move(int x, int shift) { return x << shift; }\nstatic int spare(void) { return 0; }\n"
+        ),
+        "b.c": items_of("static int shift(void) { return 2; }\nint used_two(void) { return 0; }\n"),
+        "all.h": items_of("enum { PLAIN };\nenum { OTHER };\n"),
+    }
+    kept = used(files, ["used_one", "used_two", "spare", "PLAIN"], (), {"all.h"})
+    left = {name: written(items, kept) for name, items in files.items()}
+    assert "int move(int x, int shift)" in left["a.h"] and "spare" not in left["a.h"]
+    assert left["b.c"] == "int used_two(void) { return 0; }\n"
+    assert left["all.h"] == "enum { PLAIN };\n"
+
+
 def test_a_header_of_one_file_is_written_into_it() -> None:
     runtime = {
         "llm.h": "/* public */\n",

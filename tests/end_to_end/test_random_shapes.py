@@ -52,7 +52,7 @@ def test_the_most_hot_code_finds_its_place(tmp_path: Path) -> None:
     need("qemu")
     case = draw(29)
     assert {f.bits for f in case.stored.values()} == set(WIDTHS)
-    # as many zero points as share no factor with the widths: every width meets every one
+    # as many zero points as share no factor with the widths: every width occurs with every one
     kinds = ("middle", "integer", "float", "integer", "float")
     widths, zeros = itertools.cycle(WIDTHS), itertools.cycle(kinds)
     stored = {

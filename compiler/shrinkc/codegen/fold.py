@@ -1,8 +1,8 @@
 """Leaves out C code behind conditions that the model decides: ``if (SC_IN_PLACE) …`` of a model that never does.
 
 The sources are those of ``runtime_c``, formatted by clang-format. A condition is decided by macros with numbers, by
-functions that return such a number, and by functions without a statement. What the C compiler makes of the result
-does not change: it would leave out the same code.
+functions that return such a number, and by functions without a statement. The C compiler would leave out the same
+code, so the machine code stays the same.
 """
 
 from __future__ import annotations
@@ -21,20 +21,8 @@ TOKEN = re.compile(
     re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
 ASSIGN = ("=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>=")
-AROUND = (
-    *ASSIGN,
-    "(",
-    ")",
-    "[",
-    "]",
-    "{",
-    "}",
-    ",",
-    ";",
-    "?",
-    ":",
-    "return",
-)  # of a whole expression
+AROUND = (*ASSIGN, "(", ")", "[", "]", "{", "}", ",", ";", "?", ":", "return")  # fmt: skip
+"""Tokens before and after a whole expression."""
 VOIDS = re.compile(r"\s*(?:(?:if \([\w !=<>&|]+\) return;|\(void\)\w+(?:, \(void\)\w+)*;)\s*)*")
 FUNCTION = re.compile(
     r"(?:[\w*]+[\s*]+|__attribute__\(\(\w+\)\)\s+)+?(?P<name>\w+)\((?P<arguments>[^(){};]*)\) \{"
@@ -81,6 +69,16 @@ def _closing(tokens: Sequence[_Token], at: int) -> int:
         if depth == 0:
             return i
     return len(tokens) - 1
+
+
+def _opening(tokens: Sequence[_Token], at: int) -> int:
+    """Index of the bracket that opens the one at ``at``."""
+    depth = 0
+    for i in range(at, -1, -1):
+        depth += (tokens[i].text in (")", "]", "}")) - (tokens[i].text in ("(", "[", "{"))
+        if depth == 0:
+            return i
+    return 0
 
 
 def _split(tokens: Sequence[_Token], operator: str) -> list[Sequence[_Token]]:
@@ -274,12 +272,7 @@ def _expression(tokens: Sequence[_Token], at: int) -> tuple[int, int]:
     ):
         first -= 1
         if tokens[first].text in (")", "]"):
-            depth = 0
-            while True:
-                depth += (tokens[first].text in (")", "]")) - (tokens[first].text in ("(", "["))
-                if depth == 0:
-                    break
-                first -= 1
+            first = _opening(tokens, first)
     last = at
     while last < len(tokens) and (
         tokens[last].text not in AROUND or tokens[last].text in ("(", "[")
@@ -358,15 +351,8 @@ def _once(code: str, known: Known) -> str | None:
                 new = code[: token.at] + known.calls[token.text] + code[tokens[close].end :]
         elif token.text in known.empty and tokens[at - 1].text in (";", "{", "}", ")"):
             close = _closing(tokens, at + 1)
-            guarded = at
-            if tokens[at - 1].text == ")":  # if (...) empty();
-                depth, i = 0, at - 1
-                while True:
-                    depth += (tokens[i].text == ")") - (tokens[i].text == "(")
-                    if depth == 0:
-                        break
-                    i -= 1
-                guarded = i - 1
+            # if (...) empty();
+            guarded = _opening(tokens, at - 1) - 1 if tokens[at - 1].text == ")" else at
             follows = tokens[close + 2].text if close + 2 < len(tokens) else ""
             pure = tokens[guarded].text == "if" or guarded == at
             if tokens[close + 1].text == ";" and follows != "else" and pure:
@@ -441,7 +427,7 @@ def _with_unused_arguments(code: str, arguments: Sequence[str]) -> str:
 def known_functions(functions: Mapping[str, str], known: Known) -> Known:
     """``known`` with the functions that return a number and those without code.
 
-    ``functions``: by name the text of each function of which the runtime has one.
+    ``functions``: by name the text of each function that the runtime defines once.
     """
     calls, empty = dict(known.calls), set(known.empty)
     for name, code in functions.items():

@@ -44,7 +44,7 @@ def specialised(
     every = {name: texts[name] for name in files}
     # A header that no file includes any more may have been the only one that referred to another item.
     while True:
-        kept = used(files, roots, {"forward.c"})
+        kept = used(files, roots, {"forward.c"}, outside)
         printed = {
             name: written(items, kept) for name, items in files.items() if has_content(items, kept)
         }

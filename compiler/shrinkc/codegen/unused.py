@@ -178,28 +178,35 @@ LOCAL = re.compile(r"(?:static|SC_INLINE|SC_(?:PHASE|HOT|WARM|L1) static|#)")
 
 
 def used(
-    files: Mapping[str, Sequence[Item]], roots: Iterable[str], always: Collection[str] = ()
+    files: Mapping[str, Sequence[Item]],
+    roots: Iterable[str],
+    always: Collection[str] = (),
+    outside: Collection[str] = (),
 ) -> set[Item]:
     """The items that ``roots`` (identifiers), the files ``always`` or other used items refer to.
 
-    Static definitions and macros of a source (not of a header) are known only there and in headers.
+    ``outside``: headers that sources include which are not among ``files``.  Only a source's functions and variables
+    that are not static are known in every other source.  Everything else is known where C sees it: in the source that
+    has it, or that includes the header that has it.
     """
-    # keys: the source in which alone the name is known, or "", and the name
-    by_name: dict[tuple[str, str], list[Item]] = {}
+    units = _units(files, outside)
+    by_name: dict[str, list[Item]] = {}
     file_of: dict[Item, str] = {}
+    external: set[Item] = set()
     kept: set[Item] = set()
     waiting: list[Item] = []
-    sources = [file for file in files if file.endswith(".c")]
     for file, items in files.items():
         for item in items:
             file_of[item] = file
-            local = file if file in sources and LOCAL.match(item.text) else ""
+            if file.endswith(".c") and not LOCAL.match(item.text):
+                external.add(item)
             for name in item.names:
-                by_name.setdefault((local, name), []).append(item)
+                by_name.setdefault(name, []).append(item)
             if file in always or (not item.names and item.kind != "code"):
                 waiting.append(item)
+    everywhere = {file for file in files if units[file] == units[""]}
     for name in roots:
-        waiting += by_name.get(("", name), ())
+        waiting += [i for i in by_name.get(name, ()) if i in external or file_of[i] in everywhere]
     unnamed = {
         file: [i for i in items if i.kind == "code" and not i.names]
         for file, items in files.items()
@@ -211,15 +218,46 @@ def used(
         if item.kind == "code":
             waiting += unnamed.pop(file_of[item], ())
         kept.add(item)
-        where = [file_of[item], ""] if file_of[item] in sources else [*sources, ""]
-        for place in where:
-            for name in item.words:
-                waiting += by_name.get((place, name), ())
+        found = [i for name in item.words for i in by_name.get(name, ())]
         for pattern in item.patterns:
-            for (place, name), others in by_name.items():
-                if place in where and pattern.fullmatch(name):
-                    waiting += others
+            for name, others in by_name.items():
+                if pattern.fullmatch(name):
+                    found += others
+        here = file_of[item]
+        waiting += [
+            i
+            for i in found
+            if i in external or file_of[i] == here or units[file_of[i]] & units[here]
+        ]
     return kept
+
+
+def _units(
+    files: Mapping[str, Sequence[Item]], outside: Collection[str]
+) -> dict[str, frozenset[str]]:
+    """By file the sources that it is part of; "": all sources.  Headers ``outside`` count as part of every source."""
+    sources = frozenset(file for file in files if file.endswith(".c"))
+    includes = {
+        file: {i.text.split('"')[1] for i in items if i.kind == "include" and '"' in i.text}
+        for file, items in files.items()
+    }
+
+    def reached(waiting: set[str]) -> set[str]:
+        found: set[str] = set()
+        while waiting:
+            file = waiting.pop()
+            if file in files and file not in found:
+                found.add(file)
+                waiting |= includes[file]
+        return found
+
+    of: dict[str, set[str]] = {file: set() for file in files}
+    for source in sources:
+        for file in reached({source}):
+            of[file].add(source)
+    for file in reached({*outside} - sources):
+        of[file] |= sources
+    return {"": sources, **{file: frozenset(found) for file, found in of.items()}}
 
 
 def has_content(items: Sequence[Item], kept: Collection[Item]) -> bool:

@@ -89,7 +89,7 @@ def _alternatives(draft: Draft, fixed: Collection[str]) -> list[str]:
 
 
 def _larger_parts(draft: Draft) -> Iterator[tuple[str, int]]:
-    """Yield the off-chip memories of which a larger one is enough, with the least power of two that is."""
+    """Yield each off-chip memory that needs only to be larger, with the least power of two that is enough."""
     for name in filter(draft.target.has, SIZES):
         size = MIB
         while size <= MOST:

@@ -1,7 +1,7 @@
 """Tables of the normalisation form NFC (https://unicode.org/reports/tr15), for the C encoder.
 
-The library tokenizers knows an older version of Unicode than Python.  So the characters are those that the library
-changes or sorts.  What they become, and their classes, are the same in all versions that have them.
+The library tokenizers knows an older version of Unicode than Python.  So the tables have the characters that the
+library changes or sorts.  All versions of Unicode agree on the form and the class of a character that they have.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ _SEPARATOR = "\n"  # it neither joins nor moves
 def nfc_tables() -> tuple[bytes, bytes]:
     """Return (characters, pairs).
 
-    Of each character, sorted by code, three numbers of 24 bits: its code; what it decomposes to, two codes, of which
-    the second may be 0; or its combining class (1 to 254) and :data:`CLASS`.  Pairs are 16-bit indices of the
-    characters that two codes compose to, sorted by these codes.  Hangul syllables are computed instead.
+    Characters are sorted by code.  Each has three numbers of 24 bits.  A character that decomposes has its code and
+    the two codes of its form; the second may be 0.  A mark has its code, its combining class (1 to 254) and
+    :data:`CLASS`.  Pairs are 16-bit indices of the characters that two codes compose to, sorted by these codes.
+    Hangul syllables are computed instead.
     """
     written = {p: unicodedata.decomposition(chr(p)) for p in range(0x80, 0x110000)}
     points = [p for p, form in written.items() if form and form[0] != "<"]  # <compat> is of NFKC
