@@ -175,7 +175,7 @@ static void head_pass(enum kv_pass pass, uint32_t item, const uint8_t *kv, uint3
 }
 
 #ifdef SC_WINDOW
-/* The same for a ring. */
+/* head_pass() for a layer with a window, whose cache is a ring. */
 static void window_pass(enum kv_pass pass, uint32_t item, const uint8_t *kv, uint32_t first, uint32_t places,
                         int core) {
     const uint32_t t = item / SC_HEADS, head = item - t * SC_HEADS, position = sc_now.position + t;

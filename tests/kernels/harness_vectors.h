@@ -58,7 +58,7 @@ static uint32_t in_place(const sc_q16_job *of, uint32_t wider) {
     const sc_vector_layout *layout = of->layout;
     const uint32_t room = (layout->k + wider + 1) / 2 * 2;
     const size_t words = (size_t)room * of->tokens, aside = layout->k / 4u + 8;
-    if (2u * layout->last_words > room) return 0; /* zeros behind the last ones have no place */
+    if (2u * layout->last_words > room) return 0; /* no room for zeros after the last words */
     int32_t *values = guarded(words);
     sc_qvec *v = calloc(of->tokens, sizeof *v);
     sc_q16_job j = *of;

@@ -1,4 +1,4 @@
-"""Smoothing leaves the float model as it is, and saves keys that biases make large."""
+"""Smoothing does not change the float model, and saves keys that biases make large."""
 
 from __future__ import annotations
 

@@ -306,7 +306,7 @@ def _gained(x: np.ndarray, norm: HeadNorm | None) -> np.ndarray:
 def _head_mantissas(
     x: np.ndarray, cos: np.ndarray | None, sin: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """y [T, H, D] in 16 bits with y * 2**exponent the turned heads, mantissa [T, H] of 15 bits, the
+    """y [T, H, D] in 16 bits with y * 2**exponent the rotated heads, mantissa [T, H] of 15 bits, the
     largest |y| to within one, and exponent [T, H].  All that is shifted out is rounded down."""
     z = x
     exponent = np.zeros(z.shape[:2], I64)
