@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from end_to_end.shapes import build, draw
 from shrinkc.build import build_program
 from shrinkc.codegen.conditionals import Constants, resolved
 from shrinkc.codegen.runtime import specialised, with_short_headers_inside
-from shrinkc.codegen.unused import items_of, used, written
+from shrinkc.codegen.unused import Item, items_of, sources_of, used, written
 
 CONSTANTS = Constants(
     {"RANK": "0", "WIDTH": "(4 * HALF)", "HALF": "2u", "TYPED": "uint32_t"},
@@ -152,10 +153,16 @@ int made_one, made_two, other;
 """
 
 
+def used_in(
+    files: Mapping[str, Sequence[Item]], roots: Iterable[str], outside: Collection[str] = ()
+) -> set[Item]:
+    return used(files, roots, (), sources_of(files, outside))
+
+
 def left_of(text: str, *roots: str) -> str:
     items = items_of(text)
     assert "".join(item.text for item in items) == text
-    return written(items, used({"a.h": items}, roots))
+    return written(items, used_in({"a.h": items}, roots))
 
 
 def test_what_nobody_refers_to_is_gone() -> None:
@@ -188,7 +195,7 @@ def test_a_sources_own_names_are_its_own() -> None:
         ),
         "b.c": items_of("static int dot(void) { return 2; }\n"),
     }
-    kept = used(files, ["used_one"])
+    kept = used_in(files, ["used_one"])
     assert written(files["a.c"], kept).count("dot") == 2
     assert written(files["b.c"], kept) == ""
 
@@ -203,7 +210,7 @@ def test_a_name_counts_only_where_c_sees_it() -> None:
         "b.c": items_of("static int shift(void) { return 2; }\nint used_two(void) { return 0; }\n"),
         "all.h": items_of("enum { PLAIN };\nenum { OTHER };\n"),
     }
-    kept = used(files, ["used_one", "used_two", "spare", "PLAIN"], (), {"all.h"})
+    kept = used_in(files, ["used_one", "used_two", "spare", "PLAIN"], {"all.h"})
     left = {name: written(items, kept) for name, items in files.items()}
     assert "int move(int x, int shift)" in left["a.h"] and "spare" not in left["a.h"]
     assert left["b.c"] == "int used_two(void) { return 0; }\n"

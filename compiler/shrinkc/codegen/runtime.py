@@ -8,7 +8,16 @@ from functools import lru_cache
 
 from shrinkc.codegen.conditionals import Constants, resolved, value_of
 from shrinkc.codegen.fold import Known, folded, known_functions
-from shrinkc.codegen.unused import Item, guard_of, has_content, items_of, used, words_of, written
+from shrinkc.codegen.unused import (
+    Item,
+    guard_of,
+    has_content,
+    items_of,
+    sources_of,
+    used,
+    words_of,
+    written,
+)
 
 DEFINE = re.compile(r"(?m)^[ \t]*#\s*define\s+(\w+)(\(?)((?:[^\n]*\\\n)*[^\n]*)")
 STATIC = re.compile(r"static inline|SC_INLINE|SC_\w+ static|static")
@@ -42,9 +51,10 @@ def specialised(
         roots |= words_of(text)
     outside = {header for text in others for header in INCLUDE.findall(text)}
     every = {name: texts[name] for name in files}
+    units = sources_of(files, outside)
     # A header that no file includes any more may have been the only one that referred to another item.
     while True:
-        kept = used(files, roots, {"forward.c"}, outside)
+        kept = used(files, roots, {"forward.c"}, units)
         printed = {
             name: written(items, kept) for name, items in files.items() if has_content(items, kept)
         }

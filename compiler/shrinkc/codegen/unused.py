@@ -180,16 +180,15 @@ LOCAL = re.compile(r"(?:static|SC_INLINE|SC_(?:PHASE|HOT|WARM|L1) static|#)")
 def used(
     files: Mapping[str, Sequence[Item]],
     roots: Iterable[str],
-    always: Collection[str] = (),
-    outside: Collection[str] = (),
+    always: Collection[str],
+    units: Mapping[str, frozenset[str]],
 ) -> set[Item]:
     """The items that ``roots`` (identifiers), the files ``always`` or other used items refer to.
 
-    ``outside``: headers that sources include which are not among ``files``.  Only a source's functions and variables
-    that are not static are known in every other source.  Everything else is known where C sees it: in the source that
-    has it, or that includes the header that has it.
+    ``units``: see :func:`sources_of`.  Only a source's functions and variables that are not static are known in every
+    other source.  Everything else is known where C sees it: in the source that has it, or that includes the header
+    that has it.
     """
-    units = _units(files, outside)
     by_name: dict[str, list[Item]] = {}
     file_of: dict[Item, str] = {}
     external: set[Item] = set()
@@ -232,10 +231,13 @@ def used(
     return kept
 
 
-def _units(
-    files: Mapping[str, Sequence[Item]], outside: Collection[str]
+def sources_of(
+    files: Mapping[str, Sequence[Item]], outside: Collection[str] = ()
 ) -> dict[str, frozenset[str]]:
-    """By file the sources that it is part of; "": all sources.  Headers ``outside`` count as part of every source."""
+    """By file the sources that it is part of; "": all sources.
+
+    ``outside``: headers that other sources include.  They count as part of every source.
+    """
     sources = frozenset(file for file in files if file.endswith(".c"))
     includes = {
         file: {i.text.split('"')[1] for i in items if i.kind == "include" and '"' in i.text}
