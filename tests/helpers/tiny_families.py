@@ -152,6 +152,10 @@ def write_family_gguf(
     writer.add_head_count_kv(c.num_key_value_heads)
     writer.add_layer_norm_rms_eps(c.rms_norm_eps)
     writer.add_rope_freq_base(1e6 if architecture == "gemma3" else 1e4)
+    rope = c.rope_parameters.get("full_attention", c.rope_parameters)
+    if rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_vocab_size(c.vocab_size)

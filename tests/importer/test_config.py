@@ -9,6 +9,7 @@ import pytest
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.core.errors import BadConfig, UnsupportedModel
 from shrinkc.importer import Llama3RopeScaling, load_config, parse_config
+from shrinkc.model import LinearRopeScaling
 
 MINIMAL: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -105,12 +106,21 @@ def test_llama3_scaling_old_and_new_style(fields: dict[str, Any]) -> None:
     assert config.rope_scaling == Llama3RopeScaling(8.0, 1.0, 4.0, 8192)
 
 
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_linear_scaling(key: str) -> None:
+    config = parse_config({**MINIMAL, "rope_scaling": {key: "linear", "factor": 8}})
+    assert config.rope_scaling == LinearRopeScaling(8.0)
+    assert "rope_scaling.factor is missing" in refusal(BadConfig, rope_scaling={key: "linear"})
+    text = refusal(UnsupportedModel, rope_scaling={key: "linear", "factor": 8, "beta_fast": 2})
+    assert "rope_scaling.beta_fast = 2" in text
+
+
 @pytest.mark.parametrize("value", [None, {}, {"type": "default"}, {"rope_type": "default"}])
 def test_no_scaling(value: Any) -> None:
     assert parse_config({**MINIMAL, "rope_scaling": value}).rope_scaling is None
 
 
-@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "longrope", "mrope", 3])
+@pytest.mark.parametrize("kind", ["dynamic", "yarn", "longrope", "mrope", 3])
 @pytest.mark.parametrize("where", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize("key", ["type", "rope_type"])
 def test_other_scalings_are_refused_by_name(kind: Any, where: str, key: str) -> None:

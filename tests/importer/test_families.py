@@ -59,6 +59,23 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3",
         {"head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
     ),
+    "llama-linear-rope": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+    ),
+    "gemma3-linear-rope": (
+        "gemma3_text",
+        {
+            "head_dim": 32,
+            "sliding_window": 3,
+            "query_pre_attn_scalar": 32,
+            "num_hidden_layers": 7,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
     "qwen2-tied": ("qwen2", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
 }
 FORMS = ("hf", "gptq", "gguf")
@@ -197,8 +214,8 @@ def test_defaults_are_those_of_transformers(family: str) -> None:
         ("gemma3_text", {"use_bidirectional_attention": True}, "attention has to be causal"),
         (
             "gemma3_text",
-            {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
-            "rope_type = 'linear'",
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 8.0}},
+            "rope_type = 'dynamic'",
         ),
         ("llama", {"sliding_window": 128}, "sliding_window = 128: sliding-window"),
         ("llama", {"model_type": "qwen2_moe"}, "model_type = 'qwen2_moe'"),

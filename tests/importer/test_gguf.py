@@ -31,6 +31,7 @@ from shrinkc.importer import (
 from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.model import Zero
 from shrinkc.importer.rope import half_order
+from shrinkc.model import LinearRopeScaling
 
 UP = "model.layers.0.mlp.up_proj"
 
@@ -131,6 +132,32 @@ def test_without_optional_metadata(tmp_path: Path) -> None:
     assert (config.vocab_size, config.num_kv_heads, config.rope_theta) == (266, 4, 10000.0)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "factor"),
+    [
+        ({"rope.scaling.factor": 2.0}, 2.0),
+        ({"rope.scale_linear": 2.0}, 2.0),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}, 8.0),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 8.0}, None),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 1.0}, None),
+        ({"rope.scaling.factor": 0.0}, None),
+        ({"rope.scaling.type": "linear"}, None),
+    ],
+)
+def test_linear_rope_scaling(
+    tmp_path: Path, metadata: dict[str, Any], factor: float | None
+) -> None:
+    keys = {f"llama.{key}": value for key, value in metadata.items()}
+    tiny_gguf(tmp_path / "m.gguf", metadata=keys)
+    scaling = load_config(tmp_path / "m.gguf").rope_scaling
+    assert scaling == (None if factor is None else LinearRopeScaling(factor))
+
+
+def test_a_linear_rope_scaling_that_is_none(tmp_path: Path) -> None:
+    tiny_gguf(tmp_path / "m.gguf", metadata={"llama.rope.scaling.factor": -2.0})
+    assert "rope_scaling.factor = -2.0" in refusal(BadConfig, tmp_path / "m.gguf")
+
+
 def test_rope_factors_of_llama_3(tmp_path: Path) -> None:
     sizes = {"hidden": 128, "heads": 2, "kv_heads": 1, "layers": 1}
     base = {"llama.rope.freq_base": 500000.0}
@@ -157,6 +184,9 @@ def test_rope_factors_of_llama_3(tmp_path: Path) -> None:
     extra["rope_freqs.weight"][:] *= np.linspace(1, 1.1, 32, dtype=np.float32)
     tiny_gguf(tmp_path / "o.gguf", metadata=base, extra=extra, **sizes)  # type: ignore[arg-type]
     assert "not Llama 3's scaling" in refusal(UnsupportedModel, tmp_path / "o.gguf")
+    both = base | {"llama.rope.scaling.factor": 2.0}
+    tiny_gguf(tmp_path / "b.gguf", metadata=both, extra=extra, **sizes)  # type: ignore[arg-type]
+    assert "together with rope_freqs" in refusal(UnsupportedModel, tmp_path / "b.gguf")
     extra = {"rope_freqs.weight": np.ones(31, dtype=np.float32)}
     tiny_gguf(tmp_path / "p.gguf", metadata=base, extra=extra, **sizes)  # type: ignore[arg-type]
     assert "holds 31 factors, not 32" in refusal(BadWeights, tmp_path / "p.gguf")
@@ -198,7 +228,6 @@ def test_progress(tmp_path: Path) -> None:
     [
         ({"general.architecture": "gemma"}, "general.architecture = 'gemma'"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type = 'yarn'"),
-        ({"llama.rope.scaling.factor": 2.0}, "linear RoPE scaling"),
         ({"llama.expert_count": 8}, "mixtures of experts"),
         ({"llama.attention.something": 1}, "llama.attention.something = 1: unknown"),
         ({"llama.rope.dimension_count": 8}, "llama.rope.dimension_count = 8, the heads have 16"),

@@ -29,7 +29,7 @@ from shrinkc.ir.graph import IR_VERSION, Graph
 from shrinkc.ir.serialize import load
 from shrinkc.memory.parts import stored_in
 from shrinkc.memory.plan import Plan
-from shrinkc.model import bias_shapes, matrix_shapes, norm_shapes
+from shrinkc.model import LinearRopeScaling, RopeScaling, bias_shapes, matrix_shapes, norm_shapes
 from shrinkc.quantize import check_sizes
 from shrinkc.schedule.shapes import shapes_of_graph
 from shrinkc.targets import L1
@@ -151,11 +151,16 @@ def _config_facts(c: LlamaConfig) -> dict[str, object]:
         "positions": c.max_position,
         "head_is_embedding": c.tie_embeddings,
         "rope_theta": c.rope_theta,
-        "rope_scaling": None if scaling is None else f"llama3, factor {scaling.factor:g}",
+        "rope_scaling": None if scaling is None else _rope_scaling(scaling),
         "sliding_window": c.sliding_window,
         "biases": [name.rpartition(".")[2] for name in c.biased],
         "parameters": sum(math.prod(shape) for shape in shapes),
     }
+
+
+def _rope_scaling(scaling: RopeScaling) -> str:
+    kind = "linear" if isinstance(scaling, LinearRopeScaling) else "llama3"
+    return f"{kind}, factor {scaling.factor:g}"
 
 
 def _tokenizer_facts(tokenizer: Tokenizer | None) -> dict[str, object]:

@@ -10,7 +10,15 @@ from typing import Any
 from shrinkc.core.errors import BadConfig, ModelNotFound, UnsupportedModel
 from shrinkc.importer.config_fields import HARMLESS, NEUTRAL, READ, ROPE_FIELDS
 from shrinkc.importer.jsonfile import read_json_object, shortened
-from shrinkc.model import FAMILIES, SUPPORTED, Family, Llama3RopeScaling, LlamaConfig
+from shrinkc.model import (
+    FAMILIES,
+    SUPPORTED,
+    Family,
+    LinearRopeScaling,
+    Llama3RopeScaling,
+    LlamaConfig,
+    RopeScaling,
+)
 
 # A larger size means a corrupt file.  The limit also keeps products of sizes within 64 bits.
 _MAX_SIZE = 1 << 30
@@ -306,7 +314,7 @@ def _head_dim(raw: Mapping[str, Any], hidden: int, heads: int, problems: Problem
     return head_dim
 
 
-def _rope(raw: Mapping[str, Any], problems: Problems) -> tuple[float, Llama3RopeScaling | None]:
+def _rope(raw: Mapping[str, Any], problems: Problems) -> tuple[float, RopeScaling | None]:
     """Return RoPE base and scaling from the top level, ``rope_scaling`` and ``rope_parameters``.
 
     transformers 4 writes ``rope_theta`` and ``rope_scaling``, transformers 5 one dict
@@ -315,7 +323,7 @@ def _rope(raw: Mapping[str, Any], problems: Problems) -> tuple[float, Llama3Rope
     thetas: dict[str, float] = {}
     if raw.get("rope_theta") is not None:
         thetas["rope_theta"] = _number(raw, "rope_theta", None, _THETA_RANGE, problems)
-    scalings: dict[str, Llama3RopeScaling | None] = {}
+    scalings: dict[str, RopeScaling | None] = {}
     for name in ("rope_scaling", "rope_parameters"):
         section = raw.get(name)
         if section is None:
@@ -336,13 +344,11 @@ def _rope(raw: Mapping[str, Any], problems: Problems) -> tuple[float, Llama3Rope
     return theta, next((s for s in scalings.values() if s is not None), None)
 
 
-def _rope_section(
-    name: str, section: Mapping[str, Any], problems: Problems
-) -> Llama3RopeScaling | None:
+def _rope_section(name: str, section: Mapping[str, Any], problems: Problems) -> RopeScaling | None:
     kind = section.get("rope_type", section.get("type", "default"))
     if not isinstance(kind, str) or kind not in ROPE_FIELDS:
         problems.unsupported.append(
-            f"{name}: rope_type = {shortened(kind)} (supported: 'default', 'llama3')"
+            f"{name}: rope_type = {shortened(kind)} (supported: {', '.join(map(repr, ROPE_FIELDS))})"
         )
         return None
     for key, value in section.items():
@@ -363,6 +369,8 @@ def _rope_section(
     prefix = f"{name}."
     before = len(problems.bad)
     factor = _number(section, "factor", None, FACTOR_RANGE, problems, prefix)
+    if kind == "linear":
+        return LinearRopeScaling(factor)
     low = _number(section, "low_freq_factor", None, _BAND_RANGE, problems, prefix)
     high = _number(section, "high_freq_factor", None, _BAND_RANGE, problems, prefix)
     positions = (1.0, float(_MAX_SIZE))

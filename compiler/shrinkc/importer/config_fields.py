@@ -85,4 +85,4 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
 # Fields of `rope_scaling` / `rope_parameters` for each supported type, in addition to the type.
 _ROPE = frozenset({"rope_theta", "partial_rotary_factor", "factor"})
 _BAND = frozenset({"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"})
-ROPE_FIELDS = {"default": _ROPE, "llama3": _ROPE | _BAND}
+ROPE_FIELDS = {"default": _ROPE, "linear": _ROPE, "llama3": _ROPE | _BAND}

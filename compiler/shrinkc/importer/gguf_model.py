@@ -64,15 +64,15 @@ _OPTIONAL_FIELDS = {
 }
 # metadata -> (values without effect, meaning of any other value)
 NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
-    ".rope.scaling.type": (("none",), "this RoPE scaling is not supported"),
-    ".rope.scaling.factor": ((1.0,), "linear RoPE scaling is not supported"),
-    ".rope.scale_linear": ((1.0,), "linear RoPE scaling is not supported"),
+    ".rope.scaling.type": (("none", "linear"), "this RoPE scaling is not supported"),
     ".expert_count": ((0,), "mixtures of experts are not supported"),
     ".expert_used_count": ((0,), "mixtures of experts are not supported"),
     ".attention.causal": ((True,), "attention has to be causal"),
     "general.type": (("model",), "this is no model of its own"),
     "split.count": ((0, 1), "the model is split into several files; merge them first"),
 }
+# Factors of linear RoPE scaling, the newer name first; 0 and 1 stand for no scaling.
+_ROPE_SCALES = (".rope.scaling.factor", ".rope.scale_linear")
 _CHECKED = (".rope.dimension_count", ".attention.value_length")
 _HARMLESS = (".rope.scaling.original_context_length", ".rope.scaling.finetuned")
 _HINT = f"shrinkc compiles models of these families: {SUPPORTED}."
@@ -142,6 +142,7 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
     )
     if family.bias_field is not None:
         raw[family.bias_field] = _has_biases(file, family)
+    raw["rope_scaling"] = _linear_scaling(metadata)
     window = raw.pop("sliding_window", None) or None
     raw |= {"sliding_window": window} if family.windowed else {"use_sliding_window": bool(window)}
     _check_unsupported(file, family, metadata)
@@ -158,6 +159,11 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
         scalar = config.hidden_size / config.num_heads if largest else config.head_dim
         config = dataclasses.replace(config, query_scalar=float(scalar))
     if _ROPE_FACTORS in file.tensors:
+        if config.rope_scaling is not None:
+            raise UnsupportedModel(
+                f"{file.path}: linear RoPE scaling together with {_ROPE_FACTORS} is not supported.",
+                hint=_HINT,
+            )
         config = dataclasses.replace(config, rope_scaling=_rope_scaling(file, config))
     return config
 
@@ -193,7 +199,7 @@ def _own_keys(file: GgufFile, family: Family) -> dict[str, Any]:
 
 
 def _check_unsupported(file: GgufFile, family: Family, metadata: Mapping[str, Any]) -> None:
-    known = {*_FIELDS, *_OPTIONAL_FIELDS, *_CHECKED, *_HARMLESS}
+    known = {*_FIELDS, *_OPTIONAL_FIELDS, *_ROPE_SCALES, *_CHECKED, *_HARMLESS}
     faults = []
     for key, value in metadata.items():
         name = family.gguf + key if key.startswith(".") else key
@@ -205,6 +211,14 @@ def _check_unsupported(file: GgufFile, family: Family, metadata: Mapping[str, An
             faults.append(f"{name} = {value!r}: unknown, it may change the mathematics")
     if faults:
         raise UnsupportedModel(f"{file.path}: {listing(faults)}.", hint=_HINT)
+
+
+def _linear_scaling(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the section rope_scaling of config.json; llama.cpp's default type is linear."""
+    factor = next((metadata[key] for key in _ROPE_SCALES if key in metadata), 1.0)
+    if metadata.get(".rope.scaling.type", "linear") != "linear" or factor in (0.0, 1.0):
+        return None
+    return {"rope_type": "linear", "factor": factor}
 
 
 def _rope_scaling(file: GgufFile, config: LlamaConfig) -> Llama3RopeScaling:

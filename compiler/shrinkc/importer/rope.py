@@ -1,4 +1,4 @@
-"""Rotary position embedding (RoPE): inverse frequencies with Llama-3 scaling, and order of rows."""
+"""Rotary position embedding (RoPE): inverse frequencies with their scaling, and order of rows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinkc.model import LlamaConfig
+from shrinkc.model import LinearRopeScaling, LlamaConfig
 
 
 def inverse_frequencies(config: LlamaConfig, *, local: bool = False) -> NDArray[np.float64]:
     """Return float64 [head_dim / 2], radians per position for the pair (i, i + head_dim / 2).
 
-    ``theta ** (-2 i / head_dim)``; with Llama-3 scaling, wavelengths longer than
-    ``original / low_freq_factor`` are divided by ``factor``, those shorter than
+    ``theta ** (-2 i / head_dim)``, divided by ``factor`` with linear scaling; with Llama-3 scaling,
+    wavelengths longer than ``original / low_freq_factor`` are divided by ``factor``, those shorter than
     ``original / high_freq_factor`` are kept, and the band between is interpolated
     (Meta's llama-models, ``apply_scaling``; transformers, ``_compute_llama3_parameters``).
     ``local``: of the layers with a RoPE base of their own, which nothing scales.
@@ -26,6 +26,8 @@ def inverse_frequencies(config: LlamaConfig, *, local: bool = False) -> NDArray[
     scaling = config.rope_scaling
     if scaling is None:
         return inverse
+    if isinstance(scaling, LinearRopeScaling):
+        return inverse / scaling.factor
     wavelength = 2 * math.pi / inverse
     # 0 at the low-frequency edge of the band, 1 at the high-frequency edge; clipping covers the
     # frequencies outside the band

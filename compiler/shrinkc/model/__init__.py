@@ -1,7 +1,9 @@
 """Structure of the models that shrinkc compiles, with one file per family."""
 
+from shrinkc.model.config import LinearRopeScaling as LinearRopeScaling
 from shrinkc.model.config import Llama3RopeScaling as Llama3RopeScaling
 from shrinkc.model.config import LlamaConfig as LlamaConfig
+from shrinkc.model.config import RopeScaling as RopeScaling
 from shrinkc.model.families import FAMILIES as FAMILIES
 from shrinkc.model.families import SUPPORTED as SUPPORTED
 from shrinkc.model.family import ATTENTION as ATTENTION

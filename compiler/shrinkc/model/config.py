@@ -10,7 +10,8 @@ class LlamaConfig:
     """Architecture of one LLaMA-like model.
 
     ``head_dim`` need not be ``hidden_size // num_heads``.  ``rope_scaling`` is None or
-    the validated Llama-3 scaling.  ``family`` is a key of ``FAMILIES``.  ``biased`` names the
+    the validated scaling; it does not apply to layers with ``local_rope_theta``.
+    ``family`` is a key of ``FAMILIES``.  ``biased`` names the
     modules of each layer that add a bias ("self_attn.q_proj" ...).  ``sliding_window`` is the number of
     positions that a token attends to, its own included, or None for all; the layers in ``global_layers``
     attend to all in any case.  ``local_rope_theta``: RoPE base of the layers with a window, None for ``rope_theta``.
@@ -30,7 +31,7 @@ class LlamaConfig:
     tie_embeddings: bool
     bos_id: int | None
     eos_ids: tuple[int, ...]
-    rope_scaling: Llama3RopeScaling | None = None
+    rope_scaling: RopeScaling | None = None
     family: str = "llama"
     biased: tuple[str, ...] = ()
     sliding_window: int | None = None
@@ -47,3 +48,14 @@ class Llama3RopeScaling:
     low_freq_factor: float
     high_freq_factor: float
     original_max_position: int
+
+
+@dataclass(frozen=True)
+class LinearRopeScaling:
+    """Linear scaling (``rope_type: linear``): positions are divided by ``factor``."""
+
+    factor: float
+
+
+RopeScaling = Llama3RopeScaling | LinearRopeScaling
+"""Scaling of the frequencies of RoPE."""
