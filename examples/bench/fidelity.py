@@ -33,7 +33,6 @@ from shrinkc.evaluation.perplexity import cut_windows
 from shrinkc.importer import Tokenizer, load_model, open_checkpoint
 from shrinkc.ir.graph import Graph
 from shrinkc.ir.interpreter import Interpreter
-from shrinkc.model import FAMILIES
 from shrinkc.quantize import QuantOptions, lower
 
 PROGRESS_SECONDS = 5
@@ -188,7 +187,7 @@ def float_logits(model: Path) -> LogitsOf:
 
     from shrinkc.checkpoints import load
 
-    loaded = load(model, families=FAMILIES).model
+    loaded = load(model).model
 
     def logits_of(ids: NDArray[np.int64]) -> NDArray[np.floating]:
         with torch.no_grad():

@@ -16,7 +16,7 @@ from shrinkc.compression.stages import awq
 from shrinkc.compression.stages.awq import Settings, Site
 from shrinkc.compression.stages.context import StepContext
 from shrinkc.core.errors import BadRecipe
-from shrinkc.model import ATTENTION, MLP
+from shrinkc.model import ATTENTION, FAMILIES, MLP
 
 torch = pytest.importorskip("torch")
 
@@ -137,7 +137,9 @@ def test_outlier_inputs_lose_less(stories: Path, step: Step, tmp_path: Path) -> 
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in loaded.model.model.layers:
-            for site in awq.sites(config.num_attention_heads, config.num_key_value_heads):
+            for site in awq.sites(
+                FAMILIES["llama"], config.num_attention_heads, config.num_key_value_heads
+            ):
                 maker = layer.get_submodule(site.maker).weight
                 scale = torch.empty(len(maker)).normal_(generator=random).exp()
                 maker.div_(scale.view(-1, *[1] * (maker.dim() - 1)))

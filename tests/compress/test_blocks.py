@@ -12,23 +12,22 @@ import pytest
 
 from shrinkc.checkpoints import load
 from shrinkc.compression.blocks import (
-    NORMS,
-    WRITERS,
     block,
     embed,
-    rope,
+    positions,
     second_moments,
     token_weights,
 )
 from shrinkc.compression.stages import gptq_worker
 from shrinkc.core.errors import StageFailed
-from shrinkc.model import ATTENTION, MLP
+from shrinkc.model import ATTENTION, FAMILIES, MLP
 
 torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.slow
 
 NAMES = (ATTENTION[0], ATTENTION[3], MLP[0], MLP[2])
+NORMS, WRITERS = tuple(FAMILIES["llama"].readers), tuple(FAMILIES["llama"].writers)
 HUGE = 3000.0  # size relative to the other tokens
 
 
@@ -49,7 +48,7 @@ def states(stories: Path) -> tuple[Any, list[Any], Any]:
     with torch.no_grad():
         hidden = embed(model, ids).clone()
         hidden[:, 0] *= HUGE
-    return model.model.layers[1], [hidden[:1], hidden[1:]], rope(model, 32)
+    return model.model.layers[1], [hidden[:1], hidden[1:]], positions(model, 32)
 
 
 def by_hand(layer: Any, hidden: list[Any], tables: Any, *, weighted: bool) -> dict[str, np.ndarray]:

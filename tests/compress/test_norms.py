@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shrinkc.compression.norms import is_change, norm_weights, train_norms
+from shrinkc.model import FAMILIES
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -34,7 +35,7 @@ def test_it_computes_the_replaced_norm(shape: tuple[int, ...]) -> None:
     wanted = plain.input_layernorm(x)
     wanted.backward(slope)
     to_x, x.grad = x.grad, None
-    train_norms(trained)
+    train_norms(trained, FAMILIES["llama"])
     given = trained.input_layernorm(x)
     torch.testing.assert_close(given, wanted)
     given.backward(slope)
@@ -49,7 +50,7 @@ def test_it_computes_the_replaced_norm(shape: tuple[int, ...]) -> None:
 def test_low_precision_stays_low() -> None:
     weights = torch.rand(7) + 0.1
     plain, trained = Block(weights), Block(weights)
-    train_norms(trained)
+    train_norms(trained, FAMILIES["llama"])
     exact = torch.randn(4, 7, requires_grad=True)
     x = exact.detach().bfloat16().requires_grad_()
     slope = torch.randn(4, 7)
@@ -67,7 +68,7 @@ def test_a_step_changes_small_weights_by_the_same_factor_as_large_ones() -> None
     """Relative to their size: after a step with large gradients, a weight of 1e-5 still suppresses its channel."""
     weights = torch.tensor([1e-5, 0.3, 2.0])
     block = Block(weights)
-    train_norms(block)
+    train_norms(block, FAMILIES["llama"])
     optimizer = torch.optim.AdamW(block.input_layernorm.parameters(), lr=1e-2, weight_decay=0)
     block.input_layernorm(torch.tensor([[900.0, 1.0, -2.0]])).sum().backward()
     optimizer.step()

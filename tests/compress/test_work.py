@@ -14,6 +14,7 @@ from shrinkc.compression.facts import facts_of
 from shrinkc.compression.rounding import ROUNDING_PASSES, rounded
 from shrinkc.compression.stages import awq, gptq
 from shrinkc.importer.model import QuantizedWeight
+from shrinkc.model import FAMILIES
 
 torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -56,7 +57,7 @@ def test_awq(stories: Path) -> None:
     layer = model.model.layers[0]
     counting = Counting()
     with torch.no_grad():
-        for site in awq.sites(6, 2):
+        for site in awq.sites(FAMILIES["llama"], 6, 2):
             inputs = layer.get_submodule(site.readers[0]).in_features
             moment = torch.randn(inputs, inputs).double()
             with counting:

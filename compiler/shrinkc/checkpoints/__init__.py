@@ -8,6 +8,7 @@ from shrinkc.checkpoints.libraries import threads_within as threads_within
 from shrinkc.checkpoints.libraries import use_threads as use_threads
 from shrinkc.checkpoints.libraries import versions as versions
 from shrinkc.checkpoints.loading import Loaded as Loaded
+from shrinkc.checkpoints.loading import family_of_torch as family_of_torch
 from shrinkc.checkpoints.loading import load as load
 from shrinkc.checkpoints.loading import load_tokenizer as load_tokenizer
 from shrinkc.checkpoints.loading import located as located

@@ -6,7 +6,6 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Collection
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,14 +24,13 @@ from shrinkc.core.errors import (
 )
 from shrinkc.core.shell import is_text
 from shrinkc.importer.config import read_config
-from shrinkc.model import FAMILIES, SUPPORTED, family_of
+from shrinkc.model import FAMILIES, SUPPORTED, Family, family_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ATTENTION = "sdpa"  # applies a causal mask if a layer is called without one
 DTYPES = ("float32", "bfloat16", "float16")
-LLAMA_ONLY = ("llama",)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["*.json", "*.model", "*.jinja", "*.txt"]
@@ -140,8 +138,8 @@ def _from_hub(name: str, *, weights: bool = True) -> Path:
         ) from error
 
 
-def kind_of(path: Path, families: Collection[str] = LLAMA_ONLY) -> str:
-    """Return "gguf", "gptq" or "hf", for a model of one of ``families``.
+def kind_of(path: Path) -> str:
+    """Return "gguf", "gptq" or "hf", for a model of one of FAMILIES.
 
     Raises ModelNotFound, BadConfig, and UnsupportedModel for another architecture or quantisation method.  The
     architecture of a GGUF file is checked when it is loaded.
@@ -149,7 +147,7 @@ def kind_of(path: Path, families: Collection[str] = LLAMA_ONLY) -> str:
     if path.suffix == ".gguf":
         return "gguf"
     config = read_config(path)[0]
-    _check_family(path, config.get("model_type"), families)
+    _check_family(path, config.get("model_type"))
     quantization = config.get("quantization_config")
     if quantization is None:
         return "hf"
@@ -162,14 +160,17 @@ def kind_of(path: Path, families: Collection[str] = LLAMA_ONLY) -> str:
     return "gptq"
 
 
-def _check_family(path: Path, found: object, families: Collection[str]) -> None:
-    if found not in families:
+def _check_family(path: Path, found: object) -> None:
+    if found not in FAMILIES:
         raise UnsupportedModel(
-            f"{path}: model_type = {found!r}; {', '.join(families)} can be loaded here.",
-            "only 'shrinkc eval' and 'shrinkc compile' take other families than llama."
-            if found in FAMILIES
-            else "give a model of a supported family.",
+            f"{path}: model_type = {found!r}; {', '.join(FAMILIES)} can be loaded.",
+            "give a model of a supported family.",
         )
+
+
+def family_of_torch(model: Any) -> Family:
+    """Return the family of a model of transformers."""
+    return FAMILIES[model.config.model_type]
 
 
 def load(
@@ -177,22 +178,18 @@ def load(
     *,
     dtype: str = "float32",
     device: str = "cpu",
-    families: Collection[str] = LLAMA_ONLY,
 ) -> Loaded:
     """Load ``source`` (see :func:`resolve`) with weights in ``dtype`` (see DTYPES).
-
-    ``families``: the values of ``model_type`` that the caller supports.  Compression supports LLaMA only, an
-    evaluation all of FAMILIES.
 
     Raises ExtraMissing, ModelNotFound, BadConfig, UnsupportedModel, BadWeights, ShapeMismatch, BadTokenizer.
     """
     quiet()
     path = source if isinstance(source, Path) and source.exists() else resolve(str(source))
-    kind = kind_of(path, families)
+    kind = kind_of(path)
     if kind == "gptq":
         model = _load_gptq(path, dtype)
     elif kind == "gguf":
-        model = _load_gguf(path, dtype, families)
+        model = _load_gguf(path, dtype)
     else:
         model = _load_hf(path, dtype)
     model.requires_grad_(False)
@@ -230,7 +227,7 @@ def _load_hf(path: Path, dtype: str) -> PreTrainedModel:
     return model
 
 
-def _load_gguf(path: Path, dtype: str, families: Collection[str]) -> PreTrainedModel:
+def _load_gguf(path: Path, dtype: str) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
     try:
@@ -240,7 +237,7 @@ def _load_gguf(path: Path, dtype: str, families: Collection[str]) -> PreTrainedM
             f"{path}: {_first_line(error)}",
             f"GGUF files of these families can be loaded: {SUPPORTED}.",
         ) from error
-    _check_family(path, config.model_type, families)
+    _check_family(path, config.model_type)
     try:
         with redirect_stderr(StringIO()):  # its progress bar cannot be switched off
             return AutoModelForCausalLM.from_pretrained(

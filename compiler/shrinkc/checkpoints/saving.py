@@ -15,7 +15,7 @@ from shrinkc.core.errors import StageFailed, UsageError
 from shrinkc.core.output import new_directory
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _SAMPLE = "Once upon a time, in 1984, there was a little girl.\n"
 
@@ -62,7 +62,7 @@ def on_disk(model: str | os.PathLike[str] | Savable, tokenizer: Savable | None) 
         yield str(directory)
 
 
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write config, safetensors in the model's own dtype, and tokenizer into ``directory`` (new or empty), atomically.
 
     Then load it again with ``from_pretrained``, and raise StageFailed unless all tensors and the ids of a sample
@@ -78,7 +78,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, directory:
         check_saved(model, tokenizer, folder)
 
 
-def check_saved(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def check_saved(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Raise StageFailed unless ``folder`` loads as exactly this model and tokenizer."""
     import torch
 

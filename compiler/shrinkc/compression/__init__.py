@@ -1,1 +1,1 @@
-"""Makes a float LLaMA smaller, one stage after the other, each leaving a model that loads."""
+"""Makes a float model smaller, one stage after the other, each leaving a model that loads."""

@@ -12,6 +12,7 @@ from itertools import product
 
 import numpy as np
 
+from shrinkc.compression.facts import FLOAT_BYTES, vector_values
 from shrinkc.compression.knapsack import Option, knapsack
 from shrinkc.compression.sensitivity import MODULES, Costs, LayerSensitivity
 from shrinkc.compression.stages import gptq
@@ -152,8 +153,8 @@ class Space:
         return next((g for g in options if self.config.hidden_size % g == 0), 1)
 
     def other(self, config: LlamaConfig, group_size: int) -> int:
-        """Return the bytes that do not depend on widths: the RMSNorm weights."""
-        return 2 * config.hidden_size * (2 * config.num_layers + 1)
+        """Return the bytes that do not depend on widths: RMSNorm weights and biases."""
+        return FLOAT_BYTES * vector_values(config)
 
     def sizes(self, layers: int, ffn: int, kv_groups: int) -> Sizes | None:
         """Return the bytes of a model with these sizes; None if GPTQ cannot store it.

@@ -15,7 +15,7 @@ from shrinkc.importer.model import QuantizedWeight, Zero
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import LlamaForCausalLM
+    from transformers import PreTrainedModel
 
 TIED_DAMP = 1.0  # share of the plain error in the weighting of a tied embedding
 HEAD_DAMP = 0.01  # of a separate LM head: numerical safety
@@ -27,7 +27,7 @@ def embedding_zero(bits: int) -> Zero:
 
 
 def quantize_embeddings(
-    model: LlamaForCausalLM, windows: Tensor, *, bits: int, group_size: int
+    model: PreTrainedModel, windows: Tensor, *, bits: int, group_size: int
 ) -> dict[str, QuantizedWeight]:
     """Return file name -> quantised matrix, for the embedding and for the LM head if it is separate.
 
@@ -41,7 +41,7 @@ def quantize_embeddings(
     }
 
 
-def embedding_weightings(model: LlamaForCausalLM, moment: Tensor) -> list[tuple[Tensor, Weighting]]:
+def embedding_weightings(model: PreTrainedModel, moment: Tensor) -> list[tuple[Tensor, Weighting]]:
     """Return the embedding, and the LM head if it is separate, each with the weighting of its errors.
 
     ``moment`` [hidden, hidden]: see :func:`head_moment`."""
@@ -63,7 +63,7 @@ def quantize_embedding(
     return quantize_matrix(weight, weighting, bits=bits, group_size=group_size, points=points)
 
 
-def head_moment(model: LlamaForCausalLM, windows: Tensor) -> Tensor:
+def head_moment(model: PreTrainedModel, windows: Tensor) -> Tensor:
     """Return ``E[x xᵀ]`` of the LM head's input x over all positions, float32 [hidden, hidden]."""
     import torch
 

@@ -16,6 +16,7 @@ from shrinkc.model import (
     EMBEDDING,
     FIELDS,
     HEAD,
+    bias_shapes,
     family_of,
     matrix_shapes,
     module_name,
@@ -115,8 +116,12 @@ def predicted(facts: ModelFacts, **changes: Any) -> ModelFacts:
 
 def parameters_of(config: LlamaConfig) -> int:
     """Return the number of weights of a float model; a tied embedding counts once."""
-    matrices = sum(n * k for n, k in matrix_shapes(config).values())
-    return matrices + sum(n for (n,) in norm_shapes(config).values())
+    return sum(n * k for n, k in matrix_shapes(config).values()) + vector_values(config)
+
+
+def vector_values(config: LlamaConfig) -> int:
+    """Return the number of weights that are in no matrix: RMSNorm weights and biases."""
+    return sum(n for shapes in (norm_shapes, bias_shapes) for (n,) in shapes(config).values())
 
 
 def integer_bytes(weight: QuantizedWeight) -> int:

@@ -1,4 +1,4 @@
-"""Franken models (layer passthrough): the layers of a LLaMA in any order, some skipped, some repeated.
+"""Franken models (layer passthrough): the layers of a model in any order, some skipped, some repeated.
 
 A franken model shares the tensors of the original model.  Each occurrence of a layer is a separate module with its own
 index, and so its own place in the KV cache.
@@ -78,7 +78,7 @@ def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
 
 
 def assemble(model: Any, layers: Sequence[int]) -> Any:
-    """Return a LlamaForCausalLM that runs ``layers`` of ``model`` in that order and shares its tensors."""
+    """Return a model of the same class that runs ``layers`` of ``model`` in that order and shares its tensors."""
     from torch.nn import ModuleList
 
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
@@ -90,6 +90,9 @@ def assemble(model: Any, layers: Sequence[int]) -> Any:
     for place, layer in enumerate(out.model.layers):
         layer.self_attn.layer_idx = place
     out.config.num_hidden_layers = len(layers)
+    kinds = getattr(model.config, "layer_types", None)
+    if kinds:
+        out.config.layer_types = [kinds[layer] for layer in layers]
     return out.requires_grad_(False).eval()
 
 

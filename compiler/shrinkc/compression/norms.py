@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from shrinkc.model import Family
+
 _CHANGE = "change"
 
 
-def train_norms(model: Any) -> None:
-    """Replace every RMSNorm of the model by a trainable one with the same weights."""
+def train_norms(model: Any, family: Family) -> None:
+    """Replace every RMSNorm of the model, or of a layer, by a trainable one with the same weights."""
     for name, module in list(model.named_modules()):
         if name.endswith("norm"):
-            model.set_submodule(name, _trained(module))
+            model.set_submodule(name, _trained(module, family.norm_offset))
 
 
 def norm_weights(model: Any) -> dict[str, Any]:
-    """Return name -> current weights, float32, of the norms that :func:`train_norms` made."""
+    """Return name -> current weights as a checkpoint stores them, float32, of the norms that :func:`train_norms`
+    made."""
     return {
-        name: m.current_weight().detach()
+        name: m.current_weight().detach() - m.offset
         for name, m in model.named_modules()
         if hasattr(m, "current_weight")
     }
@@ -34,10 +37,11 @@ def is_change(name: str, found: dict[str, Any]) -> bool:
     return kind == _CHANGE and module in found
 
 
-def _trained(norm: Any) -> Any:
+def _trained(norm: Any, offset: float) -> Any:
+    """Return a trainable norm; ``offset`` is added to the weights that ``norm`` has."""
     import torch
 
-    epsilon: float = norm.variance_epsilon
+    epsilon: float = getattr(norm, "variance_epsilon", None) or norm.eps
 
     class Norm(torch.autograd.Function):  # type: ignore[misc]
         """``x / rms(x) * weight`` [..., channels] in the dtype of x, computed in float32.  Only x is kept for the
@@ -64,7 +68,8 @@ def _trained(norm: Any) -> Any:
     class TrainedNorm(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            begin = norm.weight.detach().float()
+            self.offset = offset
+            begin = norm.weight.detach().float() + offset
             self.register_buffer("begin", begin, persistent=False)
             self.change = torch.nn.Parameter(torch.zeros_like(begin))
 

@@ -118,14 +118,6 @@ def stage_problems(
     sizes before the first and after every stage."""
     problems: list[tuple[type[ShrinkcError], str]] = []
     chain = [facts]
-    if facts.config.family != "llama" or facts.config.biased:
-        has = (
-            "with biases" if facts.config.family == "llama" else f"of family {facts.config.family}"
-        )
-        problems.append((
-            UnsupportedModel,
-            f"the stages work on LLaMA models without biases, and this is one {has}",
-        ))  # fmt: skip
     for stage in recipe.stages:
         kind, now = KINDS[stage.kind], chain[-1]
         if now.quantized and not kind.gives_integers:

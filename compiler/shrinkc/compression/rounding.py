@@ -106,10 +106,12 @@ def rounded(
     device: str,
     *,
     integers: bool = True,
+    bias: Any = None,
 ) -> Any:
     """Return a linear layer with trainable scales and ``integers``, which starts as ``weight`` [out, in].
 
-    ``floats`` [out, in]: the weights before quantisation, see :meth:`_Grid.initial_latents`.
+    ``floats`` [out, in]: the weights before quantisation, see :meth:`_Grid.initial_latents`.  ``bias`` [out] is not
+    trained.
     """
     import torch
 
@@ -140,19 +142,28 @@ def rounded(
             super().__init__()
             self.latent = torch.nn.Parameter(grid.initial_latents(weight, floats, order), integers)
             self.change = torch.nn.Parameter(torch.zeros_like(grid.scale))
+            given = None if bias is None else bias.detach().to(compute)
+            self.register_buffer("bias", given, persistent=False)
 
         def forward(self, x: Any) -> Any:
             x = x.to(compute)
             # the columns are in stored order
-            return Product.apply(x if order is None else x[..., order], self.latent, self.change)
+            out = Product.apply(x if order is None else x[..., order], self.latent, self.change)
+            return out if self.bias is None else out + self.bias
 
     return Rounded()
 
 
 def rounded_embedding(
-    weight: QuantizedWeight, floats: np.ndarray | None, dtype: str, device: str
+    weight: QuantizedWeight,
+    floats: np.ndarray | None,
+    dtype: str,
+    device: str,
+    factor: float = 1.0,
 ) -> Any:
     """Return a module with trainable integers and scales: an embedding for ids, an LM head for hidden states.
+
+    The embedding is multiplied by ``factor``.
 
     The forward pass and the next read of ``weight`` use one tensor.  So the gradients of both uses of a tied matrix
     are added before the backward pass through the rounding.
@@ -185,7 +196,8 @@ def rounded_embedding(
             if x.is_floating_point():
                 return torch.nn.functional.linear(x.to(compute), self.weight)
             self.embedded = EmbeddingFunction.apply(self.latent, self.change)
-            return torch.nn.functional.embedding(x, self.embedded)
+            found = torch.nn.functional.embedding(x, self.embedded)
+            return found if factor == 1 else found * torch.tensor(factor, dtype=found.dtype)
 
         @property
         def weight(self) -> Any:

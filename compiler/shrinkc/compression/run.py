@@ -266,7 +266,7 @@ class _Run:
 
     def _preflight(self, source: Path, facts: ModelFacts) -> None:
         with self.reporter.stage("preflight"):
-            from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401 - not timed as loading
+            from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401 - not timed as loading
 
             started = time.monotonic()
             loaded = load(source, dtype=self.recipe.run.dtype, device=self.device)

@@ -17,7 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shrinkc.compression.blocks import INPUT_OF, batches, block, embed, rope, second_moments
+from shrinkc.compression.blocks import INPUT_OF, batches, block, embed, positions, second_moments
 from shrinkc.compression.calibration import encode_texts
 from shrinkc.compression.embedding import embedding_weightings, quantize_embedding
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
@@ -101,7 +101,7 @@ class Sensitivity:
 def measure(
     model: Any, windows: Tensor, fit: Tensor, state: Path, reporter: Reporter
 ) -> Sensitivity:
-    """Measure ``model`` (float LLaMA) on ``windows`` [samples, length] of token ids.
+    """Measure the float ``model`` on ``windows`` [samples, length] of token ids.
 
     ``fit`` [any, length]: the windows that changes are fitted to.  ``state``: a file with
     every finished probe, so that an interrupted run can continue.  Raises what
@@ -173,7 +173,7 @@ class _Run:
         self.found = {r["probe"]: (r["loss"], r["kl"]) for r in journal.records}
         self.layers = list(model.model.layers)
         self.parts = batches(windows)
-        self.cos_sin = rope(model, windows.shape[1])
+        self.tables = positions(model, windows.shape[1])
         self.tokens = windows.shape[0] * (windows.shape[1] - 1)
 
     def everything(self, update: Update) -> None:
@@ -195,7 +195,7 @@ class _Run:
                 if new:
                     update(done, total)
             self._probe(f"{i} removed", hidden, i + 1)
-            hidden = [block(layer, h, self.cos_sin) for h in hidden]
+            hidden = [block(layer, h, self.tables) for h in hidden]
             done += count - i + 10
             if new:
                 update(done, total)
@@ -210,7 +210,7 @@ class _Run:
         found = []
         for h in hidden:
             for layer in self.layers[first:]:
-                h = block(layer, h, self.cos_sin)
+                h = block(layer, h, self.tables)
             for window in self.model.model.norm(h):
                 logits = self.model.lm_head(window[:-1]).float()
                 found.append(torch.log_softmax(logits, -1))
@@ -221,7 +221,7 @@ class _Run:
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Return matrix -> second moment of its inputs, float64 [k, k], and the states after the layer."""
         names = tuple(dict.fromkeys(INPUT_OF.values()))
-        moments, after = second_moments(layer, hidden, self.cos_sin, names, weighted=weighted)
+        moments, after = second_moments(layer, hidden, self.tables, names, weighted=weighted)
         return {name: moments[source] for name, source in INPUT_OF.items()}, after
 
     def _probe(

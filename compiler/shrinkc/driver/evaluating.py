@@ -29,7 +29,6 @@ from shrinkc.evaluation import (
 from shrinkc.evaluation.compiled_scorer import Engine
 from shrinkc.evaluation.hub import is_hub, text_file
 from shrinkc.evaluation.kv_cache import check_bits
-from shrinkc.model import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def _opened(
     need("torch", "transformers")
     with reporter.stage("loading the model"):
         dtype, device = request.dtype or "float32", request.device or "cpu"
-        loaded = load(model, dtype=dtype, device=device, families=FAMILIES)
+        loaded = load(model, dtype=dtype, device=device)
     batch = {} if request.batch is None else {"batch": request.batch}
     hidden = int(loaded.model.config.hidden_size)
     return _Opened(TorchScorer(loaded, kv_bits=kv_bits, **batch), loaded.path, hidden)

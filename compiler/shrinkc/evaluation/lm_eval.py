@@ -26,7 +26,6 @@ from shrinkc.core.progress import Update
 from shrinkc.evaluation.compiled_scorer import CompiledScorer, Engine
 from shrinkc.evaluation.scorer import Choices, Item, Scorer
 from shrinkc.evaluation.torch_scorer import BATCH, TorchScorer
-from shrinkc.model import FAMILIES
 
 CHUNK = 64  # questions between two reports to the harness, which may store results (--use_cache)
 HARNESS_DEVICE = "cuda:0"
@@ -226,7 +225,7 @@ class ShrinkcLM(ScorerLM):
         else:
             if engine is not None:
                 raise UsageError(f"engine={engine}: {path} is not a compiled directory.")
-            loaded = load(path, dtype=dtype, device=_device(device), families=FAMILIES)
+            loaded = load(path, dtype=dtype, device=_device(device))
             use_threads(threads or suited_threads(loaded.model.config.hidden_size))
             batch = BATCH if isinstance(batch_size, str) else batch_size
             scorer = TorchScorer(loaded, batch=batch)

@@ -150,6 +150,21 @@ class Family:
         """Whether norms follow attention and MLP."""
         return any(n.field in POST_NORMS for n in self.norms)
 
+    @property
+    def readers(self) -> dict[str, tuple[str, ...]]:
+        """Norm of the residual stream -> modules that read its output; attention first."""
+        names = {n.field: n.name for n in self.norms}
+        return {names["attn_norm"]: QKV, names["mlp_norm"]: GATE_UP}
+
+    @property
+    def writers(self) -> dict[str, str | None]:
+        """Module whose output is added to the residual stream -> norm between them, or None; attention first."""
+        names = {n.field: n.name for n in self.norms}
+        return {
+            module: names.get(field)
+            for module, field in zip((*OUT, *DOWN), POST_NORMS, strict=True)
+        }
+
     def _slots(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(m.slot for m in self.modules))
 

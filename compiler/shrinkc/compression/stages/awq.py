@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Any
 
-from shrinkc.checkpoints import load, save, stored_dtype, torch_dtype
+from shrinkc.checkpoints import family_of_torch, load, save, stored_dtype, torch_dtype
 from shrinkc.compression.blocks import (
     batches,
     embed,
+    positions,
     restore_block,
-    rope,
     save_block,
     second_moments,
 )
@@ -41,7 +41,7 @@ from shrinkc.compression.stages.gptq import (
     mean_inputs,
     weights_of,
 )
-from shrinkc.model import ATTENTION, MLP
+from shrinkc.model import ATTENTION, MLP, Family
 
 LIMIT = 2.0**10  # largest factor; 1 / LIMIT is the smallest
 _WEIGHTS = (0.0, 0.5)  # exponents b that are tried
@@ -82,18 +82,18 @@ class Site:
     readers: tuple[str, ...]
     heads: int = 1
     shared: int = 1
+    offset: float = 0.0
+    """Added to the maker's stored weights (``norm_offset`` of the family)."""
 
 
-def sites(heads: int, kv_heads: int) -> tuple[Site, ...]:
+def sites(family: Family, heads: int, kv_heads: int) -> tuple[Site, ...]:
     """Return all places of a block where a factor can move from the readers to the maker."""
-    q, k, v, o = ATTENTION
-    gate, up, down = MLP
-    return (
-        Site("input_layernorm", (q, k, v)),
-        Site(v, (o,), kv_heads, heads // kv_heads),
-        Site("post_attention_layernorm", (gate, up)),
-        Site(up, (down,)),
+    _, _, v, o = ATTENTION
+    _, up, down = MLP
+    attention, mlp = (
+        Site(norm, readers, offset=family.norm_offset) for norm, readers in family.readers.items()
     )
+    return attention, Site(v, (o,), kv_heads, heads // kv_heads), mlp, Site(up, (down,))
 
 
 def _inputs(facts: ModelFacts) -> set[int]:
@@ -150,19 +150,20 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     loaded = load(step.source, dtype="float32", device=step.device)
     model, stored = loaded.model, torch_dtype(stored_dtype(step.source))
     windows = step.calibration.windows(loaded.tokenizer).to(step.device)
-    places = sites(model.config.num_attention_heads, model.config.num_key_value_heads)
+    config, family = model.config, family_of_torch(model)
+    places = sites(family, config.num_attention_heads, config.num_key_value_heads)
     names = tuple(site.readers[0] for site in places)
     layers = list(model.model.layers)
     facts: list[dict[str, Any]] = []
     with torch.no_grad(), step.reporter.stage("awq") as update:
-        cos_sin = rope(model, windows.shape[1])
+        tables = positions(model, windows.shape[1])
         hidden = [embed(model, ids) for ids in batches(windows)]
         states = [step.scratch / f"layer{index}.pt" for index in range(len(layers))]
         finished = sum(state.exists() for state in states)
         update(finished, len(layers))
         for index, (layer, state) in enumerate(zip(layers, states, strict=True)):
             # the unscaled layer: its output is the same as with scales
-            moments, hidden = second_moments(layer, hidden, cos_sin, names)
+            moments, hidden = second_moments(layer, hidden, tables, names)
             if state.exists():
                 facts.append(restore_block(layer, state))
                 continue
@@ -192,14 +193,19 @@ def scale_site(
     gram = moment.float()
     x = _shared(moment.diagonal().float(), site, "mean").sqrt()
     w = _shared(torch.cat(weights).abs().amax(0), site, "max")
-    made = layer.get_submodule(site.maker).weight
-    tops = made.float().abs() if made.dim() == 1 else made.float().abs().amax(1)
+    maker = layer.get_submodule(site.maker)
+    made = maker.weight
+    tops = (made.float() + site.offset).abs() if made.dim() == 1 else made.float().abs().amax(1)
     best, how = torch.ones_like(x), "none"
     powers = output_powers(weights, gram)
     plain = least = rounding_loss(settings, weights, powers, gram, _repeated(best, site))
 
     def attempt(scale: Any, name: str) -> None:
         nonlocal best, how, least
+        if (
+            site.offset
+        ):  # the stored difference has less precision: take the factor that it stands for
+            scale = _exact(made.float() + site.offset, scale, site.offset, stored)
         if not (_storable(tops / scale, stored) and _storable(w * scale, stored)):
             return
         loss = rounding_loss(settings, weights, powers, gram, _repeated(scale, site))
@@ -214,8 +220,24 @@ def scale_site(
         attempt(learned(settings, weights, powers, gram, site, best), "learned")
     for reader in readers:
         reader.weight.mul_(_repeated(best, site).to(reader.weight.dtype))
-    made.div_(best.to(made.dtype) if made.dim() == 1 else best.to(made.dtype)[:, None])
+    if made.dim() == 1:
+        made.copy_((made + site.offset) / best.to(made.dtype) - site.offset)
+    else:
+        made.div_(best.to(made.dtype)[:, None])
+        if maker.bias is not None:
+            maker.bias.div_(best.to(made.dtype))
     return {"scales": how, "loss": least / plain if plain else 1.0}
+
+
+def _exact(factors: Any, scale: Any, offset: float, stored: Any) -> Any:
+    """Return the scales nearest to ``scale`` whose quotients ``factors / scale`` are exact when their difference from
+    ``offset`` is stored; 1 where that difference would mean no factor at all, or one of another sign."""
+    import torch
+
+    kept = (factors / scale - offset).to(stored).float() + offset
+    found = factors / torch.where(kept == 0, torch.ones_like(kept), kept)
+    close = (kept != 0) & (found / scale > 0.5) & (found / scale < 2)
+    return torch.where(close, found, torch.ones_like(scale))
 
 
 def _storable(tops: Any, stored: Any) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from shrinkc.checkpoints import load, save, stored_dtype
-from shrinkc.compression.blocks import batches, block, embed, loss_sum, rope
+from shrinkc.compression.blocks import batches, block, embed, loss_sum, positions
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import Between, Checked, OneOf, exactly_one
 from shrinkc.compression.facts import ModelFacts, predicted
@@ -186,7 +186,7 @@ def removal_losses(
 
     layers = list(model.model.layers)
     parts = batches(windows)
-    cos_sin = rope(model, windows.shape[1])
+    tables = positions(model, windows.shape[1])
     sums = json.loads(state.read_text(encoding="utf-8")) if state.exists() else []
     per_batch = sum(len(layers) - at for at in places)
     update(len(sums) * per_batch, len(parts) * per_batch)
@@ -200,11 +200,11 @@ def removal_losses(
                 if at in places:
                     skipped = hidden
                     for layer in layers[at + 1 :]:
-                        skipped = block(layer, skipped, cos_sin)
+                        skipped = block(layer, skipped, tables)
                     found[str(at)] = float(loss_sum(model, skipped, ids))
                     done += len(layers) - at
                     update(done, per_batch * len(parts))
-                hidden = block(layers[at], hidden, cos_sin)
+                hidden = block(layers[at], hidden, tables)
             sums.append(found)
             write_file(state, json.dumps(sums))
     tokens = windows.shape[0] * (windows.shape[1] - 1)
@@ -222,13 +222,13 @@ def taylor(
         layer.requires_grad_(True)
         layer.zero_grad()
     parts = batches(windows)
-    cos_sin = rope(model, windows.shape[1])
+    tables = positions(model, windows.shape[1])
     tokens = windows.shape[0] * (windows.shape[1] - 1)
     update(0, len(parts))
     for number, ids in enumerate(parts):
         hidden = embed(model, ids)
         for layer in model.model.layers:
-            hidden = block(layer, hidden, cos_sin)
+            hidden = block(layer, hidden, tables)
         (loss_sum(model, hidden, ids) / tokens).backward()
         update(number + 1, len(parts))
     values = {}
@@ -264,14 +264,14 @@ def cosine(
     from torch.nn import functional
 
     parts = batches(windows)
-    cos_sin = rope(model, windows.shape[1])
+    tables = positions(model, windows.shape[1])
     sums = dict.fromkeys(places, 0.0)
     update(0, len(parts))
     with torch.no_grad():
         for number, ids in enumerate(parts):
             hidden = embed(model, ids)
             for at, layer in enumerate(model.model.layers):
-                after = block(layer, hidden, cos_sin)
+                after = block(layer, hidden, tables)
                 if at in sums:
                     same = functional.cosine_similarity(hidden.float(), after.float(), dim=-1)
                     sums[at] += float(same.sum(dtype=torch.float64))

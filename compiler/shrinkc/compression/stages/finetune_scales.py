@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from shrinkc.checkpoints import load
+from shrinkc.checkpoints import family_of_torch, load
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import Between
 from shrinkc.compression.facts import ModelFacts
@@ -77,10 +77,11 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
     def prepare(model: Any) -> None:
         for name, weight in weights.items():
-            layer = rounded(weight, None, settings.dtype, step.device, integers=False)
+            bias = model.get_submodule(name).bias
+            layer = rounded(weight, None, settings.dtype, step.device, integers=False, bias=bias)
             model.set_submodule(name, layer)
         if settings.train_norms:
-            train_norms(model)
+            train_norms(model, family_of_torch(model))
 
     teacher = step.teacher or step.unquantized
     facts, trained = Training(settings, step, "finetune_scales", prepare, teacher).train()

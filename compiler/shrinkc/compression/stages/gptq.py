@@ -16,6 +16,7 @@ from shrinkc.checkpoints import need
 from shrinkc.compression.checks import Between, Checked, MultipleOf, NotEmpty, OneOf
 from shrinkc.compression.child import run_child
 from shrinkc.compression.embedding import embedding_zero
+from shrinkc.compression.facts import FLOAT_BYTES, vector_values
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.core.errors import BadRecipe
 from shrinkc.importer import load_config
@@ -257,7 +258,7 @@ def _shape_problems(module: str, n: int, k: int, s: Mapping[str, Any]) -> Iterat
 def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
     settings, _ = resolve(settings, facts)
     c = facts.config
-    packed = 2 * c.hidden_size * (2 * c.num_layers + 1)  # norms
+    packed = FLOAT_BYTES * vector_values(c)
     bits = {}
     for name, (n, k) in module_shapes(c).items():
         s = settings.of(name)

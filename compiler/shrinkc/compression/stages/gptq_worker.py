@@ -72,7 +72,7 @@ def quantize(request: dict[str, Any]) -> None:
         saved = _round_trained(request, windows, start, saved, config)
     else:
         model = GPTQModel.load(str(start), config, dtype=torch_dtype(request["dtype"]))
-        with token_weighted_hessians(model.model):
+        with token_weighted_hessians(model.model), own_positions():
             model.quantize(_samples(windows), batch_size=1, calibration_data_min_length=2)
         model.save(str(saved))
         del model
@@ -88,7 +88,7 @@ def quantize(request: dict[str, Any]) -> None:
 
 @contextmanager
 def token_weighted_hessians(model: Any) -> Iterator[None]:
-    """Make GPTQModel weight every token by :func:`~shrinkc.compression.blocks.token_weights` within the context, for
+    """Make GPTQModel weight every token by :func:`~shrinkc.compression.blocks.writer_weights` within the context, for
     matrices that write to the residual stream.
 
     GPTQModel has no token weights, so its inputs (of the quantised and of the float model) are multiplied by their
@@ -97,14 +97,18 @@ def token_weighted_hessians(model: Any) -> Iterator[None]:
     from gptqmodel.quantization.gptaq import GPTAQ
     from gptqmodel.quantization.gptq import GPTQ
 
-    from shrinkc.compression.blocks import NORMS, WRITERS, token_weights
+    from shrinkc.checkpoints import family_of_torch
+    from shrinkc.compression.blocks import writer_weights
 
+    family = family_of_torch(model)
+    after: dict[str, Any] = {}  # writer -> the norm of its output, or None
     stream: dict[str, Any] = {}  # writer -> the stream that it adds to, for the current window
     waiting: set[str] = set()
     handles = []
     for index, layer in enumerate(model.model.layers):
-        for norm, writer in zip(NORMS, WRITERS, strict=True):
+        for norm, (writer, norm_after) in zip(family.readers, family.writers.items(), strict=True):
             name = f"model.layers.{index}.{writer}"
+            after[name] = None if norm_after is None else layer.get_submodule(norm_after)
 
             def see(module: Any, given: tuple[Any, ...], name: str = name) -> None:
                 stream[name] = given[0]
@@ -119,7 +123,8 @@ def token_weighted_hessians(model: Any) -> Iterator[None]:
                 waiting.discard(name)
                 before = stream[name]
                 # in float32: squares overflow float16
-                roots = token_weights(before.float() + out.float().view_as(before)).sqrt()
+                made = out.float().view_as(before)
+                roots = writer_weights(before.float(), made, after[name]).sqrt()
                 inp = inp.float() * roots.view(*inp.shape[:-1], 1)
                 if isinstance(self, GPTAQ):
                     floats = self.native_inps[0].float()
@@ -143,6 +148,42 @@ def token_weighted_hessians(model: Any) -> Iterator[None]:
             f"GPTQModel gathered nothing of {len(waiting)} matrices, the first is {min(waiting)}.",
             "this is a defect; please report it with the version of gptqmodel.",
         )
+
+
+@contextmanager
+def own_positions() -> Iterator[None]:
+    """Make GPTQModel give each layer the RoPE tables and the attention mask of its kind within the context.
+
+    GPTQModel (7.6) gives all layers those of the first one, which is wrong for a model with local and global layers."""
+    from gptqmodel.models.base import BaseQModel
+
+    from shrinkc.compression.blocks import Positions, positions
+
+    original = BaseQModel.prepare_layer_replay_kwargs
+    made: dict[tuple[int, int], Positions] = {}
+
+    def prepare(
+        self: Any,
+        layer: Any,
+        layer_input: list[Any],
+        additional_inputs: dict[str, Any],
+        target_device: Any,
+    ) -> dict[str, Any]:
+        found = original(self, layer, layer_input, additional_inputs, target_device)
+        if len(set(getattr(self.model.config, "layer_types", None) or [])) > 1:
+            key = id(self.model), layer_input[0].shape[1]
+            if key not in made:
+                made[key] = positions(self.model, key[1])
+            kind = layer.self_attn.layer_type
+            found["position_embeddings"] = made[key].cos_sin[kind]
+            found["attention_mask"] = made[key].masks[kind]
+        return found
+
+    BaseQModel.prepare_layer_replay_kwargs = prepare
+    try:
+        yield
+    finally:
+        BaseQModel.prepare_layer_replay_kwargs = original
 
 
 def _round_trained(
@@ -332,15 +373,16 @@ def compensate(request: dict[str, Any]) -> None:
     from gptqmodel.adapter.adapter import Lora
 
     source, out = Path(request["source"]), Path(request["out"])
-    GPTQModel.adapter.generate(
-        adapter=Lora(rank=request["rank"], path=str(out)),
-        model_id_or_path=request["float"],
-        quantized_model_id_or_path=str(source),
-        calibration_dataset=_samples(np.load(request["calibration"])),
-        calibration_dataset_sort="desc",
-        batch_size=1,
-        device=request["device"],
-    )
+    with own_positions():
+        GPTQModel.adapter.generate(
+            adapter=Lora(rank=request["rank"], path=str(out)),
+            model_id_or_path=request["float"],
+            quantized_model_id_or_path=str(source),
+            calibration_dataset=_samples(np.load(request["calibration"])),
+            calibration_dataset_sort="desc",
+            batch_size=1,
+            device=request["device"],
+        )
     config = out / "adapter_config.json"
     fields = json.loads(config.read_text())
     fields["base_model_name_or_path"] = None  # it was a path of this machine

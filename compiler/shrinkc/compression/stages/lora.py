@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from shrinkc.checkpoints import load, need, save, stored_dtype, torch_dtype
+from shrinkc.checkpoints import family_of_torch, load, need, save, stored_dtype, torch_dtype
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import Between, NotEmpty, OneOf
 from shrinkc.compression.facts import ModelFacts
@@ -100,7 +100,7 @@ def start(settings: Settings, step: StepContext) -> Training:
     def prepare(model: Any) -> None:
         _add_adapters(settings, model)
         if settings.train_norms:
-            train_norms(model)
+            train_norms(model, family_of_torch(model))
 
     return Training(settings, step, "lora", prepare, step.teacher)
 

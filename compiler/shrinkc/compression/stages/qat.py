@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from shrinkc.checkpoints import family_of_torch
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import Between, Share
 from shrinkc.compression.facts import ModelFacts
@@ -82,16 +83,20 @@ def run(settings: Settings, step: StepContext) -> StepReport:
 
     def prepare(model: Any) -> None:
         for name, weight in weights.items():
-            layer = rounded(weight, floats.pop(name, None), settings.dtype, step.device)
+            bias = model.get_submodule(name).bias
+            layer = rounded(weight, floats.pop(name, None), settings.dtype, step.device, bias=bias)
             model.set_submodule(name, layer)
+        family = family_of_torch(model)
+        factor = model.config.hidden_size**0.5 if family.embedding_scaled else 1.0
         for name, weight in embeddings.items():
-            matrix = rounded_embedding(weight, floats.pop(name, None), settings.dtype, step.device)
+            given = floats.pop(name, None)
+            matrix = rounded_embedding(weight, given, settings.dtype, step.device, factor)
             model.set_submodule(name, matrix)
             if name == EMBEDDING and HEAD not in embeddings and model.config.tie_word_embeddings:
                 model.lm_head = matrix
         floats.clear()
         if settings.train_norms:
-            train_norms(model)
+            train_norms(model, family)
 
     teacher = step.teacher or step.unquantized
     rates = {"latent": settings.weight_rate / settings.learning_rate}

@@ -18,13 +18,15 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from shrinkc.checkpoints import family_of_torch
 from shrinkc.compression.blocks import (
-    READERS,
+    Positions,
     batches,
     block,
     embed,
+    norm_weight,
+    positions,
     restore_block,
-    rope,
     save_block,
 )
 from shrinkc.compression.calibration import Calibration
@@ -49,6 +51,7 @@ from shrinkc.core.errors import TrainingDiverged
 from shrinkc.core.interruption import deferred
 from shrinkc.core.memory import freed_memory_kept
 from shrinkc.importer.model import QuantizedWeight
+from shrinkc.model import Family
 
 KIND = "reconstruct"
 TINY = 1e-30  # of a mean square
@@ -138,7 +141,7 @@ def _all_blocks(
     windows = windows_of(settings, step, KIND, loaded.tokenizer)
     ids = torch.stack([windows.sample(i) for i in range(settings.samples)]).to(step.device)
     streams = Streams(
-        embed(student, ids), embed(float_model, ids), rope(float_model, settings.length)
+        embed(student, ids), embed(float_model, ids), positions(float_model, settings.length)
     )
     steps = math.ceil(settings.samples / settings.batch)
     count = len(student.model.layers)
@@ -151,8 +154,8 @@ def _all_blocks(
                 for n, weight in weights.items()
                 if n.startswith(f"{name}.")
             }
-            _make_trainable(layer, floats, own, settings, step.device)
-            _pass(floats, streams.floats, streams.cos_sin, settings)
+            _make_trainable(layer, floats, own, settings, step.device, streams.tables.family)
+            _pass(floats, streams.floats, streams.tables, settings)
             state = step.scratch / f"block{index}.pt"
             if state.exists():
                 found.facts.append(restore_block(layer, state))
@@ -166,7 +169,7 @@ def _all_blocks(
                 save_block(_finished_tensors(layer, own), found.facts[-1], state)
                 _interrupted_state(step, index).unlink(missing_ok=True)
             update((index + 1) * steps, count * steps)
-            _pass(layer, streams.given, streams.cos_sin, settings)
+            _pass(layer, streams.given, streams.tables, settings)
             for module in own:
                 trained = layer.get_submodule(module)
                 q = nearest(trained.latent.detach(), own[module].bits)
@@ -195,13 +198,19 @@ def _finished_tensors(layer: Any, weights: dict[str, QuantizedWeight]) -> dict[s
 
 
 def _make_trainable(
-    layer: Any, floats: Any, weights: dict[str, QuantizedWeight], settings: Settings, device: str
+    layer: Any,
+    floats: Any,
+    weights: dict[str, QuantizedWeight],
+    settings: Settings,
+    device: str,
+    family: Family,
 ) -> None:
     """Make integers, scales and RMSNorm weights of ``layer`` trainable, with their present values."""
     for module, weight in weights.items():
         given = floats.get_submodule(module).weight.detach().float().cpu().numpy()
-        layer.set_submodule(module, rounded(weight, given, settings.dtype, device))
-    train_norms(layer)
+        bias = layer.get_submodule(module).bias
+        layer.set_submodule(module, rounded(weight, given, settings.dtype, device, bias=bias))
+    train_norms(layer, family)
 
 
 class Error:
@@ -233,14 +242,17 @@ def reading_weights(model: Any, index: int) -> Any:
     """
     import torch
 
+    family = family_of_torch(model)
     places = [(model.model.norm, [model.lm_head])]
     for layer in model.model.layers[index + 1 :]:
         at = layer.get_submodule
-        places += [(at(norm), [at(name) for name in names]) for norm, names in READERS.items()]
+        places += [
+            (at(norm), [at(name) for name in names]) for norm, names in family.readers.items()
+        ]
     found = []
     for norm, matrices in places:
         columns = sum(m.weight.float().square().sum(0) for m in matrices)
-        squares = columns * norm.weight.float().square()
+        squares = columns * norm_weight(norm, family).float().square()
         found.append(squares / squares.mean().clamp_min(TINY))
     return torch.stack(found).mean(0).sqrt()
 
@@ -248,25 +260,25 @@ def reading_weights(model: Any, index: int) -> Any:
 @dataclass(frozen=True)
 class Streams:
     """The residual streams [windows, t, hidden] before a block: ``given`` by the trained blocks, ``floats`` by those of
-    the float model.  ``cos_sin``: RoPE's, see :func:`~shrinkc.compression.blocks.rope`."""
+    the float model.  ``tables``: see :func:`~shrinkc.compression.blocks.positions`."""
 
     given: Any
     floats: Any
-    cos_sin: Any
+    tables: Positions
 
 
-def _pass(layer: Any, stream: Any, cos_sin: Any, settings: Settings) -> None:
+def _pass(layer: Any, stream: Any, tables: Any, settings: Settings) -> None:
     """Replace a stream by a block's output, in place."""
     import torch
 
     with torch.no_grad():
         for part in batches(stream):
-            part.copy_(_block(layer, part, cos_sin, settings))
+            part.copy_(_block(layer, part, tables, settings))
 
 
-def _block(layer: Any, hidden: Any, cos_sin: Any, settings: Settings) -> Any:
+def _block(layer: Any, hidden: Any, tables: Any, settings: Settings) -> Any:
     with autocast(settings, hidden.device.type):
-        return block(layer, hidden, cos_sin)
+        return block(layer, hidden, tables)
 
 
 def _train(
@@ -299,7 +311,7 @@ def _train(
         first = torch.arange(min(_MEASURED, settings.samples), device=streams.given.device)
         with torch.no_grad():
             found = [
-                error.of(_block(layer, streams.given[w], streams.cos_sin, settings), w) * len(w)
+                error.of(_block(layer, streams.given[w], streams.tables, settings), w) * len(w)
                 for w in first.split(settings.batch)
             ]
         return round(float(sum(found)) / len(first), 6)
@@ -310,7 +322,7 @@ def _train(
     ]  # before training, then of each step
     with deferred(step.reporter) as stop:
         for number, which in list(enumerate(parts))[len(errors) - 1 :]:
-            loss = error.of(_block(layer, streams.given[which], streams.cos_sin, settings), which)
+            loss = error.of(_block(layer, streams.given[which], streams.tables, settings), which)
             loss.backward()
             errors.append(loss.item())
             if not math.isfinite(errors[-1]):

@@ -22,14 +22,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from shrinkc.checkpoints import load, need, save, stored_dtype, torch_dtype
-from shrinkc.compression.blocks import READERS, WRITERS, batches, block, embed, rope, token_weights
+from shrinkc.checkpoints import family_of_torch, load, need, save, stored_dtype, torch_dtype
+from shrinkc.compression.blocks import (
+    batches,
+    block,
+    embed,
+    norm_weight,
+    positions,
+    token_weights,
+)
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import Checked, OneOf
 from shrinkc.compression.facts import ModelFacts, predicted
 from shrinkc.compression.stages.context import Stage, StageKind, StepContext, StepReport, Work
 from shrinkc.core.errors import BadRecipe
 from shrinkc.core.words import show_size
+from shrinkc.model import family_of
 
 # For a tied LM head: the largest ratio of RMSNorm weights that become one, and the fewest channels that are rotated
 # among themselves, so that outliers are spread.
@@ -61,6 +69,17 @@ class Settings(Checked):
     def needs_calibration(self) -> bool:
         """Activations are measured only to find outlier channels."""
         return self.keep_above > 0
+
+
+def preflight(settings: Settings, facts: ModelFacts) -> list[str]:
+    """Return the problem that the family has norms between a block and the residual stream."""
+    family = family_of(facts.config)
+    if not family.post_norms:
+        return []
+    return [
+        f"family {family.name} cannot be rotated: its norms after attention and MLP scale each channel of the "
+        "residual stream, and a rotation mixes channels; leave the stage out"
+    ]
 
 
 def order(settings: Settings, before: Sequence[Stage]) -> Iterator[str]:
@@ -125,11 +144,11 @@ def channel_sizes(model: Any, windows: Any, update: Any = lambda done, total: No
 
     layers, parts = model.model.layers, batches(windows)
     total = torch.zeros(model.config.hidden_size, dtype=torch.float64, device=windows.device)
-    cos_sin = rope(model, windows.shape[1])
+    tables = positions(model, windows.shape[1])
     for number, part in enumerate(parts):
         stream = embed(model, part)
         for layer in layers:
-            stream = block(layer, stream, cos_sin)
+            stream = block(layer, stream, tables)
             after = stream[:, 1:].float()
             total += (after.square() * token_weights(after)[..., None]).double().sum((0, 1))
         update(number + 1, len(parts))
@@ -208,29 +227,32 @@ def rotate(
     import torch
 
     basis = basis.to(model.model.embed_tokens.weight.device)
+    family = family_of_torch(model)
 
     def read(matrix: Any, norm: Any) -> Any:
         """Return the rotated weights of ``matrix`` [out, hidden], which reads the output of ``norm``."""
-        return ((matrix.weight.double() * norm.weight.double()) @ basis).float()
+        return ((matrix.weight.double() * norm_weight(norm, family).double()) @ basis).float()
 
     embedding = model.model.embed_tokens
     tied = model.config.tie_word_embeddings and head == "tied"
     if not tied:
         model.config.tie_word_embeddings = False
         model.lm_head.weight = torch.nn.Parameter(read(model.lm_head, model.model.norm))
-        model.model.norm.weight.fill_(1)
+        model.model.norm.weight.fill_(1 - family.norm_offset)
     embedding.weight = torch.nn.Parameter((embedding.weight.double() @ basis).float())
     if tied:
         model.lm_head.weight = embedding.weight
     for number, layer in enumerate(model.model.layers):
-        for name, names in READERS.items():
+        for name, names in family.readers.items():
             norm = layer.get_submodule(name)
             for matrix in map(layer.get_submodule, names):
                 matrix.weight.copy_(read(matrix, norm))
-            norm.weight.fill_(1)
-        for name in WRITERS:
+            norm.weight.fill_(1 - family.norm_offset)
+        for name in family.writers:
             matrix = layer.get_submodule(name)
             matrix.weight.copy_((basis.T @ matrix.weight.double()).float())
+            if matrix.bias is not None:
+                matrix.bias.copy_((basis.T @ matrix.bias.double()).float())
         update(number + 1, len(model.model.layers))
 
 
@@ -242,5 +264,6 @@ ROTATE = StageKind(
     parameter_bytes=12,
     predict=predict,
     changes_embeddings=True,
+    preflight=preflight,
     order=order,
 )

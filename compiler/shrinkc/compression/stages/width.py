@@ -16,7 +16,7 @@ from shrinkc.compression.blocks import (
     batches,
     block,
     embed,
-    rope,
+    positions,
     save_block,
     second_moments,
 )
@@ -132,7 +132,7 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     loaded = load(step.source, dtype="float32", device=step.device)
     model = loaded.model
     windows = step.calibration.windows(loaded.tokenizer).to(step.device)
-    parts, cos_sin = batches(windows), rope(model, windows.shape[1])
+    parts, tables = batches(windows), positions(model, windows.shape[1])
     layers = list(model.model.layers)
     facts: list[dict[str, Any]] = []
     with torch.no_grad(), step.reporter.stage(f"width: {settings.method}") as update:
@@ -145,9 +145,9 @@ def run(settings: Settings, step: StepContext) -> StepReport:
                 facts.append(_restore(layer, state))
             else:
                 prune = _zero if settings.method == PATTERN else _narrow
-                facts.append(prune(settings, model.config, layer, hidden, cos_sin))
+                facts.append(prune(settings, model.config, layer, hidden, tables))
                 save_block(layer.state_dict(), facts[-1], state)
-            hidden = [block(layer, h, cos_sin) for h in hidden]
+            hidden = [block(layer, h, tables) for h in hidden]
             if index >= finished:
                 update(index + 1, len(layers))
     _update_config(model, layers[0])
@@ -208,14 +208,14 @@ def refit(weight: Any, gram: Any, kept: Any) -> Any:
 
 
 def _narrow(
-    settings: Settings, config: Any, layer: Any, hidden: list[Any], cos_sin: Any
+    settings: Settings, config: Any, layer: Any, hidden: list[Any], tables: Any
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if settings.kv_groups:
         groups = config.num_key_value_heads
         q, k, v, o = (layer.get_submodule(name) for name in ATTENTION)
         names = (ATTENTION[0], ATTENTION[-1])
-        moments, _ = second_moments(layer, hidden, cos_sin, names, weighted=False)
+        moments, _ = second_moments(layer, hidden, tables, names, weighted=False)
         norms = input_norms(moments)
         score = group_scores(
             q.weight, k.weight, v.weight, o.weight, norms[names[0]], norms[names[1]], groups
@@ -224,7 +224,7 @@ def _narrow(
         keys = _rows_of(kept, k.out_features // groups)
         queries = _rows_of(kept, q.out_features // groups)
         for module, rows in ((q, queries), (k, keys), (v, keys)):
-            _set(module, module.weight[rows])
+            _keep_rows(module, rows)
         gram = moments[names[1]]
         _set(o, refit(o.weight, gram, queries) if settings.refit else o.weight[:, queries])
         facts |= {"kv_groups": kept.tolist(), "group_scores": _figures(score)}
@@ -234,11 +234,11 @@ def _narrow(
     channels = settings.channels(intermediate)
     if channels < intermediate:
         name = MLP[-1]
-        moments, _ = second_moments(layer, hidden, cos_sin, (name,), weighted=False)
+        moments, _ = second_moments(layer, hidden, tables, (name,), weighted=False)
         score = channel_scores(down.weight, input_norms(moments)[name])
         kept = highest(score, channels)
         for module in (gate, up):
-            _set(module, module.weight[kept])
+            _keep_rows(module, kept)
         gram = moments[name]
         narrow = refit(down.weight, gram, kept) if settings.refit else down.weight[:, kept]
         facts["ffn"] = {
@@ -274,11 +274,24 @@ def _rows_of(groups: Any, size: int) -> Any:
     return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
 
 
+def _keep_rows(linear: Any, rows: Any) -> None:
+    """Remove all output channels except ``rows``, with their biases."""
+    if linear.bias is not None:
+        _set_bias(linear, linear.bias[rows])
+    _set(linear, linear.weight[rows])
+
+
 def _set(linear: Any, weight: Any) -> None:
     import torch
 
     linear.weight = torch.nn.Parameter(weight.contiguous(), requires_grad=False)
     linear.out_features, linear.in_features = weight.shape
+
+
+def _set_bias(linear: Any, bias: Any) -> None:
+    import torch
+
+    linear.bias = torch.nn.Parameter(bias.contiguous(), requires_grad=False)
 
 
 def _figures(values: Any) -> list[float]:
@@ -309,10 +322,10 @@ def zeroed(weight: Any, norm: Any, n: int, m: int) -> Any:
 
 
 def _zero(
-    settings: Settings, config: Any, layer: Any, hidden: list[Any], cos_sin: Any
+    settings: Settings, config: Any, layer: Any, hidden: list[Any], tables: Any
 ) -> dict[str, Any]:
     moments, _ = second_moments(
-        layer, hidden, cos_sin, tuple(dict.fromkeys(INPUT_OF.values())), weighted=False
+        layer, hidden, tables, tuple(dict.fromkeys(INPUT_OF.values())), weighted=False
     )
     norms = input_norms(moments)
     zeros = total = 0
@@ -332,10 +345,11 @@ def _restore(layer: Any, file: Path) -> dict[str, Any]:
     import torch
 
     state = torch.load(file, weights_only=True)
-    for name, weight in state["weights"].items():
-        module = layer.get_submodule(name.rpartition(".")[0])
+    for name, value in state["weights"].items():
+        path, _, kind = name.rpartition(".")
+        module = layer.get_submodule(path)
         if isinstance(module, torch.nn.Linear):
-            _set(module, weight)
+            (_set_bias if kind == "bias" else _set)(module, value)
     return state["facts"]
 
 
