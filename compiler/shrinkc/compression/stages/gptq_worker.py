@@ -72,7 +72,8 @@ def quantize(request: dict[str, Any]) -> None:
         saved = _round_trained(request, windows, start, saved, config)
     else:
         model = GPTQModel.load(str(start), config, dtype=torch_dtype(request["dtype"]))
-        with token_weighted_hessians(model.model), own_positions():
+        give_own_positions(model.model)
+        with token_weighted_hessians(model.model):
             model.quantize(_samples(windows), batch_size=1, calibration_data_min_length=2)
         model.save(str(saved))
         del model
@@ -150,40 +151,49 @@ def token_weighted_hessians(model: Any) -> Iterator[None]:
         )
 
 
-@contextmanager
-def own_positions() -> Iterator[None]:
-    """Make GPTQModel give each layer the RoPE tables and the attention mask of its kind within the context.
+def give_own_positions(model: Any) -> None:
+    """Make each layer of ``model`` use the RoPE tables and the attention mask of its own kind, whatever it is given.
 
-    GPTQModel (7.6) gives all layers those of the first one, which is wrong for a model with local and global layers."""
-    from gptqmodel.models.base import BaseQModel
-
+    GPTQModel (7.6) and AutoRound (0.16) run layers one by one and give each what they saw at the first one, which is
+    wrong for a model with local and global layers."""
     from shrinkc.compression.blocks import Positions, positions
 
-    original = BaseQModel.prepare_layer_replay_kwargs
-    made: dict[tuple[int, int], Positions] = {}
+    if len(set(getattr(model.config, "layer_types", None) or [])) < 2:
+        return
+    made: dict[int, Positions] = {}
 
-    def prepare(
-        self: Any,
-        layer: Any,
-        layer_input: list[Any],
-        additional_inputs: dict[str, Any],
-        target_device: Any,
-    ) -> dict[str, Any]:
-        found = original(self, layer, layer_input, additional_inputs, target_device)
-        if len(set(getattr(self.model.config, "layer_types", None) or [])) > 1:
-            key = id(self.model), layer_input[0].shape[1]
-            if key not in made:
-                made[key] = positions(self.model, key[1])
-            kind = layer.self_attn.layer_type
-            found["position_embeddings"] = made[key].cos_sin[kind]
-            found["attention_mask"] = made[key].masks[kind]
-        return found
+    def replace(
+        layer: Any, given: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden = given[0] if given else named["hidden_states"]
+        length, kind = hidden.shape[1], layer.self_attn.layer_type
+        if length not in made:
+            made[length] = positions(model, length)
+        cos_sin = tuple(table.to(hidden.dtype) for table in made[length].cos_sin[kind])
+        named |= {"position_embeddings": cos_sin, "attention_mask": made[length].masks[kind]}
+        return given, named
 
-    BaseQModel.prepare_layer_replay_kwargs = prepare
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(replace, with_kwargs=True)
+
+
+@contextmanager
+def own_positions_on_load() -> Iterator[None]:
+    """Call :func:`give_own_positions` for every model that GPTQModel loads within the context."""
+    from gptqmodel import GPTQModel
+
+    load = GPTQModel.load
+
+    def load_and_give(*given: Any, **named: Any) -> Any:
+        loaded = load(*given, **named)
+        give_own_positions(loaded.model)
+        return loaded
+
+    GPTQModel.load = load_and_give
     try:
         yield
     finally:
-        BaseQModel.prepare_layer_replay_kwargs = original
+        GPTQModel.load = load
 
 
 def _round_trained(
@@ -198,6 +208,7 @@ def _round_trained(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    give_own_positions(model)
     AutoRound(
         model,
         AutoTokenizer.from_pretrained(start, local_files_only=True),
@@ -373,7 +384,7 @@ def compensate(request: dict[str, Any]) -> None:
     from gptqmodel.adapter.adapter import Lora
 
     source, out = Path(request["source"]), Path(request["out"])
-    with own_positions():
+    with own_positions_on_load():
         GPTQModel.adapter.generate(
             adapter=Lora(rank=request["rank"], path=str(out)),
             model_id_or_path=request["float"],
