@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "export": {"core", "ir", "numerics"},
     "checkpoints": {"core", "importer", "model"},
     "lm_eval_tasks": set(),
-    "evaluation": {"abi", "build", "checkpoints", "core", "importer", "ir", "model", "simulate"},
+    "evaluation": {"abi", "build", "checkpoints", "core", "importer", "ir", "simulate"},
     "compression": {
         "checkpoints", "core", "evaluation", "importer", "memory", "model", "pictures", "quantize", "schedule",
         "targets",
