@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from shrinkc.driver.planned import Planned, Shortfall
     from shrinkc.driver.run_result import RunResult
     from shrinkc.evaluation.compiled_scorer import Engine
-    from shrinkc.importer import Checkpoint
+    from shrinkc.importer import Checkpoint, Tool
     from shrinkc.report.page import Reported
 
 AnyPath = str | os.PathLike[str]
@@ -196,6 +196,7 @@ def run(
     on: Machine = "host",
     prompt: str | None = None,
     chat: bool = False,
+    tools: Sequence[Tool] | None = None,
     prompt_ids: Sequence[int] | None = None,
     tokens: int | None = None,
     seed: int = 0,
@@ -221,6 +222,7 @@ def run(
         on: ``"host"``, ``"qemu"`` or ``"gvsoc"``, of those that the target allows.
         prompt: The text to continue.
         chat: Treat ``prompt`` as a user's message and put it in the model's chat template.
+        tools: JSON schemas of functions that the model may call, for the chat template.
         prompt_ids: The prompt as token ids, instead of ``prompt``.
         tokens: Most new tokens.  None: 64, or what the context leaves.
         seed: Seed of the sampler, 0 to 2^32 - 1.
@@ -258,9 +260,10 @@ def run(
     from shrinkc.driver.running import run_directory
 
     request = RunRequest(
-        on, prompt=prompt, chat=chat, prompt_ids=prompt_ids, tokens=tokens, seed=seed, temperature=temperature,
-        top_p=top_p, ignore_eos=ignore_eos, verify=int(verify), make_options=make_options or {},
-        timeout=timeout, profile=profile or trace, prompt_lookup=prompt_lookup, trace=trace,
+        on, prompt=prompt, chat=chat, tools=tools, prompt_ids=prompt_ids, tokens=tokens, seed=seed,
+        temperature=temperature, top_p=top_p, ignore_eos=ignore_eos, verify=int(verify),
+        make_options=make_options or {}, timeout=timeout, profile=profile or trace,
+        prompt_lookup=prompt_lookup, trace=trace,
         hook_interval=hook_interval,
     )  # fmt: skip
     result = run_directory(
@@ -277,6 +280,7 @@ def chat(
     *,
     on: Machine = "host",
     system: str | None = None,
+    tools: Sequence[Tool] | None = None,
     tokens: int | None = None,
     seed: int = 0,
     temperature: float = 0.0,
@@ -294,6 +298,8 @@ def chat(
         directory: A compiled directory (see `compile`).
         on: See `run`.
         system: The system message.
+        tools: JSON schemas of functions that the model may call, for the chat template.  To give a result, ask
+            with ``role="tool"``.
         tokens: Most tokens of one answer.  None: what the context leaves.
         seed: See `run`.
         temperature: See `run`.
@@ -310,8 +316,8 @@ def chat(
         A conversation, whose ``ask(message)`` gives an answer.
 
     Raises:
-        UsageError: The model has no chat template, the template has no place for ``system``, or the
-            value of an option is not possible.
+        UsageError: The model has no chat template, the template has no place for ``system`` or ``tools``, or
+            the value of an option is not possible.
         ShrinkcError: Whatever `run` raises.
     """
     from shrinkc.driver.asking import RunRequest
@@ -319,7 +325,7 @@ def chat(
 
     request = RunRequest(
         on, tokens=tokens, seed=seed, temperature=temperature, top_p=top_p, verify=int(verify),
-        make_options=make_options or {}, timeout=timeout, prompt_lookup=prompt_lookup,
+        make_options=make_options or {}, timeout=timeout, prompt_lookup=prompt_lookup, tools=tools,
     )  # fmt: skip
     return Conversation(
         Path(directory), request, system, env=_environment(env), reporter=reporter or Silent()

@@ -42,6 +42,7 @@ from shrinkc.core.errors import (
     UnsupportedModel,
     UsageError,
 )
+from shrinkc.importer import ChatTemplate, load_config
 from shrinkc.model import FAMILIES
 
 pytestmark = pytest.mark.slow
@@ -299,3 +300,15 @@ def test_a_cache_has_the_name_that_the_decoder_knows() -> None:
 
     assert cached(New(), 7) == {"cache": 7}
     assert cached(Old(), 7) == {"past_key_values": 7}
+
+
+def test_a_gguf_file_keeps_its_end_tokens_and_chat_template(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    template = "{{ messages[0].content }}"
+    metadata = {"tokenizer.chat_template": template, "tokenizer.ggml.eot_token_id": 4}
+    tiny_gguf(tmp_path / "m.gguf", layers=1, kind="Q8_0", metadata=metadata)
+    loaded = load(tmp_path / "m.gguf")
+    save(loaded.model, loaded.tokenizer, tmp_path / "hf")
+    assert load_config(tmp_path / "hf").eos_ids == load_config(tmp_path / "m.gguf").eos_ids == (2, 4)
+    chat = ChatTemplate.from_dir(tmp_path / "hf")
+    assert chat is not None and chat.source == template

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import os
 import pty
 import select
@@ -32,6 +33,11 @@ Chat = Callable[..., Result]
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+TOOLS = [{"type": "function", "function": {"name": "t", "parameters": {}}}]
+TOOL_TEMPLATE = (
+    "{{ bos_token }}{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
+    + TEMPLATE.removeprefix("{{ bos_token }}")
 )
 STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 
@@ -173,7 +179,7 @@ def test_ctrl_c_ends_the_answer(chat: Chat, program: Path, monkeypatch: pytest.M
     asked: list[Any] = []
     encode = shrinkc.importer.Tokenizer.encode_chat
 
-    def encoding(self: Any, message: str, before: Any = ()) -> list[int]:
+    def encoding(self: Any, message: Any, before: Any = (), tools: Any = None) -> list[int]:
         asked.append([m["content"] for m in before])
         return encode(self, message, before)
 
@@ -264,7 +270,12 @@ def test_on_a_terminal(tmp_path: Path, needs: Needs) -> None:
         (None, [], "has no chat template. Hint: use 'shrinkc run"),
         ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
          ["--system", "be brief"], "--system is not possible: the model's chat template has no place"),
+        ("{{ raise_exception('System role not supported') if messages[0].role == 'system' }}" + TEMPLATE,
+         ["--system", "be brief"],
+         "--system is not possible: the model's chat template cannot be used: TemplateError: System role not "
+         "supported. Hint: put it into the first message instead"),
         ("Q: {{ messages[-1].content }}", [], "the model's chat template keeps only one message"),
+        (TEMPLATE, ["--tools", "TOOLS"], "--tools is not possible: the model's chat template has no place for tools"),
         (TEMPLATE, ["--tokens", 0], "--tokens 0 is not possible"),
         (TEMPLATE, ["--tokens", 64], "an answer can have"),
         (TEMPLATE, ["--on", "gvsoc"], "does not run on gvsoc"),
@@ -277,9 +288,59 @@ def test_refused(
     if template is not None:
         talking(folder, template)
     out = shrinkc.compile(folder, tmp_path / "out", target="host").output
-    result = chat(out, ["the"], *options)
+    (tmp_path / "tools.json").write_text(json.dumps(TOOLS))
+    given = [tmp_path / "tools.json" if option == "TOOLS" else option for option in options]
+    result = chat(out, ["the"], *given)
     assert (result.code, result.out) == (2, "")
     assert said in result.words
+
+
+def test_tools_and_their_results(model: Path, tmp_path: Path, cli: Cli, chat: Chat) -> None:
+    """The template shows the tools; a result of a tool has its role, and is forgotten together with the call."""
+    folder = talking(Path(shutil.copytree(model, tmp_path / "model")), TOOL_TEMPLATE)
+    out = shrinkc.compile(folder, tmp_path / "out", target="host", context=64).output
+    file = tmp_path / "tools.json"
+    file.write_text(json.dumps(TOOLS))
+    first = chat(out, ["the"], "--tools", file, "--tokens", 2, "--json").json["answers"][0]
+    same = cli("run", out, "--prompt", "the", "--chat", "--tools", file, "--tokens", 2, "--json")
+    text = cli("run", out, "--prompt", "[t]user: the\nassistant:", "--tokens", 2, "--json")
+    assert first["prompt_tokens"] == same.json["prompt_tokens"] == text.json["prompt_tokens"]
+
+    with shrinkc.chat(out, tools=TOOLS, tokens=2) as talk:
+        call = talk.ask("the").text
+        answer = talk.ask("in", role="tool")
+        want = f"[t]user: the\nassistant: {call.strip()}\ntool: in\nassistant:"
+        ids = cli("run", out, "--prompt", want, "--tokens", 2, "--json").json["prompt_tokens"]
+        assert answer.result.prompt_tokens == ids
+        assert talk.roles == ["user", "tool"]
+        while not answer.forgotten:
+            answer = talk.ask("a")
+        assert answer.forgotten == 2 and talk.roles[0] == "user"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        ("[", "cannot be read"),
+        ('{"name": 1}', "is no list of JSON objects"),
+        ('["weather"]', "is no list of JSON objects"),
+    ],
+)
+def test_tools_that_cannot_be(cli: Cli, tmp_path: Path, content: str | None, said: str) -> None:
+    file = tmp_path / "tools.json"
+    if content is not None:
+        file.write_text(content)
+    result = cli("chat", tmp_path, "--tools", file)
+    assert (result.code, result.out) == (2, "")
+    assert f"--tools {file} {said}" in result.words
+
+
+def test_tools_need_the_template(cli: Cli, program: Path, tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text(json.dumps(TOOLS))
+    result = cli("run", program, "--prompt", "the", "--tools", tmp_path / "tools.json")
+    assert result.code == 2
+    assert "--tools needs the model's chat template. Hint: add --chat" in result.words
 
 
 def test_messages_that_cannot_be(chat: Chat, program: Path) -> None:

@@ -10,9 +10,9 @@ from helpers.tiny_gguf import tiny_gguf
 from helpers.tiny_llama import PRINTABLE, bytelevel_json, sentencepiece_json
 from importer.test_gptq import refusal
 from shrinkc.core.errors import BadTokenizer
-from shrinkc.importer import Tokenizer, load_model
+from shrinkc.importer import Tokenizer, load_config, load_model
 from shrinkc.importer.gguf_file import GgufFile
-from shrinkc.importer.gguf_tokenizer import load_tokenizer
+from shrinkc.importer.gguf_tokenizer import TURN_ENDS, load_tokenizer
 
 TEXTS = [
     "",
@@ -216,3 +216,22 @@ def test_scores_refused(tmp_path: Path, scores: list[float] | None, said: str) -
         metadata={"tokenizer.ggml.scores": scores},
     )
     assert said in refusal(BadTokenizer, tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("text", TURN_ENDS)
+def test_the_token_that_ends_a_turn_is_found_by_its_text(tmp_path: Path, text: str) -> None:
+    """Most files of instruct models name only the end of a text, as llama.cpp finds the other one itself."""
+    name = "tokenizer.ggml.token"
+    tiny_gguf(tmp_path / "m.gguf", layers=1)
+    fields = GgufFile(tmp_path / "m.gguf").metadata
+    tokens, types = list(fields[f"{name}s"]), list(fields[f"{name}_type"])
+    at = len(tokens) - 1
+    tokens[at] = text
+    for kind, found in ((1, (2,)), (3, (2, at))):
+        types[at] = kind
+        metadata = {f"{name}s": tokens, f"{name}_type": types}
+        tiny_gguf(tmp_path / f"{kind}.gguf", layers=1, metadata=metadata)
+        assert load_config(tmp_path / f"{kind}.gguf").eos_ids == found
+        metadata["tokenizer.ggml.eot_token_id"] = at
+        tiny_gguf(tmp_path / f"{kind}t.gguf", layers=1, metadata=metadata)
+        assert load_config(tmp_path / f"{kind}t.gguf").eos_ids == (2, at)

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
@@ -19,11 +19,14 @@ from shrinkc.core.errors import (
     BadWeights,
     ModelNotFound,
     ShapeMismatch,
+    ShrinkcError,
     UnsupportedModel,
     UsageError,
 )
 from shrinkc.core.shell import is_text
 from shrinkc.importer.config import read_config
+from shrinkc.importer.gguf_file import GgufFile
+from shrinkc.importer.gguf_tokenizer import special_ids
 from shrinkc.model import FAMILIES, SUPPORTED, Family, family_of
 
 if TYPE_CHECKING:
@@ -240,7 +243,7 @@ def _load_gguf(path: Path, dtype: str) -> PreTrainedModel:
     _check_family(path, config.model_type)
     try:
         with redirect_stderr(StringIO()):  # its progress bar cannot be switched off
-            return AutoModelForCausalLM.from_pretrained(
+            model = AutoModelForCausalLM.from_pretrained(
                 path.parent,
                 gguf_file=path.name,
                 dtype=torch_dtype(dtype),
@@ -249,6 +252,10 @@ def _load_gguf(path: Path, dtype: str) -> PreTrainedModel:
             )
     except Exception as error:
         raise BadWeights(f"{path}: {_first_line(error)}", "copy the file again.") from error
+    with suppress(ShrinkcError):  # a file that only transformers can read
+        _, ends = special_ids(GgufFile(path))  # transformers knows the first of them
+        model.generation_config.eos_token_id = ends or None
+    return model
 
 
 def _load_gptq(path: Path, dtype: str) -> PreTrainedModel:

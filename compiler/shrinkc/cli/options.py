@@ -11,6 +11,7 @@ import click
 from shrinkc.build.make import OPTIONS
 from shrinkc.cli.console import VERBOSITY
 from shrinkc.core.errors import UsageError
+from shrinkc.core.parsing import parse_json
 from shrinkc.core.shell import is_text, printable
 from shrinkc.core.words import parse_size
 from shrinkc.storage import WIDEST, WIDTHS
@@ -92,6 +93,30 @@ class Size(click.ParamType):
             return parse_size(str(value))
         except ValueError as error:
             self.fail(f"{error}.", param, ctx)
+
+
+class Tools(click.ParamType):
+    """JSON file with a list of functions that the model may call."""
+
+    name = "file"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[dict[str, Any]]:
+        try:
+            tools = parse_json(Path(value).read_bytes())
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"--tools {value} cannot be read: {error}.",
+                "give a JSON file with a list of tools.",
+            ) from error
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise UsageError(
+                f"--tools {value} is no list of JSON objects.",
+                'give a list such as [{"type": "function", "function": {"name": "...", "description": "...", '
+                '"parameters": {...}}}].',
+            )
+        return tools
 
 
 class Device(click.ParamType):
@@ -178,6 +203,10 @@ def run_options(default_tokens: str, timed: str) -> Callable[[Any], Any]:
         click.option(
             "--on", type=click.Choice(MACHINES), default="host", show_default=True,
             help="Machine that runs the program: this computer (host) or a simulator.",
+        ),
+        click.option(
+            "--tools", type=Tools(), metavar="FILE",
+            help="JSON file with functions that the model may call, for its chat template.",
         ),
         click.option(
             "-n", "--tokens", type=int, metavar="N",

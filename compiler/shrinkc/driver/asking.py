@@ -12,7 +12,7 @@ from shrinkc.build.make import OPTIONS
 from shrinkc.core import artifact
 from shrinkc.core.errors import UsageError
 from shrinkc.core.words import listed
-from shrinkc.importer import Tokenizer
+from shrinkc.importer import Tokenizer, Tool
 from shrinkc.numerics.sampling import TOP_P_ONE, Sampling
 from shrinkc.simulate.proof import Request
 from shrinkc.targets import MACHINES, TARGETS
@@ -32,6 +32,7 @@ class RunRequest:
 
     ``verify``: 0: nothing; 1: every integer; N: logits and the chosen token only for every Nth token.
     ``trace``: only with ``profile``.  ``hook_interval``: only on gvsoc, without ``verify`` and ``profile``.
+    ``tools``: of a prompt in the chat template, or of a conversation.
     """
 
     machine: Machine
@@ -50,6 +51,7 @@ class RunRequest:
     prompt_lookup: int | None = None
     trace: bool = False
     hook_interval: bool = False
+    tools: Sequence[Tool] | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError if a value is not possible."""
@@ -171,6 +173,8 @@ def device_request(
     request: RunRequest, manifest: artifact.Manifest, tokenizer: Tokenizer
 ) -> Request:
     """Return the request for the device.  Raises UsageError, with the numbers, if the context is too short."""
+    if request.tools is not None and not request.chat:
+        raise UsageError("--tools needs the model's chat template.", "add --chat.")
     if request.prompt_ids is not None:
         prompt = tuple(request.prompt_ids)
         beyond = [i for i in prompt if not 0 <= i < manifest.vocab_size]
@@ -180,7 +184,9 @@ def device_request(
                 f"allowed: 0 to {manifest.vocab_size - 1}.",
             )
     elif request.chat:
-        prompt = tuple(tokenizer.encode_chat(request.prompt or ""))
+        if tokenizer.chat is not None:
+            tokenizer.chat.check_tools(request.tools)
+        prompt = tuple(tokenizer.encode_chat(request.prompt or "", tools=request.tools))
     else:
         prompt = tuple(tokenizer.encode(request.prompt or ""))
     if not prompt:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from shrinkc.core.errors import UsageError
+from shrinkc.core.errors import BadTokenizer, UsageError
 from shrinkc.core.progress import Reporter
 from shrinkc.driver.asking import DEFAULT_TOKENS, RunRequest
 from shrinkc.driver.run_result import RunResult
@@ -16,6 +16,7 @@ from shrinkc.driver.story import OnText
 from shrinkc.importer import Message
 from shrinkc.simulate.proof import Request
 
+Role = Literal["user", "tool"]
 Ending = Literal["end", "tokens", "context"]
 """Reason why an answer ended: the model's end token, the limit of tokens, or a full context."""
 
@@ -26,7 +27,7 @@ class Answer:
 
     Attributes:
         message: The message.
-        text: The answer.
+        text: The answer, including calls of tools as the model writes them.
         ended: ``"end"``: by the model; ``"tokens"``: by ``tokens``; ``"context"``: the context is full.
         forgotten: How many of the oldest exchanges were left out for it.
         result: The run that gave the answer.
@@ -70,6 +71,7 @@ class Conversation:
         model: Name of the model.
         context: Tokens that the whole conversation may take.
         exchanges: Pairs of message and answer that are not forgotten.
+        roles: The role of each of these messages: ``"user"`` or ``"tool"``.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Conversation:
             [] if system is None else [{"role": "system", "content": system}]
         )
         self.exchanges: list[tuple[str, str]] = []
+        self.roles: list[Role] = []
         self.model = self._program.manifest.model
         self.context = self._program.manifest.context
         self._check_template(directory, system)
@@ -107,7 +110,7 @@ class Conversation:
         count = len(self.exchanges)
         return f"<Conversation with {self.model}: {count} exchanges, context {self.context}>"
 
-    def ask(self, message: str, on_text: OnText | None = None) -> Answer:
+    def ask(self, message: str, on_text: OnText | None = None, *, role: Role = "user") -> Answer:
         """Ask, and return the answer.
 
         KeyboardInterrupt ends the answer; the part that was generated stays in the conversation.
@@ -115,11 +118,13 @@ class Conversation:
         Args:
             message: The user's message.
             on_text: Is called with each piece of the answer, and with a final newline.
+            role: ``"tool"`` if the message is the result of a tool that the model called.
 
         Raises:
             UsageError: The message alone is too long.  The conversation does not change.
+            BadTokenizer: The chat template refuses the message, such as one of a tool.
         """
-        ids, forgotten = self._fitted(message)
+        ids, forgotten = self._fitted(message, role)
         room = self.context - len(ids)
         request = self._program.request
         most = room if request.tokens is None else min(request.tokens, room)
@@ -131,7 +136,7 @@ class Conversation:
             if on_text is not None:
                 on_text(text)
 
-        self.exchanges = self.exchanges[forgotten:]
+        self.exchanges, self.roles = self.exchanges[forgotten:], self.roles[forgotten:]
         try:
             result = self._run(asked, tell)
         except BaseException:
@@ -142,6 +147,7 @@ class Conversation:
             text = "".join(said).removesuffix("\n")
             if said:
                 self.exchanges.append((message, text))
+                self.roles.append(role)
         ending: Ending = "end"
         if len(result.new_tokens) == most:
             ending = "context" if most == room else "tokens"
@@ -164,11 +170,13 @@ class Conversation:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _fitted(self, message: str) -> tuple[list[int], int]:
+    def _fitted(self, message: str, role: Role) -> tuple[list[int], int]:
         """Return the prompt, and the number of oldest exchanges dropped to make room for it and an answer."""
         wanted = min(self._program.request.tokens or DEFAULT_TOKENS, self.context // 4)
         for forgotten in range(len(self.exchanges) + 1):
-            ids = self._ids(message, forgotten)
+            if [*self.roles, role][forgotten] == "tool" and forgotten:
+                continue  # the result of a tool belongs to the call before it
+            ids = self._ids(message, forgotten, role)
             room = self.context - len(ids)
             if room >= wanted:
                 return ids, forgotten
@@ -180,13 +188,17 @@ class Conversation:
             )
         return ids, forgotten
 
-    def _ids(self, message: str, forgotten: int) -> list[int]:
+    def _ids(self, message: str, forgotten: int, role: Role = "user") -> list[int]:
         before = [
-            {"role": role, "content": content}
-            for exchange in self.exchanges[forgotten:]
-            for role, content in zip(("user", "assistant"), exchange, strict=True)
+            {"role": who, "content": content}
+            for asked, exchange in zip(
+                self.roles[forgotten:], self.exchanges[forgotten:], strict=True
+            )
+            for who, content in zip((asked, "assistant"), exchange, strict=True)
         ]
-        return self._program.tokenizer.encode_chat(message, [*self._system, *before])
+        last = {"role": role, "content": message}
+        tools = self._program.request.tools
+        return self._program.tokenizer.encode_chat(last, [*self._system, *before], tools)
 
     def _check_template(self, directory: Path, system: str | None) -> None:
         template = self._program.tokenizer.chat
@@ -196,7 +208,15 @@ class Conversation:
                 "use 'shrinkc run --prompt TEXT', which continues a text.",
             )
         talk = [{"role": "user", "content": "(1)"}, {"role": "assistant", "content": "(2)"}]
-        shown = template.render("(3)", [*self._system, *talk])
+        shown = template.render("(3)", talk)
+        try:
+            shown = template.render("(3)", [*self._system, *talk])
+        except BadTokenizer as error:  # raised because of the system message alone
+            raise UsageError(
+                f"--system is not possible: {error.message}",
+                "put it into the first message instead.",
+            ) from error
+        template.check_tools(self._program.request.tools)
         if system is not None and system.strip() not in shown:
             raise UsageError(
                 "--system is not possible: the model's chat template has no place for it.",

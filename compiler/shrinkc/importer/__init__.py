@@ -2,6 +2,7 @@
 
 from shrinkc.importer.chat_template import ChatTemplate as ChatTemplate
 from shrinkc.importer.chat_template import Message as Message
+from shrinkc.importer.chat_template import Tool as Tool
 from shrinkc.importer.config import parse_config as parse_config
 from shrinkc.importer.loading import Checkpoint as Checkpoint
 from shrinkc.importer.loading import load_config as load_config

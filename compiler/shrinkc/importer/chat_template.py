@@ -15,7 +15,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from shrinkc.core.errors import BadTokenizer
+from shrinkc.core.errors import BadTokenizer, UsageError
 from shrinkc.importer.jsonfile import parse_json_object, read_json_object, read_text
 
 _FILE = "chat_template.jinja"
@@ -23,8 +23,12 @@ _SETTINGS = "tokenizer_config.json"
 _SPECIAL = "special_tokens_map.json"
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
-Message = Mapping[str, str]
-"""``role`` (system, user or assistant) and ``content``."""
+Message = Mapping[str, Any]
+"""``role`` (system, user, assistant or tool), ``content``, and what else the template reads, such as ``tool_calls``."""
+
+Tool = Mapping[str, Any]
+"""JSON schema of a function that the model may call: ``type`` ("function"), and ``function`` with ``name``,
+``description`` and ``parameters``."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,27 @@ class ChatTemplate:
         content = {"template": self.source, "tokens": self.tokens}
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
-    def render(self, message: str, before: Sequence[Message] = ()) -> str:
-        """Return the prompt for a user's message, ending where the answer begins, like transformers.
+    def check_tools(self, tools: Sequence[Tool] | None) -> None:
+        """Raise UsageError if the template does not show ``tools``."""
+        if tools and self.render("Hi", tools=tools) == self.render("Hi"):
+            raise UsageError(
+                "--tools is not possible: the model's chat template has no place for tools.",
+                "describe them in the first message instead.",
+            )
 
-        ``before``: earlier messages.  Raises BadTokenizer if the template needs a value that is not
-        provided.  Templates come with models, so they run in Jinja's sandbox.
+    def render(
+        self,
+        message: str | Message,
+        before: Sequence[Message] = (),
+        tools: Sequence[Tool] | None = None,
+    ) -> str:
+        """Return the prompt for a message, ending where the answer begins, like transformers.
+
+        ``message``: a user's text, or a message with its role.  ``before``: earlier messages.  ``tools``: functions
+        that the model may call.  Raises BadTokenizer if the template refuses the messages, or needs a value that is
+        not provided.  Templates come with models, so they run in Jinja's sandbox.
         """
+        last = {"role": "user", "content": message} if isinstance(message, str) else dict(message)
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -83,8 +102,8 @@ class ChatTemplate:
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
         try:
             return environment.from_string(self.source).render(
-                messages=[*map(dict, before), {"role": "user", "content": message}],
-                tools=None,
+                messages=[*map(dict, before), last],
+                tools=None if tools is None else [*map(dict, tools)],
                 documents=None,
                 add_generation_prompt=True,
                 **self.tokens,

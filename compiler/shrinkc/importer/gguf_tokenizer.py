@@ -25,6 +25,8 @@ _PREFIX = "tokenizer.ggml."
 # token types (``llama.h``, llama_token_type)
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _TYPES = (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE)
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>")
+"""Control tokens with which a model ends its turn in a conversation."""
 
 
 def _split(pattern: str) -> PreTokenizer:
@@ -44,14 +46,31 @@ _PRE_TYPES: dict[str, tuple[list[PreTokenizer], bool]] = {
 
 
 def special_ids(file: GgufFile) -> tuple[int | None, list[int]]:
-    """Return the id of BOS and the ids that end a text; defaults of a SentencePiece model are 1 and 2."""
+    """Return the id of BOS and the ids that end a text or a turn; defaults of a SentencePiece model are 1 and 2.
+
+    The control tokens of TURN_ENDS end a turn, as in llama.cpp: most files do not name them."""
     spm = file.metadata.get(_PREFIX + "model") == "llama"
     bos = file.metadata.get(_PREFIX + "bos_token_id", 1 if spm else None)
     eos = [
         file.metadata.get(_PREFIX + "eos_token_id", 2 if spm else None),
-        file.metadata.get(_PREFIX + "eot_token_id"),  # the end of a turn
+        file.metadata.get(_PREFIX + "eot_token_id"),
+        *_turn_ends(file),
     ]
-    return bos, [index for index in eos if index is not None]
+    return bos, [
+        index for at, index in enumerate(eos) if index is not None and index not in eos[:at]
+    ]
+
+
+def _turn_ends(file: GgufFile) -> list[int]:
+    tokens = file.metadata.get(_PREFIX + "tokens")
+    types = file.metadata.get(_PREFIX + "token_type")
+    if not isinstance(tokens, list) or not isinstance(types, list):
+        return []
+    return [
+        index
+        for index, (text, kind) in enumerate(zip(tokens, types, strict=False))
+        if kind == _CONTROL and text in TURN_ENDS
+    ]
 
 
 def load_tokenizer(file: GgufFile, vocab_size: int) -> Tokenizer:

@@ -11,7 +11,7 @@ import tokenizers
 
 from shrinkc.core import artifact
 from shrinkc.core.errors import BadTokenizer, UsageError
-from shrinkc.importer.chat_template import ChatTemplate, Message
+from shrinkc.importer.chat_template import ChatTemplate, Message, Tool
 from shrinkc.importer.decode_table import build_decoder, join_pieces
 from shrinkc.importer.encode_table import EncodeTable, build_encode_table
 from shrinkc.importer.jsonfile import parse_json_object, read_json_object, read_text
@@ -159,16 +159,21 @@ class Tokenizer:
             ids.insert(0, self.bos_id)
         return ids
 
-    def encode_chat(self, message: str, before: Sequence[Message] = ()) -> list[int]:
-        """Return the ids of a user's message in the chat template, up to where the answer begins.
+    def encode_chat(
+        self,
+        message: str | Message,
+        before: Sequence[Message] = (),
+        tools: Sequence[Tool] | None = None,
+    ) -> list[int]:
+        """Return the ids of a message in the chat template, up to where the answer begins.
 
-        ``before``: earlier messages.  Raises UsageError if there is no template, BadTokenizer if it
-        cannot be rendered.
+        For the arguments see :meth:`ChatTemplate.render`.  Raises UsageError if there is no template, BadTokenizer
+        if it cannot be rendered.
         """
         if self.chat is None:
             raise UsageError("the model has no chat template.", "leave out --chat.")
         # the template writes all special tokens, including BOS
-        return self.encode(self.chat.render(message, before), add_bos=False)
+        return self.encode(self.chat.render(message, before, tools), add_bos=False)
 
     def encode_table(self) -> EncodeTable:
         """Return tables with which a program without the library computes the ids of :meth:`encode`."""
