@@ -309,6 +309,8 @@ def test_a_gguf_file_keeps_its_end_tokens_and_chat_template(tmp_path: Path) -> N
     tiny_gguf(tmp_path / "m.gguf", layers=1, kind="Q8_0", metadata=metadata)
     loaded = load(tmp_path / "m.gguf")
     save(loaded.model, loaded.tokenizer, tmp_path / "hf")
-    assert load_config(tmp_path / "hf").eos_ids == load_config(tmp_path / "m.gguf").eos_ids == (2, 4)
+    assert (
+        load_config(tmp_path / "hf").eos_ids == load_config(tmp_path / "m.gguf").eos_ids == (2, 4)
+    )
     chat = ChatTemplate.from_dir(tmp_path / "hf")
     assert chat is not None and chat.source == template
