@@ -79,6 +79,8 @@ def plan(
     ram: int | None = None,
     flash: int | None = None,
     hyperram: int | None = None,
+    fit: bool = False,
+    sensitivity: AnyPath | None = None,
 ) -> Planned | Shortfall:
     """Say whether a model fits a target, where everything is placed and how fast it is.
 
@@ -106,6 +108,10 @@ def plan(
         flash: Bytes of its mapped flash, where code, constants and weights lie; for ``"siracusa"`` and
             ``"pulp-open"``, bytes of the off-chip flash.  None: the target's.
         hyperram: Bytes of HyperRAM of ``"siracusa"`` and ``"pulp-open"``.  None: the target's.
+        fit: Choose the width of every float matrix so that the model fits with the least estimated loss.
+            Of ``bits``, ``embedding_bits``, ``group_size`` and ``asymmetric``, those that are given stay.
+        sensitivity: Result of ``shrinkc sensitivity`` (its ``sensitivity.json`` or its directory), from which
+            ``fit`` takes losses.  None: they are estimated from the kinds of the matrices.
 
     Returns:
         `Planned` if the model fits, else `Shortfall`.  ``fits`` says which.
@@ -122,6 +128,7 @@ def plan(
             model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
             asymmetric=asymmetric, embedding_bits=embedding_bits, context=context, l1=l1, adapter=adapter,
             engines=engines, code=code, position=position, clock=clock, ram=ram, flash=flash, hyperram=hyperram,
+            fit=fit, sensitivity=sensitivity,
         )
     )  # fmt: skip
 
@@ -144,6 +151,8 @@ def compile(  # noqa: A001
     ram: int | None = None,
     flash: int | None = None,
     hyperram: int | None = None,
+    fit: bool = False,
+    sensitivity: AnyPath | None = None,
     force: bool = False,
     reporter: Reporter | None = None,
 ) -> Compiled:
@@ -154,7 +163,7 @@ def compile(  # noqa: A001
     Args:
         model: As for `plan`.
         output: The directory to make.
-        target: As for `plan`, like all options from here to ``hyperram``.
+        target: As for `plan`, like all options from here to ``sensitivity``.
         bits: See `plan`.
         group_size: See `plan`.
         short_last_group: See `plan`.
@@ -168,6 +177,8 @@ def compile(  # noqa: A001
         ram: See `plan`.
         flash: See `plan`.
         hyperram: See `plan`.
+        fit: See `plan`.
+        sensitivity: See `plan`.
         force: Replace ``output`` if shrinkc made every file in it.
         reporter: Receives progress.
 
@@ -185,7 +196,7 @@ def compile(  # noqa: A001
     request = _request(
         model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
         asymmetric=asymmetric, embedding_bits=embedding_bits, context=context, l1=l1, adapter=adapter,
-        engines=engines, code=code, ram=ram, flash=flash, hyperram=hyperram,
+        engines=engines, code=code, ram=ram, flash=flash, hyperram=hyperram, fit=fit, sensitivity=sensitivity,
     )  # fmt: skip
     return compile_model(request, Path(output), force=force, reporter=reporter or Silent())
 
@@ -514,8 +525,9 @@ def _request(model: AnyPath | Checkpoint, **options: Any) -> PlanRequest:
 
     if isinstance(model, (str, os.PathLike)):
         model = Path(model)
-    adapter = options.pop("adapter")
-    return PlanRequest(model, adapter=None if adapter is None else Path(adapter), **options)
+    for name in ("adapter", "sensitivity"):
+        options[name] = None if options[name] is None else Path(options[name])
+    return PlanRequest(model, **options)
 
 
 def _environment(env: Mapping[str, str] | None) -> Mapping[str, str]:

@@ -173,6 +173,15 @@ model_options = together(
         "--context", type=int, metavar="N",
         help="Most tokens of prompt and answer together. [default: the model's limit, at most 256]",
     ),
+    click.option(
+        "--fit", is_flag=True,
+        help="Choose the width of every matrix so that the model fits with the least estimated loss. Of --bits, "
+        "--embedding-bits, --group-size and --asymmetric, those that you give stay.",
+    ),
+    click.option(
+        "--sensitivity", type=PATH, metavar="FILE",
+        help="With --fit: sensitivity.json of 'shrinkc sensitivity', or its directory, for measured losses.",
+    ),
     click.option("--l1", type=Size(), help="L1 memory to use, such as 128KiB. [default: all]"),
     click.option("--ram", type=Size(), help="RAM of a board, with --target rv32, such as 520KiB."),
     click.option(

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from shrinkc.compression.facts import FLOAT_BYTES, vector_values
-from shrinkc.compression.knapsack import Option, knapsack
+from shrinkc.compression.knapsack import Option, knapsack, largest_that_fits
 from shrinkc.compression.sensitivity import MODULES, Costs, LayerSensitivity
 from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.gptq import WIDTHS
@@ -42,9 +42,6 @@ FFN_MULTIPLE = 64
 GROUPS = (64, 32, 16)
 # modules that are stored as one matrix on a chip, and so share a width
 FUSED = {slot: tuple(NAMES[part] for part in parts) for slot, parts in SLOT_MODULES.items()}
-# Attempts with fewer bytes if the planner cannot place all matrices.  The first STEPPED ones subtract the missing
-# bytes, the others bisect.
-ROUNDS, STEPPED = 12, 4
 
 
 @dataclass(frozen=True)
@@ -361,19 +358,17 @@ class OnChip(Space):
         If a choice does not fit, because it has too many bytes or because matrices do not fill the memories exactly,
         it is made again with fewer bytes.  Raises BudgetUnreachable if the smallest choice does not fit.
         """
-        low, high, at = self.least(), budget, budget
-        found: Choice | None = None
-        for number in range(ROUNDS):
-            choice = best(self, costs, at, update)
-            if planned := self.planned(choice):
-                found, low, lacking = planned, at, 0
-            else:
-                shape = self.shape_of(choice)
-                lacking = max(0, _stored(shape) - self.free(shape))
-                high = choice.bytes - max(1, lacking)
-            if low >= high:
-                break
-            at = high if lacking or number < STEPPED else (low + high + 1) // 2
+        def lacking(choice: Choice) -> int | None:
+            if self.planned(choice) is not None:
+                return None
+            shape = self.shape_of(choice)
+            return max(0, _stored(shape) - self.free(shape))
+
+        chosen = largest_that_fits(
+            lambda at: best(self, costs, at, update), lambda choice: choice.bytes, lacking,
+            self.least(), budget,
+        )  # fmt: skip
+        found = None if chosen is None else self.planned(chosen)
         if found is None:
             least = best(self, costs, self.least(), update)
             found = self.planned(least)
@@ -418,7 +413,7 @@ def best(space: Space, s: Costs, budget: int, update: Update) -> Choice:
             continue  # already worse, whatever the widths
         names = [(i, u) for i in kept for u in space.units]
         items = [_options(sizes.units[u], _losses(s.layers[i], space.units[u])) for i, u in names]
-        items.append(_options(embeddings, _by_width(s.embedding, EMBEDDING_WIDTHS)))
+        items.append(_options(embeddings, monotonic(s.embedding)))
         picked = knapsack(items, budget - sizes.other)
         if picked is None:
             continue
@@ -443,14 +438,14 @@ def _options(sizes: Mapping[int, int], losses: Mapping[int, float]) -> list[Opti
 
 def _losses(layer: LayerSensitivity, modules: Sequence[str]) -> dict[int, float]:
     """Return bit-width -> increase in loss with all of ``modules`` at that width."""
-    each = [_by_width(layer.modules[module], WIDTHS) for module in modules]
+    each = [monotonic(layer.modules[module]) for module in modules]
     return {bits: sum(losses[bits] for losses in each) for bits in WIDTHS}
 
 
-def _by_width(measured: Mapping[int, float], widths: Sequence[int]) -> dict[int, float]:
-    """Return increases in loss that are monotonic in the bits and not negative: deviations are noise."""
+def monotonic(measured: Mapping[int, float]) -> dict[int, float]:
+    """Return bit-width -> increase in loss, monotonic in the bits and not negative: deviations are noise."""
     out, worst = {}, 0.0
-    for bits in sorted(widths, reverse=True):
+    for bits in sorted(measured, reverse=True):
         worst = max(worst, measured[bits])
         out[bits] = worst
     return out

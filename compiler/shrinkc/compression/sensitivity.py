@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from shrinkc.compression.texts import Text
 from shrinkc.core.errors import BadData
 from shrinkc.core.fingerprint import FILE, Fingerprint
 from shrinkc.core.journal import Journal
+from shrinkc.core.parsing import as_number, check_fields, parse_json
 from shrinkc.core.progress import Reporter, Update
 from shrinkc.model import ATTENTION, MLP, NAMES
 
@@ -43,6 +44,7 @@ MODULES = tuple(NAMES.values())
 WIDTHS = tuple(sorted(gptq.WIDTHS, reverse=True))
 NARROW = (0.125, 0.25, 0.5)
 GROUPS = (64, 32, 16, 8, 4, 2, 1)
+FORMAT = "shrinkc-sensitivity"
 VERSION = 5  # of the measurements' definition
 FITTED = 16  # windows that changes are fitted to
 DAMP = 0.05  # GPTQ's damping, GPTQModel's default
@@ -90,12 +92,62 @@ class Sensitivity:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "format": "shrinkc-sensitivity",
+            "format": FORMAT,
             "version": VERSION,
             "unit": "nats per token",
             "quantiser": QUANTISER,
             **asdict(self),
         }
+
+
+def read_sensitivity(file: Path, layers: int) -> Sensitivity:
+    """Read :meth:`Sensitivity.to_json` of a model of ``layers`` layers.  Raises BadData."""
+    try:
+        content = parse_json(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise BadData(
+                f"{file} is not a result of 'shrinkc sensitivity'.", "give its sensitivity.json."
+            )
+        if content.get("version") != VERSION:
+            raise BadData(
+                f"{file} is of version {content.get('version')}, this shrinkc reads version {VERSION}.",
+                "measure again.",
+            )
+        own = [f.name for f in fields(Sensitivity) if f.name not in ("loss", "kl")]
+        found = Sensitivity(
+            **{name: content[name] for name in own},
+            loss=_costs_of(content["loss"]), kl=_costs_of(content["kl"]),
+        )  # fmt: skip
+        check_fields(found)
+    except OSError as error:
+        raise BadData(f"{file} cannot be read: {error.strerror}.", "check its path.") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadData(f"{file} is damaged: {error}.", "measure again.") from error
+    if len(found.kl.layers) != layers:
+        raise BadData(
+            f"{file} was measured on a model of {len(found.kl.layers)} layers, this one has {layers}.",
+            "measure this model.",
+        )
+    return found
+
+
+def _costs_of(content: Any) -> Costs:
+    """Return the costs that are JSON.  Raises ValueError, KeyError, TypeError or AttributeError."""
+    layers = [
+        LayerSensitivity(
+            as_number(layer["removed"]),
+            {float(share): as_number(cost) for share, cost in layer["ffn"].items()},
+            None if layer["kv_group"] is None else as_number(layer["kv_group"]),
+            _by_bits(layer["bits"]),
+            {module: _by_bits(layer["modules"][module]) for module in MODULES},
+        )
+        for layer in content["layers"]
+    ]
+    return Costs(layers, _by_bits(content["embedding"]))
+
+
+def _by_bits(content: Any) -> dict[int, float]:
+    return {bits: as_number(content[str(bits)]) for bits in WIDTHS}
 
 
 def measure(

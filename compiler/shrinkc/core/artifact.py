@@ -46,7 +46,7 @@ class FileRecord:
 class Manifest:
     """Facts about a compiled program that a run needs.
 
-    ``bos_id``: the id that prompts start with, or None.  ``files``: relative path with slashes -> record,
+    ``widths``: matrix -> format that ``--fit`` chose for it.  ``bos_id``: the id that prompts start with, or None.  ``files``: relative path with slashes -> record,
     without build results.  ``stack_bytes``: whose stack -> bytes reserved for it.  ``static_bytes``: memory -> most
     bytes that a program takes, with stacks and cache.
     """
@@ -59,6 +59,7 @@ class Manifest:
     command: str
     shrinkc: str
     options: dict[str, Option]
+    widths: dict[str, str] = field(default_factory=dict)
     stack_bytes: dict[str, int] = field(default_factory=dict)
     static_bytes: dict[str, int] = field(default_factory=dict)
     files: dict[str, FileRecord] = field(default_factory=dict)
@@ -110,6 +111,8 @@ def _check_types(m: Manifest) -> None:
     options = {str, int, bool, type(None)}
     if type(m.options) is not dict or not {type(v) for v in m.options.values()} <= options:
         raise TypeError("options are values by name")
+    if type(m.widths) is not dict or not {type(v) for v in m.widths.values()} <= {str}:
+        raise TypeError("widths are texts by matrix")
     for name, size in (("context", m.context), ("vocab_size", m.vocab_size)):
         if not 0 < size <= _MAX_SIZE:
             raise ValueError(f"{name} = {size}; 1 to {_MAX_SIZE} is possible")

@@ -60,7 +60,7 @@ def compile_model(
     with reporter.stage("loading weights") as update:
         model = prepared.checkpoint.load(update)
     with reporter.stage("quantising") as update:
-        graph = lower(model, request.quant, prepared.context, update, prepared.choices)
+        graph = lower(model, prepared.quant, prepared.context, update, prepared.choices)
     shape = shapes_of_graph(graph, prepared.shape.piece_bytes)
     if prepared.formats is not None or shape.shared != prepared.shape.shared:
         prepared = prepared.for_shape(shape)
@@ -105,6 +105,7 @@ def _write_records(folder: Path, prepared: Planned, graph: Graph, tokenizer: Tok
             command=prepared.command,
             shrinkc=shrinkc.__version__,
             options=prepared.options,
+            widths={} if prepared.widths is None else prepared.widths.by_matrix(),
             stack_bytes=dict(prepared.target.program.stacks),
             static_bytes=dict(prepared.plan.used),
         ),

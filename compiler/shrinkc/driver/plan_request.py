@@ -39,6 +39,8 @@ class PlanRequest:
     ram: int | None = None
     flash: int | None = None
     hyperram: int | None = None
+    fit: bool = False
+    sensitivity: Path | None = None
 
     def __post_init__(self) -> None:
         """Raise QuantizeError for an impossible width, UsageError for an impossible value of another option."""
@@ -47,6 +49,10 @@ class PlanRequest:
             raise UsageError(
                 f"--adapter {self.adapter}: {self.model.name} was opened already.",
                 "give the adapter to 'shrinkc.open'.",
+            )
+        if self.sensitivity is not None and not self.fit:
+            raise UsageError(
+                "--sensitivity needs --fit.", "give --fit as well, or leave --sensitivity out."
             )
         _ = self.quant
 

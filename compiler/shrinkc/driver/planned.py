@@ -14,6 +14,7 @@ from shrinkc.core.shell import name_of, quoted
 from shrinkc.core.words import show_size
 from shrinkc.driver.estimating import Speed, speed_of
 from shrinkc.driver.plan_request import PlanRequest
+from shrinkc.driver.widths import ChosenWidths
 from shrinkc.engines import CORES, ON_CORES, Choices, engine_named
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig
 from shrinkc.memory.plan import Plan, planned_sizes
@@ -38,6 +39,8 @@ class Planned:
         target: The target.
         shape: Sizes of all matrices.
         choices: The engine of each matrix.
+        quant: Formats of float matrices, with those that ``fit`` chose.
+        widths: What ``fit`` chose, with bytes and estimated costs; None without ``fit``.
         request: The options.
     """
 
@@ -49,6 +52,8 @@ class Planned:
     plan: Plan
     notes: tuple[str, ...] = ()
     choices: Choices = ON_CORES
+    quant: QuantOptions = field(default_factory=QuantOptions)
+    widths: ChosenWidths | None = None
 
     fits: ClassVar[Literal[True]] = True
 
@@ -76,16 +81,21 @@ class Planned:
     @property
     def options(self) -> dict[str, Option]:
         """All options that affect the program, without paths."""
-        q = self.request.quant
+        q, r = self.request.quant, self.request
         adapter = self.checkpoint.adapter if self.checkpoint.adapter_given else None
         fixed = fixed_options(self.config, self.formats, q)
         return {
             "target": self.target.name,
-            "bits": None if "--bits" in fixed else q.bits,
+            "fit": r.fit,
+            "sensitivity": None if r.sensitivity is None else name_of(r.sensitivity),
+            # None where it is chosen, or fixed by the checkpoint
+            "bits": r.bits if r.fit or "--bits" in fixed else q.bits,
             "group_size": q.group_size,
             "short_last_group": q.short_last_group,
             "asymmetric": q.asymmetric,
-            "embedding_bits": None if "--embedding-bits" in fixed else q.embedding_bits,
+            "embedding_bits": r.embedding_bits
+            if r.fit or "--embedding-bits" in fixed
+            else q.embedding_bits,
             "context": self.context,
             "l1": None if self.target.board else self.plan.l1_budget,
             **self._sizes,
@@ -188,6 +198,7 @@ class Planned:
             "tables": {x.name: {"level": x.level, "bytes": x.bytes} for x in p.tables},
             "logits_in_l1": p.logits_in_l1,
             "notes": list(self.notes),
+            **({} if self.widths is None else {"widths": self.widths.to_json()}),
             **self._engines_json(),
         }
 

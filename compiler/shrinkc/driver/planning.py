@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from shrinkc.core.errors import DoesNotFit, QuantizeError, UsageError
+from shrinkc.core.errors import DoesNotFit, Lack, QuantizeError, UsageError
 from shrinkc.core.words import show_size
 from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, shortfalls
-from shrinkc.driver.passes import PASSES, Draft
+from shrinkc.driver.passes import PASSES, Draft, check_weight_groups
 from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall, fixed_options
+from shrinkc.driver.widths import choose_widths, lacks_weights, smallest_widths
 from shrinkc.engines import CORES, engine_named
 from shrinkc.importer import Checkpoint, LlamaConfig
 from shrinkc.model import SLOT_MODULES, window_notes
@@ -66,26 +67,52 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
         permutation_entries(config, checkpoint.permuted), request.quant, context, target,
         target.l1 if request.l1 is None else request.l1,
     )  # fmt: skip
+    widths = None
+    if request.fit:
+        draft, widths = choose_widths(check_weight_groups(draft), request)
     for step in PASSES:
         try:
             draft = step(draft)
         except DoesNotFit:
             lacks = shortfalls(draft.shape, target, draft.l1)
-            search = partial(_alternatives, draft, fixed)
+            search = partial(_alternatives, draft, request, fixed, lacks)
             return Shortfall(checkpoint.name, target, context, lacks, notes, search)
     return Planned(
-        request, checkpoint, context, target, draft.shape, draft.plan, notes, draft.choices
-    )
+        request, checkpoint, context, target, draft.shape, draft.plan, notes, draft.choices,
+        draft.quant, widths,
+    )  # fmt: skip
 
 
-def _alternatives(draft: Draft, fixed: Collection[str]) -> list[str]:
+def _alternatives(
+    draft: Draft, request: PlanRequest, fixed: Collection[str], lacks: Sequence[Lack]
+) -> list[str]:
     """Return changes of options that make the model fit."""
+    if request.fit:
+        fixed = {*fixed, "--bits", "--embedding-bits"}
 
     def fits(quant: QuantOptions, context: int, l1: int) -> bool:
         return replace(draft, quant=quant, context=context, l1=l1).fits
 
     found = alternatives(fits, draft.quant, draft.context, draft.l1, draft.target.l1, fixed)
+    if all(map(lacks_weights, lacks)):
+        found = [*_with_fit(draft, request), *found]
     return found + [f"--{name} {size // MIB}MiB" for name, size in _larger_parts(draft)]
+
+
+def _with_fit(draft: Draft, request: PlanRequest) -> list[str]:
+    """Return how --fit makes the model fit: beside the other options, or in place of widths; empty if it does not."""
+    if request.fit:
+        return []
+    given = [name for name in ("--bits", "--embedding-bits") if name in request.given]
+    free = replace(request, bits=None, embedding_bits=None)
+    try:
+        if smallest_widths(draft, request).fits:
+            return ["--fit"]
+        if given and smallest_widths(draft, free).fits:
+            return [f"--fit without {' and '.join(given)}"]
+    except QuantizeError:  # all matrices are quantised already
+        pass
+    return []
 
 
 def _larger_parts(draft: Draft) -> Iterator[tuple[str, int]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from shrinkc.core.words import listed, show_rounded, show_share, show_size
 from shrinkc.driver.estimating import Speed
 from shrinkc.driver.planned import Planned, fixed_options
+from shrinkc.driver.widths import ChosenWidth, ChosenWidths
 from shrinkc.engines import CORES, engine_named, product_engine
 from shrinkc.memory.cycles import PassCost, resource_label
 from shrinkc.quantize import EMBEDDING, HEAD, inputs_of
@@ -64,6 +66,8 @@ def _speed(planned: Planned) -> list[Row]:
 
 def _weights(planned: Planned) -> list[Row]:
     """Return stored bytes and the width of every kind of matrix."""
+    if planned.widths is not None:
+        return _chosen(planned, planned.widths)
     q, known = planned.request.quant, planned.formats or {}
     fixed = fixed_options(planned.config, planned.formats, q)
     said = [] if "--bits" in fixed else [_width(q.bits, q.asymmetric, q.group_size or 0)]
@@ -87,6 +91,44 @@ def _weights(planned: Planned) -> list[Row]:
     if planned.copy_bytes:
         rows.append(("second layout", f"{show_size(planned.copy_bytes)} more, for faster decoding"))
     return rows
+
+
+def _chosen(planned: Planned, widths: ChosenWidths) -> list[Row]:
+    """Return stored bytes, the estimated cost, and the widths that --fit chose for each kind of matrix."""
+    text = (
+        f"{show_size(planned.weight_bytes)}: widths chosen by --fit from {widths.source}, estimated cost "
+        f"{show_rounded(widths.cost)} ({widths.unit})"
+    )
+    if planned.formats:
+        text += f"; {len(planned.formats)} matrices keep the checkpoint's widths"
+    rows = [("weights", text)]
+    kinds: dict[str, list[ChosenWidth]] = {}
+    for m in widths.matrices:
+        kinds.setdefault(m.kind, []).append(m)
+    tied = planned.config.tie_embeddings
+    labels = {"head": "embedding, head" if tied else "LM head"}
+    for kind, matrices in kinds.items():
+        layers: dict[str, list[int]] = {}
+        for m in matrices:
+            layers.setdefault(m.width, []).append(m.layer)
+        said = [width + _layers(of) * (len(layers) > 1) for width, of in layers.items()]
+        size = show_size(sum(m.bytes for m in matrices))
+        rows.append((labels.get(kind, kind), f"{', '.join(said)}: {size}"))
+    if planned.copy_bytes:
+        rows.append(("second layout", f"{show_size(planned.copy_bytes)} more, for faster decoding"))
+    return rows
+
+
+def _layers(numbers: Sequence[int]) -> str:
+    """Return ascending numbers of layers as text: `` (layers 0-3, 7)``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    texts = [str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs]
+    return f" (layer{'s' * (len(numbers) > 1)} {', '.join(texts)})"
 
 
 def _width(bits: int, asymmetric: bool, group: int) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from shrinkc.core.errors import QuantizeError
 from shrinkc.importer import Formats
@@ -24,13 +24,17 @@ ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
 
 @dataclass(frozen=True)
 class QuantOptions:
-    """Bit-widths and groups for float weights.  ``group_size`` None: one scale per output channel."""
+    """Bit-widths and groups for float weights.  ``group_size`` None: one scale per output channel.
+
+    ``chosen``: stored matrix, such as "layer3.qkv", "head" or an untied "embedding" -> its format in place of these.
+    """
 
     bits: int = WIDEST
     group_size: int | None = None
     asymmetric: bool = False
     embedding_bits: int = WIDEST
     short_last_group: bool = False
+    chosen: Mapping[str, MatrixFormat] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for label, bits in (("--bits", self.bits), ("--embedding-bits", self.embedding_bits)):
@@ -48,6 +52,15 @@ class QuantOptions:
         """Group size of embedding and LM head."""
         return self.group_size if self.grouped_embeddings else None
 
+    def format_of(self, name: str) -> MatrixFormat:
+        """Return the format of a stored matrix whose weights are float."""
+        if name in self.chosen:
+            return self.chosen[name]
+        if name in ("head", "embedding"):
+            return MatrixFormat(self.embedding_bits, self.embedding_group_size, Offsets.NONE)
+        offsets = Offsets.WIDE if self.asymmetric else Offsets.NONE
+        return MatrixFormat(self.bits, self.group_size, offsets)
+
 
 def matrix_formats(
     c: LlamaConfig, options: QuantOptions, formats: Formats | None
@@ -59,8 +72,6 @@ def matrix_formats(
     """
     known = formats or {}
     inputs = _inputs(c)
-    offsets = Offsets.WIDE if options.asymmetric else Offsets.NONE
-    float_format = MatrixFormat(options.bits, options.group_size, offsets)
     layers: list[dict[str, MatrixFormat]] = []
     for i in range(c.num_layers):
         slots = {}
@@ -72,16 +83,22 @@ def matrix_formats(
                     i, [m for m in modules if names[m] in known],
                     [m for m in modules if names[m] not in known],
                 )  # fmt: skip
-            slots[slot] = MatrixFormat.fused(parts, inputs[slot]) if parts else float_format
+            slots[slot] = (
+                MatrixFormat.fused(parts, inputs[slot])
+                if parts
+                else options.format_of(f"layer{i}.{slot}")
+            )
         layers.append(slots)
 
-    def token_matrix(name: str) -> MatrixFormat:
-        if name in known:
-            return MatrixFormat.fused([known[name]], c.hidden_size)
-        return MatrixFormat(options.embedding_bits, options.embedding_group_size, Offsets.NONE)
+    def token_matrix(module: str, name: str) -> MatrixFormat:
+        if module in known:
+            return MatrixFormat.fused([known[module]], c.hidden_size)
+        return options.format_of(name)
 
-    embedding = token_matrix(EMBEDDING)
-    return layers, embedding if c.tie_embeddings else token_matrix(HEAD), embedding
+    if c.tie_embeddings:
+        both = token_matrix(EMBEDDING, "head")
+        return layers, both, both
+    return layers, token_matrix(HEAD, "head"), token_matrix(EMBEDDING, "embedding")
 
 
 def inputs_of(c: LlamaConfig, name: str) -> int:

@@ -153,15 +153,15 @@ class _Lowering:
 
     def matrix(self, source: Source, out: Output, gain: np.ndarray | None = None) -> QLinear:
         """Quantise a matrix and its adapter, for inputs gain * x."""
-        o, weight = self.options, source.weight
+        weight, form = source.weight, self.options.format_of(source.name)
         engine = self.choices.engine(source.name)
 
         def main(limit: int) -> QLinear:
             if isinstance(weight, QuantizedWeight):
                 return convert_matrix(source.name, weight, out, limit=limit, engine=engine)
             return quantize_matrix(
-                source.name, weight, out, bits=o.bits, group=o.group_size, asymmetric=o.asymmetric,
-                limit=limit, engine=engine,
+                source.name, weight, out, bits=form.bits, group=form.group,
+                asymmetric=form.asymmetric, limit=limit, engine=engine,
             )  # fmt: skip
 
         w = main(CMAX)
@@ -379,13 +379,12 @@ class _Lowering:
         return self.norm_add(y, x, index, f"{name}.out", f.mlp_post_norm)
 
     def embedding_or_head(self, name: str, weight: Weight, out: Output) -> QLinear:
-        o, engine = self.options, self.choices.engine(name)
+        form, engine = self.options.format_of(name), self.choices.engine(name)
         if isinstance(weight, QuantizedWeight):
             return convert_matrix(name, weight, out, engine=engine)
         return quantize_matrix(
-            name, weight, out, bits=o.embedding_bits, group=o.embedding_group_size,
-            engine=engine,
-        )  # fmt: skip
+            name, weight, out, bits=form.bits, group=form.group, engine=engine
+        )
 
     def run(self, progress: Callable[[int, int], None] | None) -> Graph:
         c, m = self.config, self.model
