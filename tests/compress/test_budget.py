@@ -18,7 +18,7 @@ from helpers.tiny_gptq import tiny_gptq
 from shrinkc.compression import budget as budgets
 from shrinkc.compression.budget import allowed_bytes, decide, space_of, stages_of
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.choices import FUSED, Choice, OnChip, Space, best, narrow_loss
+from shrinkc.compression.choices import FUSED, Choice, OnTarget, Space, best, narrow_loss
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.knapsack import Option, knapsack
 from shrinkc.compression.recipe import load_recipe, parse_recipe, parse_toml
@@ -32,7 +32,7 @@ from shrinkc.driver.compiling import Compiled, compile_model
 from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.importer import LlamaConfig, load_config, open_checkpoint
 from shrinkc.memory.planner import make_plan
-from shrinkc.targets import CHIPS, KIB, PULP_OPEN, SIRACUSA, TARGETS, Target
+from shrinkc.targets import CHIPS, KIB, MIB, PULP_OPEN, SIRACUSA, TARGETS, Target
 
 pytestmark = pytest.mark.libraries("scipy")
 
@@ -259,9 +259,16 @@ def test_the_stages_are_in_order_and_survive_a_recipe_file() -> None:
 
 def test_what_is_allowed() -> None:
     assert allowed_bytes(parse_recipe({"budget": {"target_bytes": "2MiB"}})) == 2 << 20
-    chip = allowed_bytes(parse_recipe({"budget": {"fit": "siracusa"}}))
-    assert chip == SIRACUSA.room("wmem") + SIRACUSA.l2
-    assert allowed_bytes(parse_recipe({"budget": {"fit": "pulp-open"}})) == PULP_OPEN.l2
+    chip = SIRACUSA.room("wmem") + SIRACUSA.l2
+    for given, flash in (({}, 512 * MIB), ({"flash": 0}, 0), ({"flash": "8MiB"}, 8 * MIB)):
+        recipe = parse_recipe({"budget": {"fit": "siracusa", **given}})
+        assert allowed_bytes(recipe) == chip + flash
+    only_l2 = parse_recipe({"budget": {"fit": "pulp-open", "flash": 0}})
+    assert allowed_bytes(only_l2) == PULP_OPEN.l2
+    with pytest.raises(BadRecipe, match="flash needs fit"):
+        parse_recipe({"budget": {"target_bytes": "2MiB", "flash": 0}})
+    with pytest.raises(BadRecipe, match="flash = 'much' is no size"):
+        parse_recipe({"budget": {"fit": "siracusa", "flash": "much"}})
     for name in TARGETS.keys() - CHIPS:
         with pytest.raises(BadRecipe, match=f"fit = '{name}'; siracusa, pulp-open are allowed"):
             parse_recipe({"budget": {"fit": name}})
@@ -292,8 +299,8 @@ def test_a_chip_without_weight_memory() -> None:
 
 def on_chip(
     config: LlamaConfig, target: Target, *, rank: int = 0, pieces: int = 1000, **settings: Any
-) -> OnChip:
-    return OnChip(config, gptq.Settings(**{"sym": False} | settings), rank, target, pieces)
+) -> OnTarget:
+    return OnTarget(config, gptq.Settings(**{"sym": False} | settings), rank, target.with_room(flash=0), pieces)
 
 
 def compiled(model: Path, out: Path) -> Compiled:
@@ -318,7 +325,7 @@ def test_the_bytes_on_a_chip_are_those_of_the_compiled_program(
     )  # fmt: skip
     config = load_config(tmp_path / "model")
     recipe = parse_recipe({
-        "budget": {"fit": "siracusa"},
+        "budget": {"fit": "siracusa", "flash": 0},
         "gptq": {"group_size": 32, "sym": sym, "desc_act": desc_act, "embeddings": {"bits": 4, "group_size": 32}},
     } | ({"eora": {"rank": rank}} if rank else {}))  # fmt: skip
     space = space_of(recipe, tmp_path / "model", config, budgets.gptq_settings(recipe))
@@ -334,7 +341,7 @@ def test_the_bytes_on_a_chip_are_those_of_the_compiled_program(
     assert sizes is not None
     counted = {f"layer{i}.{s}": sizes.units[s][widths[i][s]] for i in (0, 1) for s in FUSED}
     assert placed == counted | {"head": space.embeddings()[tables]}
-    assert isinstance(space, OnChip)
+    assert isinstance(space, OnTarget)
     planned = space.planned(choice)
     assert planned is not None
     assert planned.bytes == plan["used"]["wmem"] + plan["used"]["l2"]
@@ -384,6 +391,24 @@ def test_what_is_chosen_for_a_chip_is_planned(vocab: int, wmem: int, l2: int, se
     tried.sort(key=lambda c: c.loss)
     # the search tries several budgets, so another budget may give a slightly better choice
     assert choice.loss <= 1.05 * next(c.loss for c in tried if space.planned(c))
+
+
+def test_flash_counts() -> None:
+    """With flash, the choice is better than what the chip alone holds, and fills the flash."""
+    chip = SIRACUSA.with_room(wmem=60 * KIB, l2=140 * KIB)
+    costs = some_costs(4, 0, kv_heads=2)
+    alone = on_chip(replace(SMALL, vocab_size=1024), chip)
+    larger = OnTarget(alone.config, alone.settings, 0, chip.with_room(flash=64 * KIB), 1000)
+    losses = []
+    for space in (alone, larger):
+        whole = sum(v.bytes for v in space.target.stored)
+        choice = space.choose(costs, whole, lambda *_: None)
+        assert space.planned(choice) == choice and choice.bytes <= whole
+        losses.append(choice.loss)
+    assert losses[1] < losses[0]
+    used = make_plan(larger.shape_of(choice), larger.target).used
+    assert used["flash"] > 48 * KIB
+    assert choice.bytes == used["wmem"] + used["l2"] + used["flash"]
 
 
 def test_a_chip_without_room_is_refused_with_need_and_have(tmp_path: Path) -> None:
@@ -452,7 +477,7 @@ def test_what_fit_chose_compiles_without_flash(
     monkeypatch.setitem(TARGETS, "siracusa", small)
     recipe = parse_recipe({
         "calibration": {"text": [write_text(tmp_path)], "samples": 8, "length": 64},
-        "budget": {"fit": "siracusa"},
+        "budget": {"fit": "siracusa", "flash": 0},
         "vocabulary": {"keep": 448},
     })  # fmt: skip
     run = compress(str(STORIES), tmp_path / "run", recipe, reporter=Silent())
@@ -469,7 +494,7 @@ def test_what_fit_chose_compiles_without_flash(
     assert (plan["capacity"]["wmem"], plan["capacity"]["l2"]) == (small.room("wmem"), small.l2)
     assert all(plan["used"][level] <= plan["capacity"][level] for level in ("l1", "l2", "wmem"))
     used = plan["used"]["wmem"] + plan["used"]["l2"]
-    assert used == report["chip_bytes"] > 0.97 * report["budget_bytes"]
+    assert used == report["program_bytes"] > 0.97 * report["budget_bytes"]
     stage = next(
         s for s in load_recipe(str(tmp_path / "run" / "recipe.toml")).stages if s.kind == "gptq"
     )

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.choices import Choice, OnChip, Space, gptq_of
+from shrinkc.compression.choices import Choice, OnTarget, Space, gptq_of
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.fingerprint import run_fingerprint, stage_fingerprint
-from shrinkc.compression.recipe import Recipe, parse_toml
+from shrinkc.compression.recipe import BudgetSettings, Recipe, parse_toml
 from shrinkc.compression.sensitivity import FITTED, Sensitivity, measure
 from shrinkc.compression.stages import depth, gptq, width
 from shrinkc.compression.stages.context import Stage
@@ -27,7 +27,7 @@ from shrinkc.core.errors import BadRecipe
 from shrinkc.core.fingerprint import Fingerprint
 from shrinkc.core.progress import Reporter
 from shrinkc.importer import LlamaConfig, Tokenizer
-from shrinkc.targets import target_named
+from shrinkc.targets import Target, target_named
 
 PROBED, PROBE_LENGTH = 2, 256  # windows for sensitivities, and tokens of each
 
@@ -148,13 +148,19 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
 
 
 def allowed_bytes(recipe: Recipe) -> int:
-    """Return the allowed packed bytes; for ``fit``, the sum of the chip's memories without L1."""
+    """Return the allowed packed bytes; for ``fit``, the sum of the memories for weights."""
     budget = recipe.budget
     assert budget is not None
     if budget.bytes is not None:
         return budget.bytes
+    return sum(v.bytes for v in _target(budget).stored)
+
+
+def _target(budget: BudgetSettings) -> Target:
+    """Return the target of ``fit`` with the recipe's flash."""
     assert budget.fit is not None
-    return sum(v.bytes for v in target_named(budget.fit).on_chip)
+    target = target_named(budget.fit)
+    return target if budget.flash_bytes is None else target.with_room(flash=budget.flash_bytes)
 
 
 def space_of(recipe: Recipe, source: Path, config: LlamaConfig, settings: gptq.Settings) -> Space:
@@ -165,7 +171,7 @@ def space_of(recipe: Recipe, source: Path, config: LlamaConfig, settings: gptq.S
         return Space(config, settings, rank)
     tokenizer = Tokenizer.from_dir(source, config.vocab_size, config.bos_id)
     decode_table = sum(map(len, tokenizer.decode_table()))
-    return OnChip(config, settings, rank, target_named(recipe.budget.fit), decode_table)
+    return OnTarget(config, settings, rank, _target(recipe.budget), decode_table)
 
 
 def gptq_settings(recipe: Recipe) -> gptq.Settings:

@@ -1,6 +1,6 @@
 """Choices of a budget (layers, widths, bit-widths), and the best one within a number of bytes.
 
-:class:`Space` counts packed bytes, :class:`OnChip` the bytes of the compiled program on a chip.
+:class:`Space` counts packed bytes, :class:`OnTarget` the bytes of the compiled program on a target.
 """
 
 from __future__ import annotations
@@ -224,14 +224,14 @@ class Space:
         return best(self, costs, budget, update)
 
 
-class OnChip(Space):
-    """The choices for a model, counted as bytes of the compiled program in the chip's memories.
+class OnTarget(Space):
+    """The choices for a model, counted as bytes of the compiled program in the target's memories, flash included.
 
     Matrices are those that the compiler stores; the modules of one share a width.  Code, tables and the KV cache at
     the default context count too.
     """
 
-    counted = "chip_bytes"
+    counted = "program_bytes"
     units = FUSED
 
     def __init__(
@@ -244,8 +244,7 @@ class OnChip(Space):
     ) -> None:
         """Initialise; ``decode_table``: bytes of the tokenizer's decode table."""
         super().__init__(config, settings, rank)
-        outside = {v.name: 0 for v in target.stored if v not in target.on_chip}
-        self.target, self.decode_table = target.with_room(**outside), decode_table
+        self.target, self.decode_table = target, decode_table
         self._other: dict[tuple[int, int, int], int] = {}
 
     def shape(self, config: LlamaConfig, settings: gptq.Settings) -> ModelShape:
@@ -294,14 +293,14 @@ class OnChip(Space):
             one = self.uniform(config, group_size, min(WIDTHS), bits)
             stored = [m.bytes for m in (one.head, one.embedding) if m is not None]
             found[bits] = sum(map(align, stored))
-            if max(stored) <= max(v.bytes for v in self.target.on_chip):
+            if max(stored) <= max(v.bytes for v in self.target.stored):
                 fitting[bits] = found[bits]
         return fitting or found
 
     def other(self, config: LlamaConfig, group_size: int) -> int:
-        """Return the bytes on the chip that weights cannot use, with the narrowest matrices.
+        """Return the bytes of the memories that weights cannot use, with the narrowest matrices.
 
-        Raises DoesNotFit if the chip has fewer."""
+        Raises DoesNotFit if they have fewer."""
         key = (config.num_layers, config.intermediate_size, config.num_kv_heads)
         if key not in self._other:
             shape = self.uniform(config, group_size, min(WIDTHS), min(EMBEDDING_WIDTHS))
@@ -314,36 +313,34 @@ class OnChip(Space):
         return self.shape(config, gptq_of(choice, self.config, self.settings))
 
     def planned(self, choice: Choice) -> Choice | None:
-        """Return the choice with the bytes of its memory plan; None if it needs flash."""
+        """Return the choice with the bytes of its memory plan; None if it does not fit."""
         try:
             used = make_plan(self.shape_of(choice), self.target).used
         except DoesNotFit:
             return None
-        return replace(choice, bytes=sum(used[v.name] for v in self.target.on_chip))
+        return replace(choice, bytes=sum(used[v.name] for v in self.target.stored))
 
     def free(self, shape: ModelShape) -> int:
-        """Return the bytes on the chip that weights can use.  Raises DoesNotFit if L1 is too small."""
-        return sum(v.bytes for v in self.target.on_chip) - bytes_without_weights(shape, self.target)
+        """Return the bytes that weights can use.  Raises DoesNotFit if L1 or L2 is too small."""
+        return sum(v.bytes for v in self.target.stored) - bytes_without_weights(shape, self.target)
 
     def refusal(self, choice: Choice) -> BudgetUnreachable:
         """Return the error for a smallest choice that does not fit, with required and available bytes."""
         shape = self.shape_of(choice)
         largest = max(shape.stored, key=lambda m: m.bytes)
+        memories = [v for v in self.target.stored if v.bytes]
         try:
             why = (
                 f"weights need {_stored(shape)} bytes, {largest.name} alone {largest.bytes}; have "
-                f"{self.free(shape)} in {listed([v.label for v in self.target.on_chip])}"
-                + "".join(
-                    f", {v.bytes} of them in {v.label}" for v in self.target.on_chip if v.name != L2
-                )
+                f"{self.free(shape)} in {listed([v.label for v in memories])}"
+                + "".join(f", {v.bytes} of them in {v.label}" for v in memories if v.name != L2)
                 + "."
             )
         except DoesNotFit as error:
             why = error.message
         return BudgetUnreachable(
             f"{self.target.name} does not hold the smallest choice, context {shape.context}: {why}",
-            "give a smaller model, or target_bytes: what these memories do not hold is then read "
-            "from flash.",
+            "give a smaller model, or more flash, up to that of your board.",
         )
 
     def check(self, budget: int) -> None:

@@ -35,7 +35,7 @@ from shrinkc.compression.texts import HUB, is_file
 from shrinkc.core.errors import BadRecipe, UsageError
 from shrinkc.core.resources import resource
 from shrinkc.evaluation import EvalPlan, TaskChoice
-from shrinkc.targets import CHIPS
+from shrinkc.targets import CHIPS, MOST
 
 _STAGE_NAME = re.compile(r"([^-]+)(?:-[a-z0-9]+)?")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(KiB|MiB|GiB)?")
@@ -113,32 +113,48 @@ class EvaluateSettings(Checked):
 
 @dataclass(frozen=True)
 class BudgetSettings(Checked):
-    """The limit of the compressed model: one of the two keys."""
+    """The limit of the compressed model: ``target_bytes`` or ``fit``."""
 
     target_bytes: int | str | None = None
     """Packed size: a number of bytes, or a text such as ``"64MiB"``."""
     fit: Annotated[str, OneOf(*CHIPS)] | None = None
-    """Target whose on-chip memory has to hold the program with the default context.  One of
+    """Target whose memories have to hold the program with the default context.  One of
     ``target_bytes`` and ``fit`` is needed."""
+    flash: int | str | None = None
+    """With ``fit``: size of the off-chip flash, such as ``"8MiB"``.  With 0, everything has to fit on the
+    chip.  By default the target's, ``"512MiB"``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         exactly_one(target_bytes=self.target_bytes, fit=self.fit)
         if self.target_bytes is not None:
             Between(1)("target_bytes", self.bytes or 0)
+        if self.flash is not None:
+            if self.fit is None:
+                raise BadRecipe("flash needs fit: target_bytes is a packed size.")
+            Between(0, MOST)("flash", self.flash_bytes or 0)
 
     @property
     def bytes(self) -> int | None:
         """``target_bytes`` as a number."""
-        if self.target_bytes is None or isinstance(self.target_bytes, int):
-            return self.target_bytes
-        match = _SIZE.fullmatch(self.target_bytes.strip())
-        if match is None:
-            raise BadRecipe(
-                f"target_bytes = {self.target_bytes!r} is no size; a number of bytes, or for "
-                "instance '64MiB' is allowed."
-            )
-        return int(float(match[1]) * _UNITS[match[2]])
+        return _bytes("target_bytes", self.target_bytes)
+
+    @property
+    def flash_bytes(self) -> int | None:
+        """``flash`` as a number."""
+        return _bytes("flash", self.flash)
+
+
+def _bytes(key: str, size: int | str | None) -> int | None:
+    """Return a size as a number.  Raises BadRecipe."""
+    if size is None or isinstance(size, int):
+        return size
+    match = _SIZE.fullmatch(size.strip())
+    if match is None:
+        raise BadRecipe(
+            f"{key} = {size!r} is no size; a number of bytes, or for instance '64MiB' is allowed."
+        )
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 @dataclass(frozen=True)

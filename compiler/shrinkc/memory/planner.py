@@ -27,7 +27,7 @@ from shrinkc.memory.parts import (
 from shrinkc.memory.plan import KvUse, Plan, l1_buffers, pass_sizes, place
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, MatrixShape
-from shrinkc.targets import KIB, L1, L2, Target
+from shrinkc.targets import KIB, L1, L2, Target, fetched
 
 CHUNKS = (PROMPT, 12, 8, 4, 2, 1)
 KV_TILE_CAP = 16 * KIB
@@ -186,16 +186,31 @@ def _needs_of(use: L1Use) -> LowerNeeds:
 
 
 def bytes_without_weights(s: ModelShape, t: Target) -> int:
-    """Return the on-chip bytes not available for weights if nothing is in flash.
+    """Return the bytes of the memories for weights that are not available for weights.
 
     Raises DoesNotFit if L1 or L2 is too small.
     """
+    if any(fetched(v.name) and v.bytes for v in t.stored):
+        return _beside_weights(s, t)
     try:
         plan = make_plan(s, t)
     except DoesNotFit:  # the weights are too large, which does not matter here
         return reserved_bytes(s, t, _needs_of(_choose_l1(s, t, t.l1, _Arena(s, t))))
     needs = LowerNeeds(plan.kv_in_l1, plan.logits_in_l1, plan.chunk, plan.tile_bytes)
     return reserved_bytes(s, t, needs)
+
+
+def _beside_weights(s: ModelShape, t: Target) -> int:
+    """Return the bytes that everything but weights takes, buffers for weights from flash included."""
+    arena = _Arena(s, t)
+    try:
+        used = _plan(s, t, t.l1, arena, _choose_l1(s, t, t.l1, arena)).used
+    except DoesNotFit as error:
+        (lack,) = error.lacks
+        if lack.level != "weights":
+            raise
+        return sum(v.bytes for v in t.stored) - lack.have
+    return sum(used[v.name] for v in t.stored) - sum(align(m.bytes) for m in s.stored)
 
 
 def check_fits(s: ModelShape, t: Target, l1_budget: int | None = None) -> None:
