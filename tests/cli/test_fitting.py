@@ -74,7 +74,14 @@ def test_too_many_weights(cli: Cli, tmp_path: Path) -> None:
     assert re.search(r"Weights: need \d+ bytes, have \d+ .*excess \d+", result.words)
     for change in offered(result):
         assert cli("plan", tmp_path / "big", "--context", 64, *change).code == 0
-    assert ["--bits", "4"] in offered(result)
+    assert ["--fit"] in offered(result) and ["--bits", "4"] in offered(result)
+
+
+def test_fit_is_offered_in_place_of_widths_that_are_too_large(cli: Cli, tmp_path: Path) -> None:
+    model = sizes(tmp_path, LARGE)
+    given = ["--context", "64", "--bits", "8", "--embedding-bits", "8"]
+    assert "--fit without --bits and --embedding-bits; --bits 4" in cli("plan", model, *given).words
+    assert cli("plan", model, "--context", "64", "--fit").code == 0
 
 
 @pytest.mark.slow
@@ -155,7 +162,7 @@ ALL = "--context --bits --embedding-bits --l1"
             marks=pytest.mark.slow,
         ),
         pytest.param(LARGE, "--context 4000 --bits 3", ["--context"], marks=pytest.mark.slow),
-        pytest.param(LARGE, "--context 2", ["--bits", "--flash"], marks=pytest.mark.slow),
+        pytest.param(LARGE, "--context 2", ["--fit", "--bits", "--flash"], marks=pytest.mark.slow),
         pytest.param(LARGE, "--context 4000", ["--context --bits"], marks=pytest.mark.slow),
         pytest.param(LARGE, "--context 64 --l1 64KiB", ["--bits --l1"], marks=pytest.mark.slow),
         pytest.param(

@@ -86,6 +86,26 @@ def test_knapsack_is_the_best_of_all_combinations(seed: int) -> None:
     assert found == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_equal_items_are_chosen_as_well_as_others(seed: int) -> None:
+    """Equal items are counted by one variable; the first of them get the better options."""
+    rng = random.Random(seed)
+    kinds: list[list[Option]] = [
+        [(bits, bits * rng.randint(1, 9), rng.random() / bits) for bits in (2, 3, 4, 8)]
+        for _ in range(2)
+    ]
+    items = [kinds[n] for n in (0, 1, 0, 0, 1, 0)]
+    low = sum(min(s for _, s, _ in item) for item in items)
+    allowed = low + rng.randint(0, 60)
+    picked = knapsack(items, allowed)
+    assert picked is not None
+    assert sum(item[i][1] for item, i in zip(items, picked, strict=True)) <= allowed
+    losses = [item[i][2] for item, i in zip(items, picked, strict=True)]
+    assert sum(losses) == pytest.approx(exhaustive(items, allowed))
+    for equal in ((0, 2, 3, 5), (1, 4)):
+        assert [losses[n] for n in equal] == sorted(losses[n] for n in equal)
+
+
 def test_large_budgets_are_spent_to_the_byte() -> None:
     rng = random.Random(1)
     items: list[list[Option]] = [
@@ -300,7 +320,9 @@ def test_a_chip_without_weight_memory() -> None:
 def on_chip(
     config: LlamaConfig, target: Target, *, rank: int = 0, pieces: int = 1000, **settings: Any
 ) -> OnTarget:
-    return OnTarget(config, gptq.Settings(**{"sym": False} | settings), rank, target.with_room(flash=0), pieces)
+    return OnTarget(
+        config, gptq.Settings(**{"sym": False} | settings), rank, target.with_room(flash=0), pieces
+    )
 
 
 def compiled(model: Path, out: Path) -> Compiled:

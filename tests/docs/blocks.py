@@ -49,6 +49,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "qemu": (("make", "riscv64-unknown-elf-gcc", "qemu-riscv32"), ()),
     "gvsoc": (("make", "riscv64-unknown-elf-gcc", "gvsoc"), ()),
     "torch": ((), ("torch", "transformers")),
+    "scipy": ((), ("scipy",)),
     "onnx": ((), ("onnx", "onnxruntime")),
 }
 _COMMENT = re.compile(r"<!-- ((?:skip|needs|exit): .*) -->")

@@ -188,7 +188,10 @@ def test_a_budget_counts_what_the_engine_stores(
     write_tiny_llama(tmp_path / "m", **{**LARGE, "vocab": 112})
     config = load_config(tmp_path / "m")
     settings = gptq.Settings(sym=True, group_size=32)
-    spaces = [OnTarget(config, settings, 0, target.with_room(flash=0), 1000) for target in (CORES_ALONE, WITH_PLAIN)]
+    spaces = [
+        OnTarget(config, settings, 0, target.with_room(flash=0), 1000)
+        for target in (CORES_ALONE, WITH_PLAIN)
+    ]
     cores, both = (s.matrices(config, 32)["down"] for s in spaces)
     assert cores[4] < 0.6 * cores[8]
     assert both[4] > 0.8 * both[8] > 0.8 * cores[8]

@@ -24,8 +24,11 @@ RECORDED = (
 _CHATTY = ("torchao", "torch.utils._pytree")
 
 
-def need(*modules: str) -> None:
-    """Raise ExtraMissing with the names of all ``modules`` that are not installed.
+def need(
+    *modules: str,
+    how: str = "pip install '.[compress]' in shrinkc's source folder brings all that compression needs.",
+) -> None:
+    """Raise ExtraMissing with the names of all ``modules`` that are not installed, and ``how`` to install them.
 
     Every import of a heavy library is preceded by this call, so it also silences the warnings of torchao's import.
     """
@@ -34,8 +37,7 @@ def need(*modules: str) -> None:
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise ExtraMissing(
-            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed.",
-            "pip install '.[compress]' in shrinkc's source folder brings all that compression needs.",
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed.", how
         )
 
 

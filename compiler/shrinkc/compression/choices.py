@@ -355,6 +355,7 @@ class OnTarget(Space):
         If a choice does not fit, because it has too many bytes or because matrices do not fill the memories exactly,
         it is made again with fewer bytes.  Raises BudgetUnreachable if the smallest choice does not fit.
         """
+
         def lacking(choice: Choice) -> int | None:
             if self.planned(choice) is not None:
                 return None

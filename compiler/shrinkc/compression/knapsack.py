@@ -12,7 +12,7 @@ from shrinkc.checkpoints import need
 GAP = 1e-6  # relative gap to the optimum at which the solver stops
 # Attempts with fewer bytes if the planner cannot place a choice.  The first STEPPED ones subtract the missing bytes,
 # the others bisect.
-ROUNDS, STEPPED = 12, 4
+ROUNDS, STEPPED = 16, 4
 
 Option = tuple[int, int, float]
 """Bit-width or another number that names the option, bytes, increase in loss."""
@@ -29,7 +29,7 @@ def knapsack(items: Sequence[Sequence[Option]], budget: int) -> list[int] | None
     """
     if sum(min(size for _, size, _ in item) for item in items) > budget:
         return None
-    need("scipy")
+    need("scipy", how="'pip install scipy' is enough to choose widths.")
     from scipy.optimize import LinearConstraint, milp
     from scipy.sparse import csr_array
 
@@ -86,5 +86,5 @@ def largest_that_fits(
             high = bytes_of(choice) - max(1, missing)
         if low >= high:
             break
-        at = high if missing or number < STEPPED else (low + high + 1) // 2
+        at = high if number < STEPPED else (low + high + 1) // 2
     return found

@@ -1,7 +1,7 @@
 """Estimated increase in loss of every matrix in every format, for a choice without a run of the model.
 
-By the linearity theorem of HIGGS (Malinovskii et al., 2024, arXiv:2411.17525), the increase in loss of rounded weights is
-nearly the sum over all matrices of a constant times the relative squared rounding error, ||Q(W) - W||^2 / ||W||^2.
+By the linearity theorem of HIGGS (Malinovskii et al., 2024, arXiv:2411.17525), the increase in loss of rounded weights
+is nearly the sum over all matrices of a constant times the relative squared rounding error, ||Q(W) - W||^2 / ||W||^2.
 
 * The error of a format is that of normally distributed weights, rounded by the quantiser of ``compile``.  A grouped or
   asymmetric matrix reads int8 activations, whose rounding error is added.

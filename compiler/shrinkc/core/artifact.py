@@ -46,7 +46,9 @@ class FileRecord:
 class Manifest:
     """Facts about a compiled program that a run needs.
 
-    ``widths``: matrix -> format that ``--fit`` chose for it.  ``bos_id``: the id that prompts start with, or None.  ``files``: relative path with slashes -> record,
+    ``widths``: matrix -> format that ``--fit`` chose for it.
+
+    ``bos_id``: the id that prompts start with, or None.  ``files``: relative path with slashes -> record,
     without build results.  ``stack_bytes``: whose stack -> bytes reserved for it.  ``static_bytes``: memory -> most
     bytes that a program takes, with stacks and cache.
     """

@@ -106,7 +106,7 @@ def _chosen(planned: Planned, widths: ChosenWidths) -> list[Row]:
     for m in widths.matrices:
         kinds.setdefault(m.kind, []).append(m)
     tied = planned.config.tie_embeddings
-    labels = {"head": "embedding, head" if tied else "LM head"}
+    labels = {"head": "embedding/head" if tied else "LM head"}
     for kind, matrices in kinds.items():
         layers: dict[str, list[int]] = {}
         for m in matrices:

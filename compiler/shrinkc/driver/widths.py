@@ -168,7 +168,9 @@ class _Search:
             if r.group_size is not None:
                 groups = [r.group_size]
             if not format_of(bits).grouped_embeddings and (of_tokens or r.group_size is None):
-                groups = [None]  # 8-bit weights are as good with one scale, and read 16-bit activations
+                groups = [
+                    None
+                ]  # 8-bit weights are as good with one scale, and read 16-bit activations
             for group in groups:
                 kinds = [Offsets.WIDE] if r.asymmetric else [Offsets.NONE]
                 if not r.asymmetric and group is not None:
@@ -204,7 +206,7 @@ class _Search:
 
     def _draft(self, picked: Sequence[int]) -> Draft:
         """Return the draft with option ``picked[i]`` of each item."""
-        chosen = {}
+        chosen: dict[str, MatrixFormat] = {}
         for item, index, (owner, equal) in zip(
             self.items, picked, self.members.items(), strict=True
         ):

@@ -382,9 +382,7 @@ class _Lowering:
         form, engine = self.options.format_of(name), self.choices.engine(name)
         if isinstance(weight, QuantizedWeight):
             return convert_matrix(name, weight, out, engine=engine)
-        return quantize_matrix(
-            name, weight, out, bits=form.bits, group=form.group, engine=engine
-        )
+        return quantize_matrix(name, weight, out, bits=form.bits, group=form.group, engine=engine)
 
     def run(self, progress: Callable[[int, int], None] | None) -> Graph:
         c, m = self.config, self.model
