@@ -80,7 +80,7 @@ def test_too_many_weights(cli: Cli, tmp_path: Path) -> None:
 def test_fit_is_offered_in_place_of_widths_that_are_too_large(cli: Cli, tmp_path: Path) -> None:
     model = sizes(tmp_path, LARGE)
     given = ["--context", "64", "--bits", "8", "--embedding-bits", "8"]
-    assert "--fit without --bits and --embedding-bits; --bits 4" in cli("plan", model, *given).words
+    assert "--fit without --bits and --embedding-bits; --bits 3" in cli("plan", model, *given).words
     assert cli("plan", model, "--context", "64", "--fit").code == 0
 
 

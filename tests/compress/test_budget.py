@@ -280,15 +280,19 @@ def test_the_stages_are_in_order_and_survive_a_recipe_file() -> None:
 def test_what_is_allowed() -> None:
     assert allowed_bytes(parse_recipe({"budget": {"target_bytes": "2MiB"}})) == 2 << 20
     chip = SIRACUSA.room("wmem") + SIRACUSA.l2
-    for given, flash in (({}, 512 * MIB), ({"flash": 0}, 0), ({"flash": "8MiB"}, 8 * MIB)):
+    for given, flash in (
+        ({}, 512 * MIB),
+        ({"flash_bytes": 0}, 0),
+        ({"flash_bytes": "8MiB"}, 8 * MIB),
+    ):
         recipe = parse_recipe({"budget": {"fit": "siracusa", **given}})
         assert allowed_bytes(recipe) == chip + flash
-    only_l2 = parse_recipe({"budget": {"fit": "pulp-open", "flash": 0}})
+    only_l2 = parse_recipe({"budget": {"fit": "pulp-open", "flash_bytes": 0}})
     assert allowed_bytes(only_l2) == PULP_OPEN.l2
-    with pytest.raises(BadRecipe, match="flash needs fit"):
-        parse_recipe({"budget": {"target_bytes": "2MiB", "flash": 0}})
-    with pytest.raises(BadRecipe, match="flash = 'much' is no size"):
-        parse_recipe({"budget": {"fit": "siracusa", "flash": "much"}})
+    with pytest.raises(BadRecipe, match="flash_bytes needs fit"):
+        parse_recipe({"budget": {"target_bytes": "2MiB", "flash_bytes": 0}})
+    with pytest.raises(BadRecipe, match="flash_bytes = 'much' is no size"):
+        parse_recipe({"budget": {"fit": "siracusa", "flash_bytes": "much"}})
     for name in TARGETS.keys() - CHIPS:
         with pytest.raises(BadRecipe, match=f"fit = '{name}'; siracusa, pulp-open are allowed"):
             parse_recipe({"budget": {"fit": name}})
@@ -347,7 +351,7 @@ def test_the_bytes_on_a_chip_are_those_of_the_compiled_program(
     )  # fmt: skip
     config = load_config(tmp_path / "model")
     recipe = parse_recipe({
-        "budget": {"fit": "siracusa", "flash": 0},
+        "budget": {"fit": "siracusa", "flash_bytes": 0},
         "gptq": {"group_size": 32, "sym": sym, "desc_act": desc_act, "embeddings": {"bits": 4, "group_size": 32}},
     } | ({"eora": {"rank": rank}} if rank else {}))  # fmt: skip
     space = space_of(recipe, tmp_path / "model", config, budgets.gptq_settings(recipe))
@@ -499,7 +503,7 @@ def test_what_fit_chose_compiles_without_flash(
     monkeypatch.setitem(TARGETS, "siracusa", small)
     recipe = parse_recipe({
         "calibration": {"text": [write_text(tmp_path)], "samples": 8, "length": 64},
-        "budget": {"fit": "siracusa", "flash": 0},
+        "budget": {"fit": "siracusa", "flash_bytes": 0},
         "vocabulary": {"keep": 448},
     })  # fmt: skip
     run = compress(str(STORIES), tmp_path / "run", recipe, reporter=Silent())

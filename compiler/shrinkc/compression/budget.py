@@ -160,7 +160,7 @@ def _target(budget: BudgetSettings) -> Target:
     """Return the target of ``fit`` with the recipe's flash."""
     assert budget.fit is not None
     target = target_named(budget.fit)
-    return target if budget.flash_bytes is None else target.with_room(flash=budget.flash_bytes)
+    return target if budget.flash_room is None else target.with_room(flash=budget.flash_room)
 
 
 def space_of(recipe: Recipe, source: Path, config: LlamaConfig, settings: gptq.Settings) -> Space:

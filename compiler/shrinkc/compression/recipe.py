@@ -120,7 +120,7 @@ class BudgetSettings(Checked):
     fit: Annotated[str, OneOf(*CHIPS)] | None = None
     """Target whose memories have to hold the program with the default context.  One of
     ``target_bytes`` and ``fit`` is needed."""
-    flash: int | str | None = None
+    flash_bytes: int | str | None = None
     """With ``fit``: size of the off-chip flash, such as ``"8MiB"``.  With 0, everything has to fit on the
     chip.  By default the target's, ``"512MiB"``."""
 
@@ -129,10 +129,10 @@ class BudgetSettings(Checked):
         exactly_one(target_bytes=self.target_bytes, fit=self.fit)
         if self.target_bytes is not None:
             Between(1)("target_bytes", self.bytes or 0)
-        if self.flash is not None:
+        if self.flash_bytes is not None:
             if self.fit is None:
-                raise BadRecipe("flash needs fit: target_bytes is a packed size.")
-            Between(0, MOST)("flash", self.flash_bytes or 0)
+                raise BadRecipe("flash_bytes needs fit: target_bytes is a packed size.")
+            Between(0, MOST)("flash_bytes", self.flash_room or 0)
 
     @property
     def bytes(self) -> int | None:
@@ -140,9 +140,9 @@ class BudgetSettings(Checked):
         return _bytes("target_bytes", self.target_bytes)
 
     @property
-    def flash_bytes(self) -> int | None:
-        """``flash`` as a number."""
-        return _bytes("flash", self.flash)
+    def flash_room(self) -> int | None:
+        """``flash_bytes`` as a number."""
+        return _bytes("flash_bytes", self.flash_bytes)
 
 
 def _bytes(key: str, size: int | str | None) -> int | None:
