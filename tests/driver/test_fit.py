@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from models import LLAMA_1B
 from tests.compress.quantising import STORIES, write_text
 
 import shrinkc
@@ -16,7 +17,7 @@ from helpers.shared_data import find_shared_data
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.compression.sensitivity import MODULES, WIDTHS
-from shrinkc.compression.width_costs import measured_costs
+from shrinkc.compression.width_costs import costs_by_kind, measured_costs
 from shrinkc.core.artifact import read_manifest
 from shrinkc.core.errors import BadData, QuantizeError, UsageError
 from shrinkc.driver.planned import Planned
@@ -288,3 +289,25 @@ def test_sensitivities_of_another_model_are_refused(tmp_path: Path) -> None:
         shrinkc.plan(STORIES, fit=True, sensitivity=tmp_path / "none.json")
     with pytest.raises(UsageError, match="--sensitivity needs --fit"):
         shrinkc.plan(STORIES, sensitivity=file)
+
+
+# ---- a large model ----
+
+
+@pytest.mark.slow
+def test_a_model_of_a_billion_parameters_fits(tmp_path: Path) -> None:
+    """LLaMA-3.2-1B's shape: without --fit it is refused with the hint, with it the flash is full."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_1B))
+    plain = shrinkc.plan(tmp_path / "config.json", context=1024)
+    assert isinstance(plain, shrinkc.Shortfall)
+    assert plain.alternatives[0] == "--fit"
+    fitted = planned(tmp_path / "config.json", context=1024, fit=True)
+    plan = fitted.plan
+    assert 0.995 * plan.capacity["flash"] < plan.used["flash"] <= plan.capacity["flash"]
+    assert {m.bits for m in widths_of(fitted).matrices} == {3, 4}
+    narrow = planned(tmp_path / "config.json", context=1024, bits=3, embedding_bits=3)
+    costs = costs_by_kind(fitted.config)
+    uniform = sum(
+        costs.of(m.name, MatrixFormat(3, None, Offsets.NONE)) for m in narrow.shape.stored
+    )
+    assert widths_of(fitted).cost < 0.7 * uniform
