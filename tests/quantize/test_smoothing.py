@@ -78,6 +78,34 @@ def test_zero_channels_stay_in_range(tmp_path: Path) -> None:
     lower(replace(model, layers=[nothing, model.layers[1]]), QuantOptions(), 16)
 
 
+def test_norms_of_heads_are_evened(tmp_path: Path) -> None:
+    """The float model stays the same, and one large channel of the keys takes no bits from others."""
+    norms = {}
+    for layer in range(2):
+        for name in ("q", "k"):
+            norm = np.ones(HEAD_DIM, np.float32)
+            norm[4] = 64.0 if name == "k" else 0.02
+            norms[f"model.layers.{layer}.self_attn.{name}_norm.weight"] = norm
+    write_tiny_llama(
+        tmp_path, hidden=48, intermediate=80, layers=2, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM,
+        overrides=norms, config={"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]},
+    )  # fmt: skip
+    model = load_model(tmp_path)
+    changed = all_smoothed(model)
+    q, k = changed.layers[0].q_norm, changed.layers[0].k_norm
+    assert q is not None and k is not None
+    assert k[4] == k[10] * 64 < 64, "both channels of a pair have one factor"
+    np.testing.assert_allclose(q * k, model.layers[0].q_norm * model.layers[0].k_norm)
+    np.testing.assert_allclose(forward(changed, IDS), forward(model, IDS), rtol=1e-5, atol=1e-5)
+
+
+def test_zero_norms_of_heads_stay_in_range(tmp_path: Path) -> None:
+    model = with_biases(tmp_path, 80.0)
+    nothing = np.zeros(HEAD_DIM, np.float32)
+    layer = replace(model.layers[0], q_norm=nothing, k_norm=nothing)
+    assert not smoothed(layer, model.config).k_norm.any()
+
+
 def test_keys_without_bias_are_left_alone(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path)
     model = load_model(tmp_path)

@@ -47,7 +47,6 @@ from shrinkc.quantize.bounds import (
     NORM_INPUT_FRAC_MAX,
     Gain,
     frac_for,
-    largest_norm,
     norm_eps,
     norm_exponent_max,
     norm_kappa,
@@ -57,6 +56,16 @@ from shrinkc.quantize.bounds import (
     rope_tables,
     row_bound,
     stored_unit,
+)
+from shrinkc.quantize.expected import (
+    GATE_ROOM,
+    LOGIT_ROOM,
+    ExpectedSizes,
+    Squares,
+    block_frac,
+    heads_frac,
+    largest_size,
+    squares_of,
 )
 from shrinkc.quantize.formats import QuantOptions, check_sizes, grouped_inputs
 from shrinkc.quantize.limits import WeightLimits, largest
@@ -145,6 +154,9 @@ class _Lowering:
         eps = norm_eps(c, self.res_frac, k)
         self.slack = max(norm_slack(k, eps), norm_slack_of_shares(k, eps))
         self.limits.check(self.res_frac, {_tensor(EMBEDDING, model.embedding): model.embedding})
+        self.expected: ExpectedSizes | None = None
+        if self.family.post_norms:
+            self.expected = ExpectedSizes(self.embedding, self.scale)
 
     def emit(self, op: Op, type_: Type) -> str:
         self.graph.ops.append(op)
@@ -239,12 +251,19 @@ class _Lowering:
         inputs = (x,) if residual is None else (x, residual)
         return self.emit(Linear(tag, inputs, layer, w, bias), Type("i32", w.n, frac=w.frac))
 
-    def block_frac(self, w: Weight, largest_input: float, spare: int) -> int:
-        """Return the fraction bits of a block's result before its norm: its bound may exceed int32 by ``spare`` bits,
-        because typical results are far smaller, and the product saturates."""
-        k = w.shape[1]
-        bound = largest_norm(dense(w)) * math.sqrt(k) * largest_input
-        return min(NORM_INPUT_FRAC_MAX, frac_for(bound) + spare)
+    def after_norm(self, source: Source, norm: np.ndarray) -> Squares | None:
+        """Return the expected mean squares of a matrix's results after an RMSNorm of the residual stream.
+
+        None for a family whose formats are chosen from upper bounds."""
+        if self.expected is None:
+            return None
+        return squares_of(dense(source.weight), self.expected.normalised(norm))
+
+    def input_format(self, gain: Gain, frac: int, expected: Squares | None) -> Output:
+        """Return scale and format of a matrix that reads a NormQuant of the residual stream."""
+        k = self.config.hidden_size
+        exponent_max = None if expected is not None else norm_exponent_max(k, self.slack)
+        return Output(norm_kappa(k) * gain.unit, frac, exponent_max)
 
     def norm_add(self, y: str, residual: str, layer: int, tag: str, weights: np.ndarray) -> str:
         """Add the RMSNorm of a block's result to the residual stream."""
@@ -259,23 +278,26 @@ class _Lowering:
     def layer(self, index: int, f: FloatLayer, x: str) -> str:
         c, name = self.config, f"layer{index}"
         f = smoothed(f, c)
-        hd, h, kv, k = c.head_dim, c.num_heads, c.num_kv_heads, c.hidden_size
+        hd, h, kv = c.head_dim, c.num_heads, c.num_kv_heads
         nq = h * hd
 
         source, gain = source_of(f, index, "qkv"), Gain.of(f.attn_norm)
         frac = frac_for(self.slack * source.bound(gain=f.attn_norm))
+        expected = self.after_norm(source, f.attn_norm)
+        if expected is not None:
+            frac = heads_frac(*np.split(expected, [nq + kv * hd]))
         if f.q_norm is not None:
             frac = min(frac, NORM_INPUT_FRAC_MAX)
-        w = self.matrix(
-            source,
-            Output(norm_kappa(k) * gain.unit, frac, norm_exponent_max(k, self.slack)),
-            f.attn_norm,
-        )
+        w = self.matrix(source, self.input_format(gain, frac, expected), f.attn_norm)
         qkv_frac = w.frac
         self.check(index, "qkv", f, source, qkv_frac, ("input_layernorm", f.attn_norm))
         q = self.norm(x, index, f"{name}.attn_in", w, gain, source.order)
         y = self.linear(q, index, f"{name}.qkv", w, bias=source.fixed_bias(qkv_frac))
-        bounds = source.stored_bounds(w, f.attn_norm, (nq, nq + kv * hd))
+        saturated = INT32_MAX * 2.0**-qkv_frac / self.slack
+        bounds = [
+            min(bound, saturated)
+            for bound in source.stored_bounds(w, f.attn_norm, (nq, nq + kv * hd))
+        ]
         k_unit, v_unit = (stored_unit(self.slack * b * 2.0**qkv_frac) for b in bounds[1:])
         cache = RopeCache(f"{name}.q8", (y,), index, h, kv, hd, k_unit, v_unit)
         units = 2.0 ** (-2 * qkv_frac)  # of q times k, / QMAX**2
@@ -313,8 +335,9 @@ class _Lowering:
         source = source_of(f, index, "o")
         self.check(index, "o", f, source, source.plain_frac())
         frac = self.res_frac
-        if f.attn_post_norm is not None:
-            frac = self.block_frac(source.weight, self.slack * bounds[2], 4)
+        if expected is not None:
+            mixed = np.repeat(expected[nq + kv * hd :].reshape(kv, hd), h // kv, axis=0).reshape(-1)
+            frac = block_frac(dense(source.weight), mixed)
         w = self.matrix(source, Output(2.0**-mean_frac * 128 / (QMAX * QMAX), frac))
         q = self.quant(y, index, f"{name}.o_in", w, source.order)
         if f.attn_post_norm is None:
@@ -322,6 +345,8 @@ class _Lowering:
         else:
             y = self.linear(q, index, f"{name}.mid_in", w)
             x = self.norm_add(y, x, index, f"{name}.mid", f.attn_post_norm)
+            if self.expected is not None:
+                self.expected.add(f.attn_post_norm)
 
         ffn = c.intermediate_size
         down, source, gain = (
@@ -329,21 +354,25 @@ class _Lowering:
             source_of(f, index, "gate_up"),
             Gain.of(f.mlp_norm),
         )
+        expected = self.after_norm(source, f.mlp_norm)
         if down.order is not None:
             # reorder the rows of gate and up instead of the inputs of down, at no cost
             source = source.with_rows(np.concatenate([down.order, ffn + down.order]))
         # use all 31 bits, because the products keep only their high words
-        gu_frac = min(frac_for(self.slack * source.bound(gain=f.mlp_norm)) + 1, GATE_FRAC_MAX)
+        largest_gate, gate_max = self.slack * source.bound(gain=f.mlp_norm), GATE_MAX
+        if expected is not None:
+            largest_gate, gate_max = GATE_ROOM * largest_size(expected), INT32_MAX
+        gu_frac = min(frac_for(largest_gate) + 1, GATE_FRAC_MAX)
 
         def gate_up(frac: int) -> tuple[QLinear, list[float]]:
             """Return the quantised matrix, and the largest |gate| and |up| that it can compute."""
-            out = Output(norm_kappa(k) * gain.unit, frac, norm_exponent_max(k, self.slack))
-            made = self.matrix(source, out, f.mlp_norm)
+            made = self.matrix(source, self.input_format(gain, frac, expected), f.mlp_norm)
             bounds = source.stored_bounds(made, f.mlp_norm, (ffn,))
-            return made, [self.slack * bound * 2.0**made.frac + 1 for bound in bounds]
+            sizes = [self.slack * bound * 2.0**made.frac + 1 for bound in bounds]
+            return made, sizes if expected is None else [min(size, INT32_MAX) for size in sizes]
 
         w, bounds = gate_up(gu_frac)
-        while max(bounds) > GATE_MAX:  # rounding has increased the norm of a row
+        while max(bounds) > gate_max:  # rounding has increased the norm of a row
             w, bounds = gate_up(w.frac - 1)
         gu_frac = w.frac
         self.check(index, "gate_up", f, source, gu_frac, (self.mlp_norm, f.mlp_norm))
@@ -368,14 +397,16 @@ class _Lowering:
         )
         self.check(index, "down", f, down, down.plain_frac())
         frac = self.res_frac
-        if f.mlp_post_norm is not None:
-            largest_h = bounds[0] * bounds[1] * 2.0 ** (-2 * gu_frac)
-            frac = self.block_frac(down.weight, largest_h, 10)
+        if expected is not None:
+            gate, up = np.split(expected, 2)
+            frac = block_frac(dense(down.weight), gate * up / 4)
         w = self.matrix(down, Output(2.0**-h_frac / QMAX, frac))
         q = self.quant(y, index, f"{name}.down_in", w, None)
         if f.mlp_post_norm is None:
             return self.linear(q, index, f"{name}.out", w, x)
         y = self.linear(q, index, f"{name}.out_in", w)
+        if self.expected is not None:
+            self.expected.add(f.mlp_post_norm)
         return self.norm_add(y, x, index, f"{name}.out", f.mlp_post_norm)
 
     def embedding_or_head(self, name: str, weight: Weight, out: Output) -> QLinear:
@@ -396,10 +427,13 @@ class _Lowering:
                 "quantise the embedding without act-order.",
             )
         bound = row_bound(self.embedding if m.head is None else dense(m.head), m.final_norm)
+        expected: Squares | None = None
+        if self.expected is not None:
+            expected = squares_of(dense(weight), self.expected.normalised(m.final_norm))
+            bound = LOGIT_ROOM * largest_size(expected)
         head = self.embedding_or_head(
-            "head", weight,
-            Output(norm_kappa(k) * gain.unit, min(20, frac_for(bound)), norm_exponent_max(k, self.slack)),
-        )  # fmt: skip
+            "head", weight, self.input_format(gain, min(20, frac_for(bound)), expected)
+        )
         self.limits.check(
             head.frac, {_tensor(EMBEDDING if m.head is None else HEAD, weight): weight},
             {"model.norm.weight": m.final_norm},

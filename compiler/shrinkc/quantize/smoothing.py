@@ -1,7 +1,8 @@
 """Smoothing of queries and keys: channels of about equal size lose less when heads become 8-bit integers.
 
 A head has one scale per position.  Qwen2 adds biases to keys that are a hundred times larger than its other keys, so
-these would keep only one or two bits.  Dividing a channel of the keys by a factor and multiplying the same channel of
+these would keep only one or two bits.  The norms of heads of Gemma 3 give some channels twenty times the size of
+others.  Dividing a channel of the keys by a factor and multiplying the same channel of
 the queries by it leaves their product unchanged.  RoPE rotates two channels into each other, so both get the same
 factor, as in SmoothAttention of QServe (https://arxiv.org/abs/2405.04532).
 """
@@ -21,11 +22,15 @@ _QUERY, _KEY = "q_proj", "k_proj"
 
 
 def smoothed(layer: FloatLayer, c: LlamaConfig) -> FloatLayer:
-    """Return the layer with its queries and keys smoothed if keys have a bias; otherwise the layer itself.
+    """Return the layer with smoothed queries and keys if heads have norms or keys a bias; otherwise the layer itself.
 
-    Only scales of rows, biases and adapters change, by powers of two, which is exact.
+    Only weights of norms, or scales of rows, biases and adapters change, by powers of two, which is exact.
     """
-    if _KEY not in layer.biases or layer.k_norm is not None:
+    if layer.q_norm is not None and layer.k_norm is not None:
+        exponents = _exponents(*(_pair_squares(norm) for norm in (layer.k_norm, layer.q_norm)))
+        factor = (2.0 ** np.concatenate([exponents, exponents])).astype(np.float32)
+        return replace(layer, q_norm=layer.q_norm * factor, k_norm=layer.k_norm / factor)
+    if _KEY not in layer.biases:
         return layer
     exponents = smoothing_exponents(layer, c)
     per_key = c.num_heads // c.num_kv_heads
@@ -57,9 +62,21 @@ def smoothing_exponents(layer: FloatLayer, c: LlamaConfig) -> np.ndarray:
         _squares(layer, name, weight).reshape(pairs).mean(axis=(1, 2))
         for name, weight in ((_QUERY, layer.wq), (_KEY, layer.wk))
     )
+    exponents = _exponents(keys, queries)
+    return np.concatenate([exponents, exponents], axis=1)
+
+
+def _exponents(keys: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return whole exponents for pairs of channels of these mean squares."""
     ratio = np.maximum(keys, 1e-30) / np.maximum(queries, 1e-30)
     exponents: np.ndarray = np.clip(np.rint(np.log2(ratio) / 4), -EXPONENT_MAX, EXPONENT_MAX)
-    return np.concatenate([exponents, exponents], axis=1)
+    return exponents
+
+
+def _pair_squares(norm: np.ndarray) -> np.ndarray:
+    """Return the mean square of each pair of channels that RoPE rotates, float64 [head_dim / 2]."""
+    squares: np.ndarray = np.square(norm.astype(np.float64)).reshape(2, -1).mean(axis=0)
+    return squares
 
 
 def _squares(layer: FloatLayer, name: str, weight: Weight) -> np.ndarray:
