@@ -103,7 +103,7 @@ RUN apt-get update -qq \
         ca-certificates cmake g++ git libxsimd-dev libxtensor-dev python3-venv zlib1g-dev \
     && git config --system safe.directory '*'
 # what its launcher and its build, in Python, import for these targets
-COPY .ci/requirements.lock /src/.ci/
+COPY .ci/requirements.lock .ci/gvsoc-udma.patch /src/.ci/
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/gvsoc/venv \
     && PIP_CONSTRAINT=/src/.ci/requirements.lock \
         /opt/pip/bin/pip --python /opt/gvsoc/venv/bin/python install --no-cache-dir pexpect prettytable pyelftools rich six
@@ -126,7 +126,8 @@ RUN --mount=type=bind,from=gvsoc,target=/given/gvsoc \
     && get gvsoc-core /gvsoc/core "$GVSOC_CORE" \
     && get gvsoc-pulp /gvsoc/pulp "$GVSOC_PULP" \
     && for source in gvsoc gvsoc/core gvsoc/pulp; do git -C /$source rev-parse --short=7 HEAD; done \
-        | paste -sd ' ' > /opt/gvsoc/commits
+        | paste -sd ' ' > /opt/gvsoc/commits \
+    && git -C /gvsoc/pulp apply /src/.ci/gvsoc-udma.patch
 # without the models for debugging and without symbols: 36 MB with its Python environment
 RUN PATH=/opt/gvsoc/venv/bin:$PATH OPTIONS=-DBUILD_DEBUG=OFF \
     make -C /gvsoc build TARGETS="siracusa pulp-open" INSTALLDIR=/opt/gvsoc CMAKE_FLAGS="-j $(env -u OMP_NUM_THREADS nproc)" \
