@@ -53,9 +53,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def write(folder: Path, name: str) -> Path:
+def write(folder: Path, name: str, longest: int = 128) -> Path:
     family, config = FAMILIES[name]
-    write_family(folder, family, num_hidden_layers=4, max_position_embeddings=128, **config)
+    write_family(folder, family, num_hidden_layers=4, max_position_embeddings=longest, **config)
     return folder
 
 
@@ -338,3 +338,34 @@ def test_text_of_a_model_with_a_window(tmp_path: Path) -> None:
         ]
         whole = loaded.model.model(ids).last_hidden_state
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gemma3"])
+def test_a_search(tmp_path: Path, name: str, calibration: dict[str, Any]) -> None:
+    pytest.importorskip("optuna")
+    (text,) = calibration["text"]
+    (tmp_path / "recipe.toml").write_text(
+        f"""
+[calibration]
+text = "{text}"
+samples = 2
+length = 32
+[evaluate]
+text = "{text}"
+windows = 1
+[depth]
+method = "magnitude"
+remove = 1
+protect_first = 1
+protect_last = 1
+[width]
+ffn_keep = 64
+[explore]
+width.ffn_keep = [32, 64]
+"""
+    )
+    source, out = write(tmp_path / "m", name, 512), tmp_path / "out"
+    options = ["--recipe", str(tmp_path / "recipe.toml"), "-o", str(out), "--trials", "2"]
+    assert run_cli(["explore", str(source), *options]) == 0
+    trials = json.loads((out / "front.json").read_text())["trials"]
+    assert [t["state"] for t in trials] == ["complete", "complete"]
