@@ -69,6 +69,7 @@ def plan(
     short_last_group: bool = False,
     asymmetric: bool = False,
     embedding_bits: int | None = None,
+    kv_bits: int = 8,
     context: int | None = None,
     l1: int | None = None,
     adapter: AnyPath | None = None,
@@ -94,6 +95,7 @@ def plan(
         short_last_group: Let the last group of a channel be shorter where ``group_size`` does not divide.
         asymmetric: Store zero points beside the scales.
         embedding_bits: Bits per weight of embedding and LM head, as ``bits``.
+        kv_bits: Bits of keys and values in the KV cache: 8 or 4.
         context: Tokens that prompt and answer may take together, from 2 to the model's limit.  None:
             the model's limit, at most 256.
         l1: Bytes of L1 to use.  None: all of the target's.
@@ -126,7 +128,8 @@ def plan(
     return prepare(
         _request(
             model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
-            asymmetric=asymmetric, embedding_bits=embedding_bits, context=context, l1=l1, adapter=adapter,
+            asymmetric=asymmetric, embedding_bits=embedding_bits, kv_bits=kv_bits, context=context, l1=l1,
+            adapter=adapter,
             engines=engines, code=code, position=position, clock=clock, ram=ram, flash=flash, hyperram=hyperram,
             fit=fit, sensitivity=sensitivity,
         )
@@ -143,6 +146,7 @@ def compile(  # noqa: A001
     short_last_group: bool = False,
     asymmetric: bool = False,
     embedding_bits: int | None = None,
+    kv_bits: int = 8,
     context: int | None = None,
     l1: int | None = None,
     adapter: AnyPath | None = None,
@@ -169,6 +173,7 @@ def compile(  # noqa: A001
         short_last_group: See `plan`.
         asymmetric: See `plan`.
         embedding_bits: See `plan`.
+        kv_bits: See `plan`.
         context: See `plan`.
         l1: See `plan`.
         adapter: See `plan`.
@@ -195,8 +200,9 @@ def compile(  # noqa: A001
 
     request = _request(
         model, target=target, bits=bits, group_size=group_size, short_last_group=short_last_group,
-        asymmetric=asymmetric, embedding_bits=embedding_bits, context=context, l1=l1, adapter=adapter,
-        engines=engines, code=code, ram=ram, flash=flash, hyperram=hyperram, fit=fit, sensitivity=sensitivity,
+        asymmetric=asymmetric, embedding_bits=embedding_bits, kv_bits=kv_bits, context=context, l1=l1,
+        adapter=adapter, engines=engines, code=code, ram=ram, flash=flash, hyperram=hyperram, fit=fit,
+        sensitivity=sensitivity,
     )  # fmt: skip
     return compile_model(request, Path(output), force=force, reporter=reporter or Silent())
 

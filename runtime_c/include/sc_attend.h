@@ -18,6 +18,9 @@ SC_PHASE static void sc_step_heads(const int32_t *qkv, uint32_t stride, uint32_t
     const int cores = sc_head_cores(sc_now.tokens);
     if (core >= cores) return;
     sc_heads h = {.layer = &sc_layers[layer], .k = KEYS(layer), .v = VALUES_OF(layer), .work = work[core]};
+#if SC_KV_BITS == 4
+    h.orders = sc_key_orders[layer][0];
+#endif
     if (sc_now.next) h.value_scales = value_scales[layer];
     const uint32_t wanted = sc_first_wanted(layer); /* tokens before it need no queries */
     for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {

@@ -6,6 +6,11 @@
  * and four positions of a value channel are one SIMD word:
  *   K block: for each position and KV head a record: uint16 k_scale, uint16 v_scale, int8 k[SC_HDP]
  *   V block: int8 v[kv_heads][head_dim][4]
+ * With SC_KV_BITS 4 (Coding in numerics/vectors.py) there are codes of 4 bits, in pairs of a low and a high nibble:
+ *   K block: records: uint16 k_scale, uint16 v_scale, uint16 scale of the codes, int8 offset of the codes, 1 byte,
+ *            int8 k[SC_WIDE], codes in words: channels 0..3 in low nibbles, 4..7 in high ones, padded with 0
+ *   V block: for each KV head int8 offset[4], then codes [head_dim / 2][4] of channels 2 i and 2 i + 1
+ * Channels of queries and keys are in the order of sc_key_orders.
  * Scales are 1 .. SC_STORED_MAX, in units of 2^k_unit and 2^v_unit of the layer. The scale word of a query
  * has the mantissa in the low and the exponent in the high 16 bits. */
 #ifndef SC_ATTENTION_H
@@ -14,13 +19,24 @@
 #include "model.h"
 #include "sc_kernels.h"
 
-#define SC_HDP ((SC_HEAD_DIM + 3) / 4 * 4) /* head_dim padded to whole words */
 #define SC_KV_POSITIONS 4
+#if SC_KV_BITS == 4
+#define SC_WIDE (SC_HEAD_DIM / 16 * 4) /* channels of a key with 8 bits */
+#define SC_CODES (SC_HEAD_DIM - SC_WIDE)
+#define SC_CODE_WORDS ((SC_CODES + 7) / 8)
+#define SC_HDP (SC_WIDE + 8 * SC_CODE_WORDS) /* head_dim padded to whole words of codes */
+#define SC_K_RECORD (8 + SC_WIDE + 4 * SC_CODE_WORDS)
+#define SC_V_HEAD (4 + 2 * SC_HEAD_DIM) /* bytes of a KV head in a V block */
+extern const uint8_t sc_key_orders[SC_LAYERS][SC_KV_HEADS][SC_HEAD_DIM];
+#else
+#define SC_HDP ((SC_HEAD_DIM + 3) / 4 * 4) /* head_dim padded to whole words */
 #define SC_K_RECORD (4 + SC_HDP)
+#define SC_V_HEAD (SC_HEAD_DIM * SC_KV_POSITIONS)
+#endif
 #define SC_STORED_MAX 32767
 #define SC_K_STRIDE (SC_KV_HEADS * SC_K_RECORD) /* bytes from one position to the next */
 #define SC_K_BLOCK (SC_KV_POSITIONS * SC_K_STRIDE)
-#define SC_V_BLOCK (SC_KV_POSITIONS * SC_KV_HEADS * SC_HEAD_DIM)
+#define SC_V_BLOCK (SC_KV_HEADS * SC_V_HEAD)
 #define SC_KV_BLOCKS ((SC_CONTEXT + SC_KV_POSITIONS - 1) / SC_KV_POSITIONS)
 #define SC_QKV_ROWS ((SC_HEADS + 2 * SC_KV_HEADS) * SC_HEAD_DIM)
 
@@ -81,6 +97,9 @@ typedef struct {
     sc_head_scratch *scratch; /* the core's */
     int32_t *out;             /* [SC_HEADS * SC_HEAD_DIM] */
     uint16_t *value_scales;   /* [SC_KV_HEADS]: bitwise OR of the scales up to this position; or 0 */
+#if SC_KV_BITS == 4
+    const uint8_t *orders; /* [SC_KV_HEADS][SC_HEAD_DIM]: the layer's sc_key_orders */
+#endif
 } sc_heads;
 
 /* State of a head while its cache passes through L1 in parts. */
@@ -89,8 +108,9 @@ typedef struct {
     int32_t drop;  /* weight_drop() in sc_softmax.h */
     uint32_t total;
     uint16_t factor, shift;
-    int32_t acc[SC_HDP];
-    uint8_t skew[SC_HEAD_STATE_BYTES - 16 - 4 * SC_HDP]; /* so that cores use different banks */
+    int32_t acc[(SC_HEAD_DIM + 3) / 4 * 4];
+    uint8_t
+        skew[SC_HEAD_STATE_BYTES - 16 - (SC_HEAD_DIM + 3) / 4 * 16]; /* so that cores use different banks */
 } sc_head_state;
 
 /* exp2(-i / 256) in Q16, for all i up to where it is 0, if the plan has room for it. Otherwise a table of one

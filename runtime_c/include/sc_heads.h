@@ -110,6 +110,10 @@ SC_HOT static uint32_t head_rms(uint64_t total, uint32_t top, int *exponent) {
 }
 #endif
 
+#if SC_KV_BITS == 4
+#include "sc_store_codes.h"
+#endif
+
 /* Processes heads first, first + step, ... of the token's q, k, v. Returns the first head of this core for
  * the next token. */
 SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
@@ -118,6 +122,12 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
         SC_OPAQUE(at); /* else GCC keeps derived values across heads and runs out of registers */
         const int is_v = at >= SC_HEADS + SC_KV_HEADS;
         const int32_t *z = h->qkv + at * SC_HEAD_DIM;
+#if SC_KV_BITS == 4
+        if (is_v) {
+            store_value(h, at - SC_HEADS - SC_KV_HEADS, z);
+            continue;
+        }
+#endif
 #ifdef SC_HAS_HEAD_NORM
         uint64_t total = h->layer->head_eps;
         if (!is_v) {
@@ -137,6 +147,16 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
             const int e = sc_max(n, 0);
             top = rope_head(z, h->rope, e, h->work, 1 << 14);
             z = h->work;
+#if SC_KV_BITS == 4
+            if (at >= SC_HEADS) {
+#ifdef SC_HAS_HEAD_NORM
+                store_key(h, at - SC_HEADS, z, e - 15, total);
+#else
+                store_key(h, at - SC_HEADS, z, e - 15, 0);
+#endif
+                continue;
+            }
+#endif
             n = sc_top_bit(top) - 14;
             exponent = e + n - 15;
         }
@@ -146,6 +166,12 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
         if (!is_v) mantissa = head_rms(total, top, &exponent);
 #endif
         limit = mantissa;
+#if SC_KV_BITS == 4
+        h->q_scale[at] = pack_scale(mantissa, exponent);
+        order_query(h, at / (SC_HEADS / SC_KV_HEADS), z, n,
+                    (int32_t)(((uint32_t)SC_QMAX << SC_HEAD_QSHIFT) / top), h->q8 + at * SC_HDP);
+        (void)limit;
+#else
         int8_t *dst;
         int stride = 1;
         if (at < SC_HEADS) {
@@ -162,7 +188,7 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
             dst = (int8_t *)record + 4;
             if (is_v) {
                 dst = (int8_t *)h->v + h->position / SC_KV_POSITIONS * SC_V_BLOCK +
-                      h->position % SC_KV_POSITIONS + kv * SC_HEAD_DIM * SC_KV_POSITIONS;
+                      h->position % SC_KV_POSITIONS + kv * SC_V_HEAD;
                 stride = SC_KV_POSITIONS;
                 if (h->value_scales) h->value_scales[kv] |= (uint16_t)scale;
             }
@@ -177,6 +203,7 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
             reciprocal = (int32_t)(((uint32_t)SC_QMAX << SC_HEAD_QSHIFT) / limit);
         round_head(z, n, reciprocal, dst, stride);
         if (SC_HDP > SC_HEAD_DIM && !is_v) dst[SC_HEAD_DIM] = dst[SC_HEAD_DIM + 1] = 0;
+#endif
     }
     return head - (SC_HEADS + 2 * SC_KV_HEADS);
 }

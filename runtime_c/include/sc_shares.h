@@ -88,9 +88,8 @@ static inline void shares_values(const sc_heads *h, sc_head_state *states, int c
                       h->k + share.block * SC_K_BLOCK + share.kv * SC_K_RECORD + 2, share.count,
                       weight_drop(h->value_scales[share.kv]));
         states[share.index].total = s.total;
-        const uint8_t *row = h->v + share.block * SC_V_BLOCK + share.kv * SC_HEAD_DIM * SC_KV_POSITIONS;
-        for (int d = 0; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
-            weighted_values(row, weight, share.count, states[share.index].acc + d);
+        const uint8_t *row = h->v + share.block * SC_V_BLOCK + share.kv * SC_V_HEAD;
+        head_values(row, weight, share.count, states[share.index].acc, 0);
     }
 }
 
@@ -101,7 +100,12 @@ static inline void shares_finish(const sc_heads *h, const sc_head_state *states,
         const sc_head_state *const first = states + share.index - range;
         uint32_t total = 0;
         for (int i = 0; i < SC_RANGES; i++) total += first[i].total;
+#if SC_KV_BITS == 4
+        if (range) continue; /* the rotation needs all channels */
+        const uint32_t begin = 0, end = SC_HEAD_DIM;
+#else
         const uint32_t begin = SC_HEAD_DIM * range / SC_RANGES, end = SC_HEAD_DIM * (range + 1) / SC_RANGES;
+#endif
         int32_t *const out = h->out + share.head * SC_HEAD_DIM;
         for (uint32_t d = begin; d < end; d++) {
             uint32_t sum = 0;
@@ -111,6 +115,9 @@ static inline void shares_finish(const sc_heads *h, const sc_head_state *states,
         if (begin < end)
             means(head_mean(total, weight_drop(h->value_scales[share.kv]), h->layer), out + begin,
                   end - begin);
+#if SC_KV_BITS == 4
+        rotate_head(out);
+#endif
     }
 }
 

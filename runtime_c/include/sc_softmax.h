@@ -111,7 +111,7 @@ typedef struct {
     int32_t v0, v1, v2, v3;
 } key_products;
 
-SC_INLINE key_products four_products(const int8_t *q8, const uint8_t *k) {
+SC_INLINE key_products four_products(const int8_t *q8, const uint8_t *k, uint32_t words) {
     const uint8_t *k1 = k + SC_K_STRIDE, *k2 = k1 + SC_K_STRIDE, *k3 = k2 + SC_K_STRIDE;
     key_products p = {0, 0, 0, 0};
     int32_t q, a, b;
@@ -126,13 +126,17 @@ SC_INLINE key_products four_products(const int8_t *q8, const uint8_t *k) {
                      : [q8] "+&r"(q8), [k] "+&r"(k), [k1] "+&r"(k1), [k2] "+&r"(k2), [k3] "+&r"(k3), [q] "=&r"(q),
                        [a] "=&r"(a), [b] "=&r"(b), [v0] "+&r"(p.v0), [v1] "+&r"(p.v1), [v2] "+&r"(p.v2),
                        [v3] "+&r"(p.v3)
-                     : [n] "r"(SC_HDP / 4)
+                     : [n] "r"(words)
                      : "memory");
     /* clang-format on */
     return p;
 }
 #endif
 
+#if SC_KV_BITS == 4
+#include "sc_codes.h"
+#include "sc_rotate.h"
+#else
 /* Scores of `count` positions, whose K records begin at row. Returns the end of the records. */
 SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int8_t *q8, const uint8_t *row,
                                         uint32_t count) {
@@ -161,7 +165,7 @@ SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int
 #else
 #if SC_XPULP && SC_HDP > 16
     for (; count >= 4; count -= 4, out += 4, row += 4 * SC_K_STRIDE) {
-        const key_products p = four_products(q8, row + 4);
+        const key_products p = four_products(q8, row + 4, SC_HDP / 4);
         out[0] = key_score(p.v0, row);
         out[1] = key_score(p.v1, row + SC_K_STRIDE);
         out[2] = key_score(p.v2, row + 2 * SC_K_STRIDE);
@@ -197,6 +201,7 @@ SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int
     s->least = least;
     return row;
 }
+#endif
 
 /* Right shift that gives probability * value scale SC_WEIGHT_BITS bits. scales: all scales ORed, which has
  * the bits of the largest. */
@@ -223,11 +228,12 @@ SC_INLINE uint32_t value_scales_of(const uint8_t *k, uint32_t kv, uint32_t from,
 /* WEIGHS_FOUR: one loop instead of two over positions, for long contexts and short heads. Elsewhere the code
  * costs more instruction cache than it saves. */
 #ifdef SC_AT_EXP2
-#define WEIGHS_FOUR (SC_XPULP && VALUES == 4 && SC_HEAD_DIM <= 8 && SHORT_STRIDES)
+#define WEIGHS_FOUR (SC_XPULP && SC_KV_BITS == 8 && VALUES == 4 && SC_HEAD_DIM <= 8 && SHORT_STRIDES)
 #else
 #define WEIGHS_FOUR 0
 #endif
-#define SPLIT_WEIGHTS (SC_XPULP && VALUES >= 4 && SC_HEAD_DIM >= (WEIGHS_FOUR ? 8 : 16))
+#define SPLIT_WEIGHTS                                                                                        \
+    (SC_XPULP && (SC_KV_BITS == 4 || (VALUES >= 4 && SC_HEAD_DIM >= (WEIGHS_FOUR ? 8 : 16))))
 
 #if SPLIT_WEIGHTS
 SC_INLINE void split_weights(uint16_t *weight, uint32_t blocks) {
@@ -331,7 +337,22 @@ SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *we
 #endif
 }
 
+#if SC_KV_BITS == 4
+#include "sc_code_values.h"
+#else
 #include "sc_weighted_values.h"
+#endif
+
+/* Weighted sums of the values of channels d .. SC_HEAD_DIM - 1; row: those of channel d. */
+SC_INLINE void head_values(const uint8_t *row, const uint16_t *weight, uint32_t count, int32_t *out, int d) {
+#if SC_KV_BITS == 4
+    for (; d < SC_HEAD_DIM; d++) out[d] = 0;
+    add_values(row, weight, count, out);
+#else
+    for (; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
+        weighted_values(row, weight, count, out + d);
+#endif
+}
 
 #if WEIGHS_FOUR
 #include "sc_weigh_four.h"
@@ -420,7 +441,7 @@ SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end, int l
         int32_t *const score = h->scratch->score;
         uint16_t *const weight = h->scratch->weight;
         int32_t *const out = h->out + at * SC_HEAD_DIM;
-        const uint8_t *row = h->v + kv * SC_HEAD_DIM * SC_KV_POSITIONS;
+        const uint8_t *row = h->v + kv * SC_V_HEAD;
         head_softmax s = softmax_begin(h->layer, h->q_scale[at]);
         int d = 0;
         const uint8_t *const after = softmax_scores(&s, score, h->q8 + at * SC_HDP, records, count);
@@ -437,9 +458,11 @@ SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end, int l
         (void)after;
 #endif
             softmax_weigh(&s, score, weight, records + 2, count, drop);
-        for (; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
-            weighted_values(row, weight, count, out + d);
+        head_values(row, weight, count, out, d);
         means(head_mean(s.total, drop, h->layer), out, SC_HEAD_DIM);
+#if SC_KV_BITS == 4
+        rotate_head(out);
+#endif
     }
     (void)last;
     return head - SC_HEADS;

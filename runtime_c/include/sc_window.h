@@ -67,10 +67,12 @@ SC_INLINE int window_attend(const sc_heads *h, int head, int step, uint32_t coun
         const uint32_t scales = window_scores(&s, score, h->q8 + head * SC_HDP, h->k, kv, runs, n);
         const int drop = weight_drop(scales);
         window_weigh(&s, score, weight, h->k, kv, runs, n, count, drop);
-        const uint8_t *row = h->v + kv * SC_HEAD_DIM * SC_KV_POSITIONS;
-        for (int d = 0; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
-            weighted_values(row, weight, count, out + d);
+        const uint8_t *row = h->v + kv * SC_V_HEAD;
+        head_values(row, weight, count, out, 0);
         means(head_mean(s.total, drop, h->layer), out, SC_HEAD_DIM);
+#if SC_KV_BITS == 4
+        rotate_head(out);
+#endif
     }
     return head - SC_HEADS;
 }

@@ -59,16 +59,23 @@ SC_HOT void sc_window_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, c
 
 SC_HOT void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_head, const uint8_t *v,
                            uint32_t first, uint32_t count) {
-    const uint8_t *row = v + kv_head * SC_HEAD_DIM * SC_KV_POSITIONS;
+    const uint8_t *row = v + kv_head * SC_V_HEAD;
+#if SC_KV_BITS == 4
+    add_values(row, w->weight + first, count, s->acc);
+#else
     for (int d = 0; d < SC_HEAD_DIM; d += VALUES) {
         int32_t sum[VALUES];
         weighted_values(row + d * SC_KV_POSITIONS, w->weight + first, count, sum);
         for (int i = 0; i < VALUES; i++)
             s->acc[d + i] = (int32_t)((uint32_t)s->acc[d + i] + (uint32_t)sum[i]);
     }
+#endif
 }
 
 SC_HOT void sc_head_finish(const sc_head_state *s, int32_t *out, const sc_layer *layer) {
     for (int d = 0; d < SC_HEAD_DIM; d++) out[d] = s->acc[d];
     means(head_mean(s->total, s->drop, layer), out, SC_HEAD_DIM);
+#if SC_KV_BITS == 4
+    rotate_head(out);
+#endif
 }

@@ -157,7 +157,7 @@ def test_every_option_reaches_the_program(cli: Cli, model: Path, tmp_path: Path)
     assert result.code == 0
     assert result.json["options"] == {
         "target": "siracusa", "bits": 4, "group_size": 4, "short_last_group": False, "asymmetric": True,
-        "embedding_bits": 4, "context": 24, "l1": 102400, "adapter": None, "engines": "cores",
+        "embedding_bits": 4, "kv_bits": 8, "context": 24, "l1": 102400, "adapter": None, "engines": "cores",
         "code": "l2", "flash": 64 << 20, "hyperram": 8 << 20, "fit": False, "sensitivity": None,
     }  # fmt: skip
     text = (tmp_path / "o/ir.txt").read_text()

@@ -131,7 +131,7 @@ def test_where_none_fits(cli: Cli, tmp_path: Path) -> None:
         (
             ["engines=cores"],
             2,
-            "allowed: target, bits, embedding-bits, group-size, context, l1, ram, flash, hyperram.",
+            "allowed: target, bits, embedding-bits, group-size, kv-bits, context, l1, ram, flash, hyperram.",
         ),
         (["bits=2", "bits=4"], 2, "--sweep bits= is given twice"),
         (["l1=lots"], 2, "'lots' is not a size"),

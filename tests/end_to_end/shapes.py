@@ -82,8 +82,8 @@ class Case:
         return (
             f"seed {self.seed}: {self.family}, {m['layers']} layers, hidden {m['hidden']}, ffn "
             f"{m['intermediate']}, {m['heads']}/{m['kv_heads']} heads of {m['head_dim']}, {widths} bit, "
-            f"group {self.options.group_size}, context {self.context}, {self.target.name} on "
-            f"{'+'.join(self.engines)}, {self.place}"
+            f"group {self.options.group_size}, cache of {self.options.kv_bits} bit, context {self.context}, "
+            f"{self.target.name} on {'+'.join(self.engines)}, {self.place}"
         )
 
 
@@ -144,6 +144,9 @@ def draw(seed: int) -> Case:
     context = int(rng.integers(9, 71))
     if rng.random() < 0.5:
         others += [e.name for e in found if e.second_layout and e.costs_as in others]
+    # another generator, so that the other draws do not depend on it
+    if np.random.default_rng(5000 + seed).random() < 0.3:
+        options = replace(options, kv_bits=4)
     return Case(
         seed, family, model, options, stored, ranks, context, target, (CORES, *others), place,
     )  # fmt: skip

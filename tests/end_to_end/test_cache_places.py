@@ -38,17 +38,17 @@ class Model:
     budgets: dict[str, int] = field(default_factory=dict)  # of L1, by mode
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Model:
+@pytest.fixture(scope="module", params=[8, 4], ids="{} bits".format)
+def small(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Model:
     """Sizes that divide nothing; a prompt of several chunks, and most of the context filled."""
     folder = tmp_path_factory.mktemp("small") / "model"
     write_tiny_llama(
         folder, hidden=36, intermediate=74, layers=LAYERS, heads=6, kv_heads=3, head_dim=10, seed=5
     )
     model = load_model(folder)
-    graph = lower(model, QuantOptions(), CONTEXT)
-    request = random_request(graph, np.random.default_rng(3), 21, 50, WARM)
-    return Model(model, graph, shape_of(graph, model), request, reference(graph, request))
+    graph = lower(model, QuantOptions(kv_bits=request.param), CONTEXT)
+    asked = random_request(graph, np.random.default_rng(3), 21, 50, WARM)
+    return Model(model, graph, shape_of(graph, model), asked, reference(graph, asked))
 
 
 def budget_for(m: Model, mode: str) -> int:

@@ -57,6 +57,7 @@ class Case:
     all_positions: tuple[int, ...] = ()
     planned: Callable[[Plan, PassSizes], bool] = lambda plan, _: plan.kv_in_l1 and plan.chunk > 1
     hyperram: bool = False
+    kv_bits: int = 8
 
 
 CASES = {
@@ -79,6 +80,10 @@ CASES = {
     "a layer in L1 from HyperRAM": Case(
         9, (0,), planned=lambda plan, sizes: not plan.kv_in_l1 and sizes.kv_layer_in_l1, hyperram=True
     ),
+    "in L1, 4 bits": Case(5, (1,), kv_bits=4),
+    "in pieces from HyperRAM, 4 bits": Case(
+        22, (1,), planned=lambda plan, _: not plan.kv_in_l1 and not plan.kv_window_blocks, hyperram=True, kv_bits=4
+    ),
 }  # fmt: skip
 
 
@@ -89,7 +94,7 @@ def build_case(folder: Path, name: str) -> Program:
     model.config = replace(
         model.config, sliding_window=case.window, global_layers=case.all_positions
     )
-    graph, target = lower(model, QuantOptions(), CONTEXT), SIRACUSA
+    graph, target = lower(model, QuantOptions(kv_bits=case.kv_bits), CONTEXT), SIRACUSA
     shape = shape_of(graph, model)
     assert shape.windows == tuple(
         0 if i in case.all_positions else case.window for i in range(SIZES["layers"])

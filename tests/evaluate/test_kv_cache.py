@@ -1,4 +1,4 @@
-"""Keys and values of few bits: the grid, and models that attend to them."""
+"""Keys and values of few bits: the grid is the device's, and models attend to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from shrinkc.checkpoints import load
 from shrinkc.core.errors import UsageError
 from shrinkc.driver.evaluating import EvalRequest, evaluate_model
 from shrinkc.evaluation import Choices, TorchScorer
-from shrinkc.evaluation.kv_cache import rounded
+from shrinkc.evaluation.kv_cache import key_orders, stored_keys, stored_values
+from shrinkc.importer import load_model
+from shrinkc.ir.ops import RopeCache
+from shrinkc.numerics.vectors import (
+    Coding,
+    StoredHeads,
+    rotate_heads,
+    rotation_bits,
+    store_heads,
+    store_parts,
+    store_rotated,
+)
+from shrinkc.quantize import QuantOptions, lower
 
 pytestmark = pytest.mark.slow
 
@@ -25,30 +37,82 @@ def ignore(done: int, total: int) -> None:
     pass
 
 
-def on_grid(x: np.ndarray, bits: int) -> np.ndarray:
-    """Round in float64, head by head."""
-    out = np.empty(x.shape)
-    for at in np.ndindex(x.shape[:-1]):
-        head = x[at].astype(np.float64)
-        step = (head.max() - head.min()) / (2**bits - 1)
-        out[at] = head if step == 0 else head.min() + step * np.rint((head - head.min()) / step)
-    return out
+UNIT = 8
+FIXED = 1 << 20
+
+
+def integers(rng: np.random.Generator, head_dim: int) -> np.ndarray:
+    """Heads [T, KV heads, head_dim] of different sizes, some with outlier channels."""
+    x = rng.standard_normal((40, 3, head_dim)) * 2.0 ** rng.integers(14, 18, (40, 3, 1))
+    x[:, 1, :3] *= 8
+    x[::5] = np.abs(x[::5])
+    return np.rint(x).astype(np.int64)
+
+
+def same_grid(got: Any, stored: StoredHeads, x: np.ndarray, scale: float = 1.0) -> None:
+    """Equal but for the rounding of the device's scales, and codes between which a value is nearly in the middle."""
+    want = stored.q * stored.scale[..., None] * 2.0**UNIT / 127 * scale
+    size = np.abs(x).max(axis=-1, keepdims=True)
+    off = np.abs(got.numpy() * FIXED - want) / size
+    assert off.max() < 0.5 and (off < 8e-3).mean() > 0.6
+    errors = (np.square(found - x).sum(axis=-1).mean() for found in (got.numpy() * FIXED, want))
+    assert next(errors) == pytest.approx(next(errors), rel=0.05)
+
+
+@pytest.mark.parametrize("head_dim", [6, 16, 64, 80])
+def test_the_grid_is_that_of_the_device(head_dim: int) -> None:
+    """Keys and values of 4 and of 8 bits, against the integers of a compiled model's cache."""
+    rng = np.random.default_rng(head_dim)
+    x = integers(rng, head_dim)
+    given = torch.tensor(x / FIXED, dtype=torch.float32)
+    heads = given.transpose(0, 1)[None]  # [batch, KV heads, T, head_dim]
+    order = np.stack([rng.permutation(head_dim) for _ in range(3)])
+    values = stored_values(given, 4)
+    bits = rotation_bits(head_dim)
+    growth = bits - bits // 2
+    rotated = store_rotated(x, UNIT + growth)
+    back = rotate_heads(rotated.q * rotated.scale[..., None])  # times 2**growth / 2**growth
+    same_grid(values, StoredHeads(back, np.ones((40, 3), np.int64)), x)
+    same_grid(stored_values(given, 8), store_heads(x, UNIT), x)
+    same_grid(stored_keys(heads, 8, None)[0].transpose(0, 1), store_heads(x, UNIT), x)
+    wide = head_dim // 16 * 4
+    parts = [(Coding.BYTES, order[:, :wide])] if wide else []
+    stored = store_parts(x, UNIT, [*parts, (Coding.NIBBLES, order[:, wide:])])
+    found = stored_keys(heads, 4, torch.tensor(order))[0].transpose(0, 1)
+    ordered = found.gather(2, torch.tensor(order)[None].expand(40, -1, -1))
+    at = 0
+    for part in stored:
+        channels = slice(at, at := at + part.q.shape[2])
+        same_grid(
+            ordered[..., channels], part, np.take_along_axis(x, order[None], 2)[..., channels]
+        )
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_a_grid_for_each_head_of_each_position(bits: int) -> None:
-    rng = np.random.default_rng(bits)
-    x = rng.standard_normal((2, 3, 17, 64)).astype(np.float32) * 10.0 ** rng.integers(
-        -3, 3, (2, 3, 17, 1)
-    )
-    x[1, 2, 3] = 0.25  # equal values
-    x = x.astype(np.float32)
-    got = rounded(torch.tensor(x), bits).numpy()
-    np.testing.assert_allclose(got, on_grid(x, bits), rtol=1e-5, atol=1e-6 * np.abs(x).max())
-    half = (x.max(-1) - x.min(-1)) / (2**bits - 1) / 2
-    assert (np.abs(got - x).max(-1) <= half * 1.001 + 1e-6).all()
-    assert max(len(np.unique(head)) for head in got.reshape(-1, 64)) <= 2**bits
-    assert (got[1, 2, 3] == 0.25).all()
+def test_more_bits_than_that_are_not_used(bits: int) -> None:
+    x = torch.tensor(np.random.default_rng(bits).standard_normal((50, 64)), dtype=torch.float32)
+    x[3] = 0
+    got = stored_values(x, bits)
+    assert (got[3] == 0).all()
+    order = torch.arange(64)[None]
+    keys = stored_keys(x[None, None], bits, None if bits == 8 else order)[0, 0]
+    for head in keys[:, 16:].numpy():
+        assert len(np.unique(head)) <= 2**bits
+    assert float((keys[:, :16] - x[:, :16]).abs().max()) < 0.02
+    worst = {2: 2.5, 3: 1.2, 4: 0.5, 5: 0.3, 6: 0.15, 7: 0.08, 8: 0.03}[bits]
+    assert float((got - x).abs().max()) < worst
+
+
+def test_orders_of_a_model_are_about_those_of_the_compiled_one() -> None:
+    graph = lower(load_model(STORIES), QuantOptions(kv_bits=4), 64)
+    want = [op.key_order for op in graph.ops if isinstance(op, RopeCache)]
+    found = key_orders(load(STORIES).model)
+    same = [
+        len({*a[:4].tolist()} & {*b[:4].tolist()})
+        for layer, orders in enumerate(want)
+        for a, b in zip(orders, found[layer], strict=True)
+    ]
+    assert np.mean(same) > 3
 
 
 @pytest.fixture
@@ -60,15 +124,16 @@ def ids() -> list[list[int]]:
 def test_losses_are_those_of_attention_written_out(
     ids: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against transformers' eager attention with keys and values rounded in numpy."""
+    """Against transformers' eager attention with rounded keys and values."""
     from transformers.models.llama import modeling_llama
 
     plain = modeling_llama.eager_attention_forward
 
     def eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
-        key, value = (torch.tensor(on_grid(x.numpy(), 4), dtype=x.dtype) for x in (key, value))
-        return plain(module, query, key, value, mask, **options)
+        key = stored_keys(key, 4, orders[module.layer_idx])
+        return plain(module, query, key, stored_values(value, 4), mask, **options)
 
+    orders = key_orders(load(STORIES).model)
     got = TorchScorer(load(STORIES), kv_bits=4).losses(ids, ignore)
     monkeypatch.setattr(modeling_llama, "eager_attention_forward", eager)
     other = load(STORIES)

@@ -184,6 +184,14 @@ def test_an_op_without_one_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         to_onnx(graph, "0")
 
 
+def test_a_cache_of_4_bits_is_refused(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m")
+    graph = lower(load_model(tmp_path / "m"), QuantOptions(kv_bits=4), 24)
+    with pytest.raises(UnsupportedModel, match="a KV cache of 4 bits") as refused:
+        to_onnx(graph, "0")
+    assert "--kv-bits 8" in refused.value.hint
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from shrinkc.cli.main import run_cli

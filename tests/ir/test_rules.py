@@ -298,6 +298,27 @@ def gelu(g: Graph) -> None:
     first(g, SiluMul).gelu = 2
 
 
+def key_order_of_one_layer(g: Graph) -> None:
+    op = [op for op in g.ops if isinstance(op, RopeCache)][-1]
+    op.key_order = _order(op)
+
+
+def key_order_twice(g: Graph) -> None:
+    for op in g.ops:
+        if isinstance(op, RopeCache):
+            op.key_order = 0 * _order(op)
+
+
+def key_order_of_words(g: Graph) -> None:
+    for op in g.ops:
+        if isinstance(op, RopeCache):
+            op.key_order = _order(op).astype(np.int64)
+
+
+def _order(op: RopeCache) -> np.ndarray:
+    return np.tile(np.arange(op.head_dim, dtype=np.uint8), (op.kv_heads, 1))
+
+
 def rope_table(g: Graph) -> None:
     first(g, RopeCache).table = 1
 
@@ -377,6 +398,9 @@ ILLEGAL: list[tuple[Callable[[Graph], None], str, str]] = [
     (context, "rule_probabilities", "more than 4096"),
     (score_scale, "rule_probabilities", "scale mantissa 32769"),
     (window, "rule_window", "positions at context"),
+    (key_order_of_one_layer, "rule_key_order", "a cache of 4 bits, others have 8"),
+    (key_order_twice, "rule_key_order", "a key order that is no permutation"),
+    (key_order_of_words, "rule_key_order", "key order is int64"),
     (rope_table, "rule_rope", "RoPE table 1 of 1"),
     (no_rope_table, "rule_rope", "RoPE table None of 2"),
     (gelu, "rule_gelu", "gelu = 2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -80,6 +81,23 @@ CONFIGS = {
     "norm14": Config(3, 1, 14, 30, 41, 4, formats=(8 | Q16,), head_norm=True),
     "norm128": Config(2, 1, 128, 24, 33, 2, formats=(8 | Q16,), head_norm=True),
 }
+# KV caches of 4 bits: heads without and with channels of 8 bits, and codes that fill words or do not
+CODES = {
+    f"codes{c.head_dim}{' norm' if c.head_norm else ''}": replace(
+        c, options=QuantOptions(kv_bits=4), formats=(8 | Q16,)
+    )
+    for c in (
+        Config(2, 1, 2, 17, 37, 1),
+        Config(6, 2, 6, 30, 13, 8, simd=False),
+        Config(4, 4, 8, 64, 101, 3),
+        Config(3, 1, 10, 24, 50, 8),
+        Config(2, 2, 16, 40, 77, 4, simd=False),
+        Config(3, 1, 64, 64, 200, 8),
+        Config(2, 1, 66, 24, 33, 2),
+        Config(3, 1, 14, 30, 41, 4, head_norm=True),
+        Config(2, 1, 128, 24, 33, 2, head_norm=True),
+    )
+}
 ALL_FORMATS = tuple(width | how for width in WIDTHS for how in KINDS)
 GENERIC = ("hd2", "hd6", "hd64")  # all formats share their code
 WITH_ENGINES = ("hd6", "hd10")  # two accumulators of 16-bit vectors are joined
@@ -94,14 +112,14 @@ SHORT = tuple(name for name, c in CONFIGS.items() if c.context <= 64)
 def harness(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Callable[[str], Harness]:
-    """harness(name): the built harness of one of CONFIGS, in the slow tier with sanitizers."""
+    """harness(name): the built harness of one of CONFIGS or CODES, in the slow tier with sanitizers."""
     need("host")
     built: dict[str, Harness] = {}
 
     def get(name: str) -> Harness:
         if name not in built:
             folder = tmp_path_factory.mktemp(name)
-            built[name] = Harness(CONFIGS[name], folder, request.param == "sanitized")
+            built[name] = Harness((CONFIGS | CODES)[name], folder, request.param == "sanitized")
         return built[name]
 
     return get

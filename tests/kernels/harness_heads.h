@@ -63,6 +63,9 @@ static void heads(void) {
     int16_t *gains = copy(SC_HEAD_DIM); /* of q, then of k */
     layer.head_gain[0] = gains, layer.head_gain[1] = gains + SC_HEAD_DIM;
 #endif
+#if SC_KV_BITS == 4
+    uint8_t *orders = copy((SC_KV_HEADS * SC_HEAD_DIM + 3) / 4);
+#endif
     int32_t *qkv = copy((size_t)n * SC_QKV_ROWS);
     int16_t *angles = copy((size_t)n * SC_HEAD_DIM / 2);
     const size_t q_words = SC_HEADS * SC_HDP / 4, row = SC_HEADS * SC_HEAD_DIM;
@@ -74,6 +77,9 @@ static void heads(void) {
     uint16_t *value_scales = guarded((SC_KV_HEADS + 1) / 2);
     memset(value_scales, 0, 2 * SC_KV_HEADS);
     sc_heads h = {.layer = &layer, .k = k, .v = v, .work = space, .value_scales = value_scales};
+#if SC_KV_BITS == 4
+    h.orders = orders;
+#endif
     for (uint32_t t = 0; t < n; t++) {
         int16_t *own = malloc(SC_HEAD_DIM * 2);
         memcpy(own, angles + t * SC_HEAD_DIM, SC_HEAD_DIM * 2);
@@ -147,5 +153,8 @@ static void heads(void) {
     free((void *)pieces), free(qkv), free(angles);
 #ifdef SC_HAS_HEAD_NORM
     free(gains);
+#endif
+#if SC_KV_BITS == 4
+    free(orders);
 #endif
 }

@@ -9,19 +9,25 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from shrinkc.abi import kv_block_bytes, query_bytes
 from shrinkc.ir.ops import Attention, RopeCache
 from shrinkc.ir.ops.attention import SHARES_MAX
 from shrinkc.numerics import vectors
 from shrinkc.numerics.attention import SoftmaxScale, attend
 from shrinkc.numerics.vectors import (
+    Coding,
     HeadNorm,
     QHeads,
     StoredHeads,
     quantize_heads,
+    rotate_heads,
+    rotation_bits,
     store_heads,
+    store_parts,
+    store_rotated,
 )
 
-from .conftest import CONFIGS, SHORT
+from .conftest import CODES, CONFIGS, SHORT
 from .harness import HEADS, Harness, assert_same, to_words
 
 Get = Callable[[str], Harness]
@@ -30,12 +36,28 @@ KINDS = ("random", "small", "zero", "spread", "equal", "full")
 
 
 UNIT = 17  # the least in which every int32 has a scale
+CODE_UNIT = 18  # and every half range of codes of 4 bits
 EXTRA_BITS = 5  # of which the largest values' means saturate
 
 
-def softmax_scale(h: Harness, mantissa: int, exponent: int, unit: int = UNIT) -> SoftmaxScale:
+def unit_of(h: Harness) -> int:
+    return CODE_UNIT if h.graph.kv_bits == 4 else UNIT
+
+
+def softmax_scale(
+    h: Harness, mantissa: int, exponent: int, unit: int | None = None
+) -> SoftmaxScale:
+    unit = unit_of(h) if unit is None else unit
     op = next(op for op in h.graph.ops if isinstance(op, Attention))
-    return SoftmaxScale(mantissa, exponent, op.dot_shift, op.weight_bits, unit, EXTRA_BITS)
+    return SoftmaxScale(
+        mantissa, exponent, op.dot_shift, op.weight_bits, unit + growth(h), EXTRA_BITS
+    )
+
+
+def growth(h: Harness) -> int:
+    """By how many bits values grow when a cache of 4 bits rotates them."""
+    bits = rotation_bits(h.config.head_dim) if h.graph.kv_bits == 4 else 0
+    return bits - bits // 2
 
 
 @dataclass(frozen=True)
@@ -87,6 +109,10 @@ def command(
     gains = [] if norm is None else [to_words([norm.eps & 0xFFFFFFFF, norm.eps >> 32])]
     if norm is not None:
         gains.append(np.concatenate([norm.q_gain, norm.k_gain]).view(np.int32))
+    if (order := key_order(h)) is not None:
+        padded = np.zeros(-(-order.size // 4) * 4, np.uint8)
+        padded[: order.size] = order.reshape(-1)
+        gains.append(padded.view(np.int32))
     units = [k_unit(h, how), how.v_unit, how.v_unit + how.extra_bits]
     head = [n, first, how.mantissa, how.exponent, *units, len(pieces), *pieces]
     return HEADS, np.concatenate(
@@ -97,32 +123,69 @@ def command(
 def unpack(h: Harness, words: np.ndarray, n: int, first: int) -> dict[str, np.ndarray]:
     """The command's answer in the layouts that sc_attention.h describes."""
     c = h.config
-    hdp, blocks = -(-c.head_dim // 4) * 4, -(-c.context // POSITIONS)
-    record = 1 + hdp // 4  # words: k scale and v scale, k
-    k_words = POSITIONS * c.kv_heads * record
-    v_words = c.kv_heads * c.head_dim
+    hdp, blocks = query_bytes(c.head_dim, h.graph.kv_bits), -(-c.context // POSITIONS)
+    k_words, v_words = (
+        size // 4 for size in kv_block_bytes(c.kv_heads, c.head_dim, h.graph.kv_bits)
+    )
+    record = k_words // (POSITIONS * c.kv_heads)
     sizes = [n * c.heads * hdp // 4, n * c.heads, blocks * k_words, blocks * v_words]
     sizes += [(n - first) * c.heads * c.head_dim, 1]
     assert len(words) == sum(sizes)
     q, q_scale, k, v, out, shared = np.split(words, np.cumsum(sizes)[:-1])
     records = k.reshape(-1, c.kv_heads, record)[:n]
-    vq = v.view(np.int8).reshape(blocks, c.kv_heads, c.head_dim, POSITIONS).transpose(0, 3, 1, 2)
-    return {
+    both = {
         "q": q.view(np.int8).reshape(n, c.heads, hdp),
         "q scale": q_scale.reshape(n, c.heads),
+        "out": out.reshape(n - first, c.heads, c.head_dim),
+        "shared": shared,
+    }
+    if h.graph.kv_bits == 4:
+        return both | unpacked_codes(h, records, v, n)
+    vq = v.view(np.int8).reshape(blocks, c.kv_heads, c.head_dim, POSITIONS).transpose(0, 3, 1, 2)
+    return {
+        **both,
         "k": np.ascontiguousarray(records[:, :, 1:]).view(np.int8),
         "k scale": records[:, :, 0] & 0xFFFF,
         "v": vq.reshape(-1, c.kv_heads, c.head_dim)[:n],
         "v scale": records[:, :, 0] >> 16,
-        "out": out.reshape(n - first, c.heads, c.head_dim),
-        "shared": shared,
     }
+
+
+def unpacked_codes(h: Harness, records: np.ndarray, v: np.ndarray, n: int) -> dict[str, np.ndarray]:
+    """Keys and values of a cache of 4 bits, from its records int32 [n, KV heads, words] and V blocks."""
+    c = h.config
+    wide = c.head_dim // 16 * 4
+    data = np.ascontiguousarray(records).view(np.uint8)
+    codes = nibbles(data[..., 8 + wide :])  # in words: low nibbles of 4 bytes, then high ones
+    codes = codes.reshape(*codes.shape[:2], -1, 4, 2).swapaxes(3, 4).reshape(*codes.shape[:2], -1)
+    heads = v.view(np.uint8).reshape(-1, c.kv_heads, 1 + c.head_dim // 2, POSITIONS)
+    heads = heads.transpose(0, 3, 1, 2).reshape(-1, c.kv_heads, 1 + c.head_dim // 2)[:n]
+    offset, below = (x.astype(np.int8).astype(np.int64) for x in (data[..., 6:7], heads[..., :1]))
+    assert not codes[..., c.head_dim - wide :].any()
+    return {
+        "k": data[..., 8 : 8 + wide].view(np.int8),
+        "k scale": records[:, :, 0] & 0xFFFF if wide else np.zeros((n, c.kv_heads)),
+        "codes": 16 * codes[..., : c.head_dim - wide] + offset,
+        "codes scale": records[:, :, 1] & 0xFFFF,
+        "v": 16 * nibbles(heads[..., 1:]) + below,
+        "v scale": records[:, :, 0] >> 16,
+    }
+
+
+def nibbles(data: np.ndarray) -> np.ndarray:
+    """Signed codes of 4 bits, two of each byte: int64 [..., 2 * bytes]."""
+    both = np.stack([data << 4, data & 0xF0], axis=-1).astype(np.uint8).view(np.int8)
+    return (both.astype(np.int64) >> 4).reshape(*data.shape[:-1], -1)
+
+
+def key_order(h: Harness) -> np.ndarray | None:
+    return next(op for op in h.graph.ops if isinstance(op, RopeCache)).key_order
 
 
 def k_unit(h: Harness, how: SoftmaxScale) -> int:
     """Keys that pass through a norm are in its unit (quantize/bounds.py: stored_unit)."""
     norm = norm_of(h)
-    return how.v_unit if norm is None else UNIT + norm.pre_shift
+    return how.v_unit - growth(h) if norm is None else unit_of(h) + norm.pre_shift
 
 
 def shared_tokens(h: Harness, first: int, n: int) -> int:
@@ -152,24 +215,54 @@ def expected(h: Harness, x: np.ndarray, how: SoftmaxScale, first: int) -> dict[s
         gains = (norm.q_gain.astype(np.int64), norm.k_gain.astype(np.int64))
         q_norm, k_norm = (HeadNorm(gain, norm.pre_shift, norm.eps) for gain in gains)
     q = quantize_heads(q_part, cos, sin, q_norm)
-    k = store_heads(k_part, k_unit(h, how), cos, sin, k_norm)
-    v = store_heads(v_part, how.v_unit)
+    order = key_order(h)
+    if order is None:
+        keys = [store_heads(k_part, k_unit(h, how), cos, sin, k_norm)]
+        v = store_heads(v_part, how.v_unit)
+    else:
+        keys, v = stored_codes(h, k_part, v_part, order.astype(np.int64), how, (cos, sin, k_norm))
+        q.q = np.take_along_axis(
+            q.q, np.repeat(order.astype(np.int64), c.heads // c.kv_heads, axis=0)[None], axis=2
+        )
     n = len(x)
     mask = np.arange(n)[None, :] <= np.arange(first, n)[:, None]
     outs = []
     for i in range(c.heads):
         own = QHeads(q.q[first:, i], q.mantissa[first:, i], q.exponent[first:, i])
         j = i // (c.heads // c.kv_heads)
-        keys, values = (StoredHeads(t.q[:, j], t.scale[:, j]) for t in (k, v))
-        outs.append(attend(how, own, keys, values, mask))
+        *own_keys, values = (StoredHeads(t.q[:, j], t.scale[:, j]) for t in (*keys, v))
+        outs.append(attend(how, own, own_keys, values, mask))
     out = np.stack(outs, axis=1)
-    pad = ((0, 0), (0, 0), (0, -c.head_dim % 4))
+    if order is not None:
+        out = rotate_heads(out)
+    pad = ((0, 0), (0, 0), (0, query_bytes(c.head_dim, h.graph.kv_bits) - c.head_dim))
 
     scale = to_words(q.mantissa | (q.exponent << 16))
-    return {
-        "q": np.pad(q.q, pad), "q scale": scale, "k": np.pad(k.q, pad), "k scale": k.scale,
-        "v": v.q, "v scale": v.scale, "out": out, "shared": [shared_tokens(h, first, n)],
+    both = {
+        "q": np.pad(q.q, pad), "q scale": scale, "v": v.q, "v scale": v.scale, "out": out,
+        "shared": [shared_tokens(h, first, n)],
     }  # fmt: skip
+    if order is None:
+        return both | {"k": np.pad(keys[0].q, pad), "k scale": keys[0].scale}
+    *wide, codes = keys
+    both |= {"codes": codes.q, "codes scale": codes.scale}
+    return both | ({"k": wide[0].q, "k scale": wide[0].scale} if wide else {})
+
+
+def stored_codes(
+    h: Harness,
+    k: np.ndarray,
+    v: np.ndarray,
+    order: np.ndarray,
+    how: SoftmaxScale,
+    rotation: tuple[np.ndarray, np.ndarray, HeadNorm | None],
+) -> tuple[list[StoredHeads], StoredHeads]:
+    """Keys in parts, and values, of a cache of 4 bits."""
+    c = h.config
+    wide = c.head_dim // 16 * 4
+    parts = [(Coding.BYTES, order[:, :wide])] if wide else []
+    parts.append((Coding.NIBBLES, order[:, wide:]))
+    return store_parts(k, k_unit(h, how), parts, *rotation), store_rotated(v, how.v_unit)
 
 
 def check(
@@ -184,7 +277,7 @@ def check(
     return compared
 
 
-@pytest.mark.parametrize("config", list(CONFIGS))
+@pytest.mark.parametrize("config", [*CONFIGS, *CODES])
 def test_contexts_and_score_scales(harness: Get, config: str) -> None:
     """Contexts 1..17 and the longest, every token's attention; scores from flat to one-hot."""
     h, rng = harness(config), np.random.default_rng(20)
@@ -207,7 +300,7 @@ def test_contexts_and_score_scales(harness: Get, config: str) -> None:
     assert check(h, jobs) > 1000
 
 
-@pytest.mark.parametrize("config", SHORT)
+@pytest.mark.parametrize("config", [*SHORT, *CODES])
 def test_pieces_of_the_cache_change_nothing(harness: Get, config: str) -> None:
     """Split at every block boundary, and into equal pieces of every size."""
     h, rng = harness(config), np.random.default_rng(21)
@@ -257,7 +350,7 @@ def test_a_rounded_up_scale_that_equals_the_heads_own(harness: Get) -> None:
     assert check(h, jobs) > 100
 
 
-@pytest.mark.parametrize("config", ["hd64", "hd12"])
+@pytest.mark.parametrize("config", ["hd64", "hd12", "codes64"])
 def test_heads_that_cores_share(harness: Get, config: str) -> None:
     """Every position of a context in which heads are fewer than cores: the result of one core alone."""
     h, rng = harness(config), np.random.default_rng(22)

@@ -80,7 +80,7 @@ def test_attention_error_below_1e_3_of_the_largest_value(
     )
     mask = np.arange(context)[None, :] <= (context - tokens + np.arange(tokens))[:, None]
     mask[:, 0] = True
-    got = attend(how, q, k, v, mask) * 128 / 127 * 2.0**-FRAC
+    got = attend(how, q, [k], v, mask) * 128 / 127 * 2.0**-FRAC
     scores = value(q) @ value(k).T / math.sqrt(dim)
     p = np.where(mask, np.exp(scores - np.where(mask, scores, -np.inf).max(axis=1)[:, None]), 0)
     want = p / p.sum(axis=1, keepdims=True) @ value(v)
@@ -97,7 +97,7 @@ def test_attention_to_one_position_is_its_value() -> None:
         query(rng.standard_normal((1, 8))),
         *(cached(rng.standard_normal((1, 8))) for _ in "kv"),
     )
-    got = attend(softmax_scale(8, 64), q, k, v, np.ones((1, 1), bool)) * 2.0**-FRAC
+    got = attend(softmax_scale(8, 64), q, [k], v, np.ones((1, 1), bool)) * 2.0**-FRAC
     assert np.abs(got - value(v) * 127 / 128).max() <= 2e-4 * np.abs(value(v)).max()
 
 
@@ -110,10 +110,10 @@ def test_masked_positions_do_not_count() -> None:
         *(cached(rng.standard_normal((9, 8))) for _ in "kv"),
     )
     mask = np.arange(9)[None, :] <= np.array([[3], [4]])
-    want = attend(how, q, k, v, mask)
+    want = attend(how, q, [k], v, mask)
     for t in (k, v):
         t.q[5:], t.scale[5:] = 127, 32767
-    np.testing.assert_array_equal(attend(how, q, k, v, mask), want)
+    np.testing.assert_array_equal(attend(how, q, [k], v, mask), want)
 
 
 @pytest.mark.parametrize("exponent", [-70, -45, -31, 0])
@@ -126,7 +126,7 @@ def test_largest_scores_stay_in_range(exponent: int) -> None:
     h, kept = quantize_heads(x), store_heads(x, 17)
     head = QHeads(h.q[:, 0], h.mantissa[:, 0], h.exponent[:, 0])
     cache = StoredHeads(kept.q[:, 0], kept.scale[:, 0])
-    got = attend(how, head, cache, cache, np.ones((4, 4), bool))
+    got = attend(how, head, [cache], cache, np.ones((4, 4), bool))
     assert np.abs(got).max() <= INT32_MAX
     if exponent > -40:
         assert (np.sign(got[:, 0]) == np.sign(x[:, 0, 0])).all()

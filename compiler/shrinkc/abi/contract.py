@@ -200,6 +200,23 @@ def shared_product_bytes(tokens: int, words: int) -> int:
     return steps + 4 * ROW_BLOCK * PRODUCT_BLOCKS * (tokens | 1)
 
 
-def kv_block_bytes(kv_heads: int, head_dim: int) -> tuple[int, int]:
+def wide_channels(head_dim: int) -> int:
+    """Channels of a key that a cache of 4 bits holds in 8 bits (SC_WIDE in C): about a quarter, in whole words."""
+    return head_dim // 16 * 4
+
+
+def query_bytes(head_dim: int, kv_bits: int) -> int:
+    """Of an int8 query head (SC_HDP in C): padded to whole words, or to whole words of the cache's 4-bit keys."""
+    wide = wide_channels(head_dim)
+    return (
+        _whole_words(head_dim) if kv_bits == 8 else wide + 2 * _whole_words((head_dim - wide) // 2)
+    )
+
+
+def kv_block_bytes(kv_heads: int, head_dim: int, kv_bits: int = 8) -> tuple[int, int]:
     """Of 4 positions of a layer's cache: keys with both scales, and values (sc_attention.h)."""
-    return 4 * kv_heads * (4 + _whole_words(head_dim)), 4 * kv_heads * head_dim
+    if kv_bits == 8:
+        return 4 * kv_heads * (4 + _whole_words(head_dim)), 4 * kv_heads * head_dim
+    wide = wide_channels(head_dim)
+    narrow = (query_bytes(head_dim, kv_bits) - wide) // 2
+    return 4 * kv_heads * (8 + wide + narrow), 4 * kv_heads * (1 + head_dim // 2)

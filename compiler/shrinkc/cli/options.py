@@ -14,7 +14,7 @@ from shrinkc.core.errors import UsageError
 from shrinkc.core.parsing import parse_json
 from shrinkc.core.shell import is_text, printable
 from shrinkc.core.words import parse_size
-from shrinkc.storage import WIDEST, WIDTHS
+from shrinkc.storage import KV_BITS, WIDEST, WIDTHS
 from shrinkc.targets import DEFAULT, MACHINES, TARGETS
 
 PATH = click.Path(path_type=Path)  # of any bytes
@@ -168,6 +168,10 @@ model_options = together(
     click.option(
         "--embedding-bits", type=click.Choice([str(w) for w in WIDTHS]), callback=_number,
         help=f"Bits per weight of the embedding and the LM head. [default: {WIDEST}; those of a quantised checkpoint]",
+    ),
+    click.option(
+        "--kv-bits", type=click.Choice([str(w) for w in KV_BITS]), callback=_number, default=str(KV_BITS[0]),
+        show_default=True, help="Bits of keys and values in the KV cache.",
     ),
     click.option(
         "--context", type=int, metavar="N",

@@ -74,6 +74,10 @@ class Values:
     post_norms: list[NormAdd]
     rope_tables: list[int]
     """Of each layer the RoPE table, empty if there is only one."""
+    kv_bits: int
+    """Of keys and values in the KV cache."""
+    key_orders: list[list[list[int]]]
+    """Of each layer the channels of its KV heads, if the cache has 4 bits."""
     perms: list[tuple[str, list[int]]]
     biases: list[tuple[str, list[int]]]
     head_norm: RopeCache
@@ -221,6 +225,12 @@ def values_of(
         gains_in_l1=norm_weights_in_l1(shape),
         post_norms=ops_of_type(graph, NormAdd),
         rope_tables=[op.table for op in ops_of_type(graph, RopeCache) if op.table is not None],
+        kv_bits=graph.kv_bits,
+        key_orders=[
+            op.key_order.tolist()
+            for op in ops_of_type(graph, RopeCache)
+            if op.key_order is not None
+        ],
         perms=tables.perms,
         biases=tables.biases,
         head_norm=ops_of_type(graph, RopeCache)[0],
@@ -259,7 +269,7 @@ def values_of(
         window=max(shape.windows, default=0),
         ring_blocks=min(c.blocks for c in caches),
         caches=caches,
-        kv_block=kv_block_bytes(graph.kv_heads, graph.head_dim),
+        kv_block=kv_block_bytes(graph.kv_heads, graph.head_dim, graph.kv_bits),
         kv_tile_bytes=align(plan.kv_tile_blocks * max(kv.k_block, kv.v_block)),
         sizes=sizes,
         shared_products=sizes.shared_products and "products" in held,

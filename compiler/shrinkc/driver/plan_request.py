@@ -11,7 +11,7 @@ from shrinkc.core.errors import UsageError
 from shrinkc.driver.estimating import check_speed
 from shrinkc.importer import Checkpoint, open_checkpoint
 from shrinkc.quantize import QuantOptions
-from shrinkc.storage import WIDEST
+from shrinkc.storage import KV_BITS, WIDEST
 from shrinkc.targets import DEFAULT, SIZES
 
 
@@ -29,6 +29,7 @@ class PlanRequest:
     short_last_group: bool = False
     asymmetric: bool = False
     embedding_bits: int | None = None
+    kv_bits: int = KV_BITS[0]
     context: int | None = None
     l1: int | None = None
     adapter: Path | None = None
@@ -58,11 +59,11 @@ class PlanRequest:
 
     @cached_property
     def quant(self) -> QuantOptions:
-        """Return the quantisation options of float matrices."""
+        """Return the quantisation options of float matrices and of the KV cache."""
         return QuantOptions(
             bits=WIDEST if self.bits is None else self.bits, group_size=self.group_size, asymmetric=self.asymmetric,
             embedding_bits=WIDEST if self.embedding_bits is None else self.embedding_bits,
-            short_last_group=self.short_last_group,
+            short_last_group=self.short_last_group, kv_bits=self.kv_bits,
         )  # fmt: skip
 
     @property

@@ -96,6 +96,7 @@ class Planned:
             "embedding_bits": r.embedding_bits
             if r.fit or "--embedding-bits" in fixed
             else q.embedding_bits,
+            "kv_bits": q.kv_bits,
             "context": self.context,
             "l1": None if self.target.board else self.plan.l1_budget,
             **self._sizes,

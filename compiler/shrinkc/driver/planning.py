@@ -41,7 +41,7 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
     target = _target(request)
     checkpoint = request.opened(whole=whole)
     config = checkpoint.config
-    check_sizes(config)
+    check_sizes(config, request.quant.kv_bits)
     context = _context(request, config)
     fixed = fixed_options(config, checkpoint.formats, request.quant)
     if refused := sorted(request.given & fixed):

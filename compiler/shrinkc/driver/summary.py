@@ -210,7 +210,7 @@ def _schedule(planned: Planned) -> list[Row]:
         ("weights", "read in place in flash")
         if planned.target.board
         else ("weight tiles", f"{tiles} per forward pass, of at most {show_size(p.tile_bytes)}"),
-        ("KV cache", listed(cache)),
+        ("KV cache", f"{planned.request.kv_bits} bit, {listed(cache)}"),
         ("logits", f"in {planned.target.kind(L1 if p.logits_in_l1 else L2).label}"),
         *(
             (_TABLES[x.name], f"{show_size(x.bytes)} in {planned.target.kind(x.level).label}")

@@ -19,7 +19,7 @@ from shrinkc.memory.cycles import resource_label
 from shrinkc.pictures.sweep import Row, sweep_picture
 from shrinkc.targets import MEMORIES, SIZES, memory_kind
 
-AXES = ("target", "bits", "embedding_bits", "group_size", "context", "l1", *SIZES)
+AXES = ("target", "bits", "embedding_bits", "group_size", "kv_bits", "context", "l1", *SIZES)
 """Options of a plan that a sweep can vary."""
 
 ENERGY = "not estimated: no measurement on the chip to estimate it from"

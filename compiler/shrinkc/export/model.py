@@ -49,6 +49,9 @@ OPSET, IR_VERSION = 18, 8  # of ONNX, since 2022
 Signature = dict[str, tuple[type, list[str | int]]]
 
 
+WHOLE_BYTES = 8  # bits of keys and values that the converters have
+
+
 @dataclass
 class _Pass:
     """State shared by the converters of a forward pass."""
@@ -79,8 +82,7 @@ def to_onnx(graph: Graph, version: str) -> ModelProto:
     Inputs: ``tokens`` int64 [T], and per layer ``past.<layer>.key`` and ``.value`` int8 [P, kv_heads, head_dim]
     with ``.key_scale`` and ``.value_scale`` int16 [P, kv_heads].  Outputs: ``logits`` int32 [T, vocab], ``next``
     int64 [1], the likeliest token after the last, and the caches ``present...`` [P + T, ...].
-    ``version`` is shrinkc's.  Raises UnsupportedModel for an op without a converter.
-    ``version`` is shrinkc's.  Raises UnsupportedModel for an op that has no converter.
+    ``version`` is shrinkc's.  Raises UnsupportedModel for an op that has no converter, and for a KV cache of 4 bits.
     """
     from onnx import helper
 
@@ -89,6 +91,11 @@ def to_onnx(graph: Graph, version: str) -> ModelProto:
         raise UnsupportedModel(
             f"{graph.name} has operations without a converter to ONNX: {', '.join(unknown)}.",
             f"convertible: {', '.join(sorted(kind.__name__ for kind in CONVERTERS))}.",
+        )
+    if graph.kv_bits != WHOLE_BYTES:
+        raise UnsupportedModel(
+            f"{graph.name} has a KV cache of {graph.kv_bits} bits, which has no converter to ONNX.",
+            f"compile it with --kv-bits {WHOLE_BYTES}.",
         )
     b = Builder()
     here = _begin(graph, b)

@@ -89,6 +89,10 @@ class Op(OnDevice):
         """Return how many positions of the KV cache a token attends to, 0 for all."""
         return 0
 
+    def cache_bits(self) -> int:
+        """Return the bits of keys and values that the op writes to the KV cache, 0 if it writes none."""
+        return 0
+
     def slot(self) -> str | None:
         """Return the slot of the matrix that the op multiplies with (such as "qkv"), or None."""
         return None
@@ -156,6 +160,11 @@ class Graph:
         """Return for each layer the number of positions that a token attends to, 0 for all; empty if all are 0."""
         found = tuple(op.positions() for op in self.ops if op.READS_CACHE)
         return found if any(found) else ()
+
+    @property
+    def kv_bits(self) -> int:
+        """The bits of keys and values in the KV cache."""
+        return max((op.cache_bits() for op in self.ops), default=0)
 
     @property
     def rope_tables(self) -> int:

@@ -149,7 +149,7 @@ class SlotSizes:
 class PassSizes:
     """Sizes of a pass of up to ``chunk`` tokens, from which ops compute their buffers.
 
-    ``rope_tables``: the number of RoPE tables.
+    ``rope_tables``: the number of RoPE tables.  ``kv_bits``: bits of keys and values in the KV cache.
     ``windows``: per layer the positions that a token attends to, 0 for all; empty if all layers attend to all.
     ``cores``: the workers.  ``team``: the workers, and the controller if it takes part in a pass.  ``head_cores``: the
     cores that can compute attention heads.
@@ -194,6 +194,7 @@ class PassSizes:
     perms: bool = False
     windows: tuple[int, ...] = ()
     rope_tables: int = 1
+    kv_bits: int = 8
 
     @property
     def cached(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from shrinkc.memory.parts import (
     Placement,
     Table,
     align,
+    key_order_bytes,
     layer_table_bytes,
     norm_weight_bytes,
     norm_weights_in_l1,
@@ -30,6 +31,7 @@ def constants(s: ModelShape, t: Target) -> dict[str, int]:
         "permutations": 2 * s.perms,
         "biases": 4 * s.biases,
         "norms after blocks": post_norm_bytes(s),
+        "key orders": key_order_bytes(s),
         "head gains": 4 * s.head_dim * s.num_layers if s.head_norms else 0,
     }
     return {name: align(size) for name, size in found.items() if size}

@@ -20,6 +20,7 @@ from shrinkc.memory.parts import (
     Table,
     align,
     interleaved_blocks,
+    key_order_bytes,
     kv_layers_bytes,
     kv_shapes,
     layer_table_bytes,
@@ -118,6 +119,8 @@ def _l2_only(s: ModelShape, t: Target, logits_in_l1: bool) -> list[tuple[str, in
         out.append(("biases", 4 * s.biases))
     if s.head_norms:
         out.append(("head gains", 4 * s.head_dim * s.num_layers))
+    if size := key_order_bytes(s):
+        out.append(("key orders", size))
     if s.post_norms:
         out.append(("norms after blocks", post_norm_bytes(s)))
     if not logits_in_l1:

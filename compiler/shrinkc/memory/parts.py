@@ -13,7 +13,7 @@ from shrinkc.engines.cores import divisible
 from shrinkc.ir.ops.ropecache import KvShape
 from shrinkc.ir.steps import cached_positions, numbers_of
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.storage import ALIGN, MatrixShape
+from shrinkc.storage import ALIGN, KV_BITS, MatrixShape
 from shrinkc.targets import KIB, Target
 
 TILE_ROUND = 8  # row blocks: one per core
@@ -140,10 +140,7 @@ def table_sizes(s: ModelShape) -> dict[str, int]:
 def kv_shapes(s: ModelShape, chunk: int) -> list[KvShape]:
     """Return the shape of each layer's KV cache, in a plan with prefill chunks of ``chunk`` tokens."""
     windows = s.windows or (0,) * s.num_layers
-    return [
-        KvShape.of(cached_positions(s.context, window, chunk), s.kv_heads, s.head_dim)
-        for window in windows
-    ]
+    return [KvShape.of(cached_positions(s.context, window, chunk), s) for window in windows]
 
 
 def kv_shape(s: ModelShape, chunk: int) -> KvShape:
@@ -174,6 +171,11 @@ def tile_sizes(m: MatrixShape, tile_bytes: int) -> list[int]:
     """Return the different tile sizes of a matrix in row blocks: that of full tiles, and of a smaller last one."""
     most = tile_blocks(m, tile_bytes)
     return [n for n in (most, m.blocks % most) if n]
+
+
+def key_order_bytes(s: ModelShape) -> int:
+    """Return the bytes of the orders of key channels, which a KV cache of 4 bits has."""
+    return 0 if s.kv_bits == KV_BITS[0] else s.num_layers * s.kv_heads * s.head_dim
 
 
 def norm_weight_bytes(s: ModelShape) -> int:

@@ -156,7 +156,7 @@ def pass_sizes(
         multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
         in_place=in_place, perms=s.perms > 0,
         remainders=any(engine_named(m.engine).remainders(m.k, m.bits) for m in s.kinds),
-        windows=s.windows, rope_tables=s.rope_tables,
+        windows=s.windows, rope_tables=s.rope_tables, kv_bits=s.kv_bits,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from shrinkc.ir.steps import Access, PassSizes, Step, Use
 from shrinkc.memory.plan import Plan
 from shrinkc.memory.verify_lower import engine_faults, lower_memory_faults, weight_faults
 from shrinkc.memory.verify_sizes import (
+    cached_head_bytes,
     cached_positions_of,
     group_lengths,
     norm_weights_outside_l1,
@@ -120,7 +121,7 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         _splits(plan, s, t.cores),
         any(ENGINES[e].products for e in t.engines) and any(_shared_products(m, 1) for m in s.matrices),
         norm_weights_outside_l1(s) and not t.board, _multipliers(plan, s, t), plan.in_place,
-        any(_remainders(m) for m in s.matrices), s.perms > 0, s.windows, s.rope_tables,
+        any(_remainders(m) for m in s.matrices), s.perms > 0, s.windows, s.rope_tables, s.kv_bits,
     )  # fmt: skip
 
 
@@ -183,13 +184,23 @@ def _vector(m: MatrixShape, narrow: bool, tokens: int) -> int:
     return vector_words(m.k, m.group, m.bits, m.pad) * (1 if narrow else 2)  # two planes of bytes
 
 
+def _head_bytes(s: ModelShape) -> tuple[int, int, int]:
+    """Return the bytes of a query head, and of 4 positions of a layer's keys and of its values."""
+    key, value = cached_head_bytes(s)
+    narrow = s.head_dim - s.head_dim // 16 * 4
+    query = (
+        (s.head_dim + 3) // 4 * 4 if s.kv_bits == 8 else s.head_dim - narrow + (narrow + 7) // 8 * 8
+    )
+    return query, 4 * s.kv_heads * key, 4 * s.kv_heads * value
+
+
 def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     """Return the minimum bytes of each L1 buffer that the verifier knows."""
     chunk, cores, head_cores = plan.chunk, t.cores, _head_cores(plan, t)
     readers = [m for m in s.matrices if m.name != "embedding"]
     positions = (s.context + 3) // 4 * 4
     head = (s.head_dim + 3) // 4 * 4
-    k_block, v_block = 4 * s.kv_heads * (head + 4), 4 * s.kv_heads * s.head_dim
+    query, k_block, v_block = _head_bytes(s)
     qkv = (s.heads + 2 * s.kv_heads) * s.head_dim
     width = max(s.hidden, qkv)
     narrow = [m for m in readers if m.grouped or m.asymmetric or m.grouped_input]
@@ -203,7 +214,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         "xv": 32 * chunk,
         "parts": 16 * (chunk if s.perms else max(1, min(chunk, t.team // 2))) * max(cores, 8),
         "rope": 2 * chunk * s.head_dim * s.rope_tables,
-        "q8": chunk * s.heads * head,
+        "q8": chunk * s.heads * query,
         "q_scale": 4 * chunk * s.heads,
         "head_scratch": head_cores * skewed(6 * positions + 12),
         "head_work": 4 * head_cores * s.head_dim,

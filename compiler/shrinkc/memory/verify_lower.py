@@ -33,6 +33,8 @@ def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     }
     if s.biases:
         needs["biases"] = 4 * s.biases
+    if s.kv_bits == 4:
+        needs["key orders"] = s.num_layers * s.kv_heads * s.head_dim
     if s.head_norms:
         needs["head gains"] = 2 * s.num_layers * 2 * s.head_dim
     if s.post_norms:
@@ -110,6 +112,8 @@ def _flash_needs(s: ModelShape, t: Target) -> dict[str, int]:
         needs["permutations"] = 2 * s.perms
     if s.biases:
         needs["biases"] = 4 * s.biases
+    if s.kv_bits == 4:
+        needs["key orders"] = s.num_layers * s.kv_heads * s.head_dim
     if s.head_norms:
         needs["head gains"] = 2 * s.num_layers * 2 * s.head_dim
     if s.post_norms:

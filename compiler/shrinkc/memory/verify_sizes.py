@@ -69,11 +69,21 @@ def cached_positions_of(s: ModelShape, chunk: int) -> list[int]:
     return [min(s.context, w - 1 + chunk) if w else s.context for w in windows]
 
 
+def cached_head_bytes(s: ModelShape) -> tuple[int, int]:
+    """Return the bytes of a key with the scales of key and value, and of a value, for one position and KV head.
+
+    With 4 bits, a quarter of a key has 8 bits; key and value have an offset, and the key has a second scale."""
+    d = s.head_dim
+    if s.kv_bits == 8:
+        return 4 + (d + 3) // 4 * 4, d
+    wide = d // 16 * 4
+    return 8 + wide + (d - wide + 7) // 8 * 4, 1 + d // 2
+
+
 def layer_caches_bytes(s: ModelShape, chunk: int) -> list[int]:
     """Return the bytes of each layer's keys, values and scales in a lower memory."""
-    head = (s.head_dim + 3) // 4 * 4
     sizes = [
-        (n + 3) // 4 * 4 * s.kv_heads * (head + 4 + s.head_dim)
+        (n + 3) // 4 * 4 * s.kv_heads * sum(cached_head_bytes(s))
         for n in cached_positions_of(s, chunk)
     ]
     return [(size + 15) // 16 * 16 for size in sizes]

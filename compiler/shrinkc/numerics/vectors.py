@@ -17,7 +17,9 @@ needs one small multiplication per group, in int32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
@@ -232,14 +234,31 @@ class QHeads:
 
 @dataclass
 class StoredHeads:
-    """T x H heads as the cache holds them: q int64 [T, H, D] in ±127, scale int64 [T, H] in 1..32767.
+    """T x H heads as the cache holds them: q int64 [T, H, D], scale int64 [T, H] in 1..32767.
 
     value = q * scale * 2**unit / 127 in the head's fixed point, with one compile-time ``unit``: the
     scale is rounded up and the values then with it, so that it adds no error of its own.
+    ``Coding`` says which q there are.
     """
 
     q: np.ndarray
     scale: np.ndarray
+
+
+class Coding(Enum):
+    """How the cache stores channels of a head.
+
+    ``BYTES``: q in ±127.  ``NIBBLES``: q = 16 * code + offset, with codes of 4 bits (-8..7) and one offset (-112..127)
+    for all channels; the 16 values of q lie evenly between the smallest channel and the largest, and include about 0.
+    """
+
+    BYTES = QMAX
+    NIBBLES = 240
+
+    @property
+    def largest(self) -> int:
+        """The largest magnitude of q."""
+        return int(self.value)
 
 
 class HeadNorm(NamedTuple):
@@ -282,11 +301,90 @@ def store_heads(
     ArithmeticError where one is.
     """
     y, top, exponent = _head_mantissas(_gained(x, norm), cos, sin)
-    mantissa, exponent = _norm_scale(x, top, exponent, norm)
+    return _stored(y, top, *_norm_scale(x, top, exponent, norm), unit, norm is not None)
+
+
+def store_parts(
+    x: np.ndarray,
+    unit: int,
+    parts: Sequence[tuple[Coding, np.ndarray]],
+    cos: np.ndarray | None = None,
+    sin: np.ndarray | None = None,
+    norm: HeadNorm | None = None,
+) -> list[StoredHeads]:
+    """As :func:`store_heads`, in parts with scales of their own: (coding, channels int [H, n]).
+
+    No value after RoPE is larger than 30950 * 2**unit.
+    """
+    z, exponent = _rotated(_gained(x, norm), cos, sin)
+    found = []
+    for coding, channels in parts:
+        part = np.take_along_axis(z, np.broadcast_to(channels, (len(z), *channels.shape)), axis=2)
+        y, top, n = _mantissas(part, 1)
+        if coding is Coding.NIBBLES:
+            top = _half_range(y)
+        scaled = _norm_scale(x, top, exponent + n, norm)
+        stored = _stored(y, top, *scaled, unit, norm is not None, coding)
+        found.append(stored)
+    return found
+
+
+def rotation_bits(head_dim: int) -> int:
+    """Binary logarithm of the channels that a Hadamard rotation mixes: the largest power of two in ``head_dim``."""
+    return (head_dim & -head_dim).bit_length() - 1
+
+
+def rotate_heads(x: np.ndarray) -> np.ndarray:
+    """Hadamard rotation of heads int64 [..., D], block by block, without its factor 2**(-rotation_bits / 2).
+
+    Rotating twice multiplies by 2**rotation_bits.  Results are int32, modulo 2**32.
+    """
+    size, shape = 1 << rotation_bits(x.shape[-1]), x.shape
+    half = 1
+    while half < size:
+        pairs = x.reshape(*shape[:-1], -1, 2, half)
+        a, b = pairs[..., 0, :], pairs[..., 1, :]
+        x = np.stack([a + b, a - b], axis=-2).reshape(shape)
+        half *= 2
+    return x.astype(np.int32).astype(I64)
+
+
+def store_rotated(x: np.ndarray, unit: int) -> StoredHeads:
+    """Heads as 4-bit codes of their Hadamard rotation times 2**-(rotation_bits // 2), which makes channels similar.
+
+    No such value is larger than 30950 * 2**unit.
+    """
+    y, _, exponent = _mantissas(np.asarray(x, I64), 1)
+    exponent = exponent - rotation_bits(x.shape[-1]) // 2
+    z, top, n = _mantissas(rotate_heads(y), 1)
+    top = _half_range(z)
+    return _stored(z, top, top, exponent + n, unit, False, Coding.NIBBLES)
+
+
+def _half_range(y: np.ndarray) -> np.ndarray:
+    """Half of the distance of the largest from the smallest of the channels and 0, times 127/120, rounded up: 14 to
+    16 bits [T, H] for y [T, H, n]."""
+    low, high = np.minimum(y.min(axis=2), 0), np.maximum(y.max(axis=2), 0)
+    half = np.maximum((high - low + 1) >> 1, 1 << (MANTISSA_BITS - 2))
+    return (half * 271 + 255) >> 8
+
+
+def _stored(
+    y: np.ndarray,
+    top: np.ndarray,
+    mantissa: np.ndarray,
+    exponent: np.ndarray,
+    unit: int,
+    normed: bool,
+    coding: Coding = Coding.BYTES,
+) -> StoredHeads:
+    """Heads of y [T, H, n] with the scale mantissa * 2**exponent [T, H], as the cache holds them.
+
+    ``top``: the mantissa before the norm."""
     # by how many bits the scale's unit is larger than the mantissa's
     right = np.clip(unit - exponent, 0, 31)
     scale = (mantissa + (np.int64(1) << right) - 1) >> right
-    if norm is None:
+    if not normed:
         reciprocal = (QMAX << HEAD_QSHIFT) // (scale << right)
     else:  # the values follow the scale that was rounded up
         reciprocal = (QMAX << HEAD_QSHIFT) // top
@@ -295,7 +393,13 @@ def store_heads(
     # gives the norm of them a huge one.
     if ((exponent > unit) & y.any(axis=2)).any():
         raise ArithmeticError("a head is larger than its unit allows although bounded")
-    return StoredHeads(round_shift(y * reciprocal[:, :, None], HEAD_QSHIFT), scale)
+    values = y * reciprocal[:, :, None]
+    if coding is Coding.BYTES:
+        return StoredHeads(round_shift(values, HEAD_QSHIFT), scale)
+    low = np.minimum(values.min(axis=2), 0)
+    below = np.maximum(-round_shift(low, HEAD_QSHIFT), 1)[:, :, None]  # 1..240
+    codes = round_shift(values + (below << HEAD_QSHIFT), HEAD_QSHIFT + 4)
+    return StoredHeads(16 * codes - below, scale)
 
 
 def _gained(x: np.ndarray, norm: HeadNorm | None) -> np.ndarray:
@@ -308,23 +412,33 @@ def _head_mantissas(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """y [T, H, D] in 16 bits with y * 2**exponent the rotated heads, mantissa [T, H] of 15 bits, the
     largest |y| to within one, and exponent [T, H].  All that is shifted out is rounded down."""
-    z = x
-    exponent = np.zeros(z.shape[:2], I64)
-    least = 1
-    if cos is not None and sin is not None:
-        exponent = np.maximum(bit_length(np.abs(z).max(axis=2)) - MANTISSA_BITS, 0)
-        half = z.shape[2] // 2
-        z = z >> exponent[:, :, None]
-        a, b = z[:, :, :half], z[:, :, half:]
-        c, s = cos[:, None, :], sin[:, None, :]
-        z = np.concatenate([a * c - b * s, b * c + a * s], axis=2)
-        exponent = exponent - 15
-        least = 1 << (MANTISSA_BITS - 1)
+    z, exponent = _rotated(x, cos, sin)
+    y, top, n = _mantissas(z, 1 if cos is None else 1 << (MANTISSA_BITS - 1))
+    return y, top, exponent + n
+
+
+def _rotated(
+    x: np.ndarray, cos: np.ndarray | None, sin: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """z [T, H, D] with z * 2**exponent the rotated heads, and exponent [T, H]."""
+    exponent = np.zeros(x.shape[:2], I64)
+    if cos is None or sin is None:
+        return x, exponent
+    exponent = np.maximum(bit_length(np.abs(x).max(axis=2)) - MANTISSA_BITS, 0)
+    half = x.shape[2] // 2
+    z = x >> exponent[:, :, None]
+    a, b = z[:, :, :half], z[:, :, half:]
+    c, s = cos[:, None, :], sin[:, None, :]
+    return np.concatenate([a * c - b * s, b * c + a * s], axis=2), exponent - 15
+
+
+def _mantissas(z: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y [T, H, n] in 16 bits with y * 2**shift = z, the largest |y| of 15 bits and shift [T, H]."""
     top = np.maximum(np.abs(z).max(axis=2), least)
     n = bit_length(top) - MANTISSA_BITS
     right, left = np.maximum(n, 0), np.maximum(-n, 0)
     y = (z << left[:, :, None]) >> right[:, :, None]
-    return y, (top << left) >> right, exponent + n
+    return y, (top << left) >> right, n
 
 
 # of the factor 1 / rms, in addition to what the pre-shift drops: sqrt(D) * 2**pre_shift / ||x||

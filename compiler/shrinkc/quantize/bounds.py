@@ -19,6 +19,7 @@ from shrinkc.numerics.vectors import (
     square_drop,
     square_pre_shift,
 )
+from shrinkc.storage import KV_BITS
 
 INT_BITS = 30  # a bounded quantity uses at most this many bits of its int32
 # The residual stream may grow 2**15 times over the largest embedding entry: SmolLM2-135M reaches
@@ -113,11 +114,13 @@ def norm_exponent_max(k: int, slack: float) -> int:
     return 31 + square_pre_shift(k) - 14 + math.floor(math.log2(slack))
 
 
-def stored_unit(bound: float) -> int:
+def stored_unit(bound: float, kv_bits: int) -> int:
     """Return the exponent e of the unit 2**e for the scales of cached heads with values up to ``bound``.
 
-    RoPE can make a value sqrt(2) times larger; rounding adds less than 0.1 %."""
-    largest = max(bound * math.sqrt(2.0) * 1.001, 1.0)
+    RoPE can make a value sqrt(2) times larger; rounding adds less than 0.1 %.  The scale of 4-bit codes is up to
+    127/120 of half their range, rounded up."""
+    margin = 1.001 if kv_bits == KV_BITS[0] else 1.061
+    largest = max(bound * math.sqrt(2.0) * margin, 1.0)
     return max(UNIT_MIN, math.ceil(math.log2(largest / STORED_MAX)))
 
 

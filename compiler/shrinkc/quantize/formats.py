@@ -17,14 +17,17 @@ from shrinkc.model import (
     slot_shapes,
 )
 from shrinkc.quantize.weights import MatrixFormat
-from shrinkc.storage import WIDEST, WIDTHS, Offsets, format_of
+from shrinkc.storage import KV_BITS, WIDEST, WIDTHS, Offsets, format_of
 
+KEY_CHANNELS_MAX = 256  # uint8 numbers of sc_key_orders
 ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
 
 
 @dataclass(frozen=True)
 class QuantOptions:
-    """Bit-widths and groups for float weights.  ``group_size`` None: one scale per output channel.
+    """Bit-widths and groups for float weights, and the bits of the KV cache.
+
+    ``group_size`` None: one scale per output channel.
 
     ``chosen``: stored matrix, such as "layer3.qkv", "head" or an untied "embedding" -> its format in place of these.
     """
@@ -35,12 +38,18 @@ class QuantOptions:
     embedding_bits: int = WIDEST
     short_last_group: bool = False
     chosen: Mapping[str, MatrixFormat] = field(default_factory=dict)
+    kv_bits: int = KV_BITS[0]
 
     def __post_init__(self) -> None:
         for label, bits in (("--bits", self.bits), ("--embedding-bits", self.embedding_bits)):
             if bits not in WIDTHS:
                 allowed = ", ".join(map(str, WIDTHS))
                 raise QuantizeError(f"{label} {bits} is not supported.", f"allowed: {allowed}.")
+        if self.kv_bits not in KV_BITS:
+            raise QuantizeError(
+                f"--kv-bits {self.kv_bits} is not supported.",
+                f"allowed: {', '.join(map(str, KV_BITS))}.",
+            )
 
     @property
     def grouped_embeddings(self) -> bool:
@@ -154,7 +163,7 @@ def grouped_inputs(
     return found
 
 
-def check_sizes(c: LlamaConfig) -> None:
+def check_sizes(c: LlamaConfig, kv_bits: int = KV_BITS[0]) -> None:
     """Raise QuantizeError that lists every size too large for its field in the generated program (sc_model.h)."""
     sizes = {
         "vocab_size": (c.vocab_size, ROWS_MAX),
@@ -163,6 +172,8 @@ def check_sizes(c: LlamaConfig) -> None:
         "num_attention_heads * head_dim": (dimensions(c)["q"], INPUTS_MAX),
         "intermediate_size": (c.intermediate_size, INPUTS_MAX),
     }
+    if kv_bits != KV_BITS[0]:
+        sizes[f"head_dim with --kv-bits {kv_bits}"] = (c.head_dim, KEY_CHANNELS_MAX)
     beyond = [
         f"{what} = {size}; at most {most} is allowed"
         for what, (size, most) in sizes.items()

@@ -12,6 +12,7 @@ from shrinkc.core.errors import QuantizeError
 from shrinkc.engines import ON_CORES, Choices
 from shrinkc.importer.model import FloatLayer, FloatModel, QuantizedWeight, Weight, dense
 from shrinkc.ir.graph import Graph
+from shrinkc.ir.key_order import order_keys
 from shrinkc.ir.linear import CMAX, LowRank, QLinear
 from shrinkc.ir.ops import (
     Attention,
@@ -27,7 +28,7 @@ from shrinkc.ir.ops import (
     Type,
     vector_type,
 )
-from shrinkc.ir.ops.attention import EXTRA_BITS_MAX
+from shrinkc.ir.ops.attention import EXTRA_BITS_MAX, dot_max, weight_bits
 from shrinkc.ir.rules import check
 from shrinkc.ir.steps import Step
 from shrinkc.model import (
@@ -42,7 +43,7 @@ from shrinkc.model import (
     module_name,
 )
 from shrinkc.numerics.fixed import INT32_MAX, QMAX
-from shrinkc.numerics.vectors import square_pre_shift
+from shrinkc.numerics.vectors import rotation_bits, square_pre_shift
 from shrinkc.quantize.bounds import (
     NORM_INPUT_FRAC_MAX,
     Gain,
@@ -72,7 +73,7 @@ from shrinkc.quantize.limits import WeightLimits, largest
 from shrinkc.quantize.smoothing import smoothed
 from shrinkc.quantize.sources import Source, source_of
 from shrinkc.quantize.weights import Output, check_groups, convert_matrix, quantize_matrix
-from shrinkc.storage import ADAPTER_BITS
+from shrinkc.storage import ADAPTER_BITS, KV_BITS
 
 GATE_MAX = INT32_MAX - (1 << 15)  # rounding to the sigmoid's input adds up to half a unit
 GATE_FRAC_MAX = 40  # keeps the shifts in range if all gate weights are 0 and the bound is 0
@@ -120,7 +121,7 @@ class _Lowering:
         self.model, self.options, self.config = model, options, model.config
         self.choices = choices
         c = self.config
-        check_sizes(c)
+        check_sizes(c, options.kv_bits)
         self.windows = layer_windows(c, context)
         self.local_rope = local_rope_layers(c)
         self.family = family_of(c)
@@ -298,24 +299,35 @@ class _Lowering:
             min(bound, saturated)
             for bound in source.stored_bounds(w, f.attn_norm, (nq, nq + kv * hd))
         ]
-        k_unit, v_unit = (stored_unit(self.slack * b * 2.0**qkv_frac) for b in bounds[1:])
+        kv_bits = self.options.kv_bits
+        # a cache of 4 bits holds rotated values, and the result is rotated back
+        rotated = 0 if kv_bits == KV_BITS[0] else rotation_bits(hd)
+        growth = rotated - rotated // 2
+        k_unit, v_unit = (
+            stored_unit(self.slack * b * 2.0 ** (qkv_frac + bits), kv_bits)
+            for b, bits in zip(bounds[1:], (0, growth), strict=True)
+        )
         cache = RopeCache(f"{name}.q8", (y,), index, h, kv, hd, k_unit, v_unit)
+        if kv_bits != KV_BITS[0]:
+            cache.key_order = np.tile(np.arange(hd, dtype=np.uint8), (kv, 1))
         units = 2.0 ** (-2 * qkv_frac)  # of q times k, / QMAX**2
         if f.q_norm is not None and f.k_norm is not None:
             q_gain, k_gain = (Gain.of(n, np.int16) for n in (f.q_norm, f.k_norm))
             cache.q_gain, cache.k_gain = q_gain.q, k_gain.q
             cache.eps = norm_eps(c, qkv_frac, hd)
             cache.pre_shift = square_pre_shift(hd)
-            cache.k_unit = stored_unit(norm_slack(hd, cache.eps) * 2.0 ** (31 + cache.pre_shift))
+            largest_k = norm_slack(hd, cache.eps) * 2.0 ** (31 + cache.pre_shift)
+            cache.k_unit = stored_unit(largest_k, kv_bits)
             units = (norm_kappa(hd) * QMAX) ** 2 * q_gain.unit * k_gain.unit
         if self.local_rope:
             cache.table = int(self.local_rope[index])
         heads = self.emit(cache, Type("heads8", nq, frac=qkv_frac))
         # values of low-bit weights leave bits of an int32 unused: the result gets them as fraction bits
         largest_v = math.ceil(self.slack * bounds[2] * 2.0**qkv_frac) + 1
-        extra = min(EXTRA_BITS_MAX, max(0, 30 - largest_v.bit_length()))
-        mean_frac = qkv_frac + extra
-        dot_shift = max(0, (hd * QMAX * QMAX).bit_length() - 15)
+        unused = 30 - largest_v.bit_length()
+        extra = min(EXTRA_BITS_MAX, unused - rotated if rotated else max(0, unused))
+        mean_frac = qkv_frac + extra + growth
+        dot_shift = max(0, dot_max(hd, kv_bits).bit_length() - 15)
         units *= 2.0 ** (dot_shift + cache.k_unit)
         kappa = math.log2(math.e) * units / (math.sqrt(c.query_scalar or hd) * QMAX**2)
         exponent = math.floor(math.log2(kappa)) - 14
@@ -325,7 +337,7 @@ class _Lowering:
                 scale_mantissa=round(kappa * 2.0**-exponent),
                 scale_exponent=exponent,
                 dot_shift=dot_shift,
-                weight_bits=min(15, 24 - max(9, (self.graph.context - 1).bit_length())),
+                weight_bits=weight_bits(self.graph.context, kv_bits),
                 v_unit=v_unit,
                 extra_bits=extra,
                 window=(self.windows[index] or None) if self.windows else None,
@@ -457,6 +469,8 @@ class _Lowering:
         )
         self.emit(Sample("next", (y,), -1, head.frac - 16), Type("token", 1))
         self.limits.refuse(self.graph.name)
+        if self.options.kv_bits != KV_BITS[0]:
+            order_keys(self.graph)
         check(self.graph)
         return self.graph
 

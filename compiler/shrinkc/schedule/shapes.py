@@ -24,7 +24,7 @@ from shrinkc.model import (
     slots_with_bias,
 )
 from shrinkc.quantize import MatrixFormat, QuantOptions, matrix_formats, pass_of
-from shrinkc.storage import ADAPTER_BITS, MatrixShape, Offsets, format_of
+from shrinkc.storage import ADAPTER_BITS, KV_BITS, MatrixShape, Offsets, format_of
 
 DEFAULT_CONTEXT = 256
 
@@ -63,6 +63,7 @@ class ModelShape:
     # per layer the positions that a token attends to, 0 for all; empty if all layers attend to all
     windows: tuple[int, ...] = ()
     rope_tables: int = 1
+    kv_bits: int = KV_BITS[0]  # bits of keys and values in the KV cache
 
     @property
     def post_norms(self) -> int:
@@ -148,7 +149,7 @@ def shapes_of_graph(graph: Graph, piece_bytes: int) -> ModelShape:
         perms, _equal(weights),
         sum(len(op.bias) for op in graph.ops if isinstance(op, Linear) and op.bias is not None),
         any(isinstance(op, RopeCache) and op.q_gain is not None for op in graph.ops),
-        graph.steps(), graph.windows(), graph.rope_tables,
+        graph.steps(), graph.windows(), graph.rope_tables, graph.kv_bits,
     )  # fmt: skip
 
 
@@ -277,5 +278,5 @@ def shapes_of_config(
         biases=c.num_layers * sum(slot_shapes(c)[slot][0] for slot in slots_with_bias(c)),
         head_norms=bool(family_of(c).head_norms),
         steps=pass_of(c), windows=layer_windows(c, context),
-        rope_tables=1 if c.local_rope_theta is None else 2,
+        rope_tables=1 if c.local_rope_theta is None else 2, kv_bits=options.kv_bits,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from shrinkc.storage.formats import FORMATS as FORMATS
 from shrinkc.storage.formats import WIDEST as WIDEST
 from shrinkc.storage.formats import WIDTHS as WIDTHS
 from shrinkc.storage.formats import format_of as format_of
+from shrinkc.storage.kv_cache import KV_BITS as KV_BITS
 from shrinkc.storage.matrix import ADAPTER_BITS as ADAPTER_BITS
 from shrinkc.storage.matrix import ALIGN as ALIGN
 from shrinkc.storage.matrix import BLOCKS as BLOCKS

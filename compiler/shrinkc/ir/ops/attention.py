@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shrinkc.abi import EXP2_STEPS_BYTES, head_scratch_bytes, head_state_bytes
+from shrinkc.abi import EXP2_STEPS_BYTES, head_scratch_bytes, head_state_bytes, query_bytes
 from shrinkc.costs import Arithmetic, Work
 from shrinkc.costs.work import share
 from shrinkc.ir.graph import Graph, Op, State
@@ -18,7 +18,7 @@ from shrinkc.ir.ops.ropecache import (
     Cache,
     KvShape,
     cache_uses,
-    padded,
+    key_parts,
     rule_heads,
     scales_use,
     unit_fault,
@@ -26,13 +26,30 @@ from shrinkc.ir.ops.ropecache import (
 from shrinkc.ir.steps import Access, Call, PassSizes, Step, Use
 from shrinkc.numerics.attention import SoftmaxScale, attend
 from shrinkc.numerics.fixed import I64, QMAX, round_shift
-from shrinkc.numerics.vectors import QHeads, StoredHeads
+from shrinkc.numerics.vectors import Coding, QHeads, StoredHeads, rotate_heads, rotation_bits
+from shrinkc.storage import KV_BITS
 
 EXTRA_BITS_MAX = 15
 
 
+def value_max(kv_bits: int) -> int:
+    """Return the largest magnitude of a value in the cache."""
+    return (Coding.BYTES if kv_bits == KV_BITS[0] else Coding.NIBBLES).largest
+
+
+def dot_max(head_dim: int, kv_bits: int) -> int:
+    """Return the largest sum of the magnitudes of the dot products of a query and the parts of a key."""
+    return sum(QMAX * coding.largest * n for coding, n in key_parts(head_dim, kv_bits))
+
+
+def weight_bits(context: int, kv_bits: int) -> int:
+    """Return the most bits of a probability with which a sum of values over ``context`` positions has 32 bits."""
+    bits = 24 - max(9, (context - 1).bit_length())
+    return min(15, bits) if kv_bits == KV_BITS[0] else bits - 1
+
+
 def rule_probabilities(graph: Graph, op: Attention) -> str | None:
-    if (1 << op.weight_bits) * 127 * graph.context > 1 << 31:
+    if (1 << op.weight_bits) * value_max(graph.kv_bits) * graph.context > 1 << 31:
         return f"{op.weight_bits}-bit probabilities overflow at context {graph.context}"
     if graph.context > 4096:
         return (
@@ -40,10 +57,11 @@ def rule_probabilities(graph: Graph, op: Attention) -> str | None:
         )
     if not 1 << 14 <= op.scale_mantissa <= 1 << 15:
         return f"scale mantissa {op.scale_mantissa}"
-    if round_shift(op.head_dim * QMAX * QMAX, op.dot_shift) > 32767:
+    if round_shift(dot_max(op.head_dim, graph.kv_bits), op.dot_shift) > 32767:
         return f"dot products of {op.head_dim} inputs less {op.dot_shift} bits are not 16 bits"
-    if not 0 <= op.extra_bits <= EXTRA_BITS_MAX:
-        return f"{op.extra_bits} fraction bits more than values have, allowed 0..{EXTRA_BITS_MAX}"
+    least = 0 if graph.kv_bits == KV_BITS[0] else -rotation_bits(op.head_dim) - 2
+    if not least <= op.extra_bits <= EXTRA_BITS_MAX:
+        return f"{op.extra_bits} fraction bits more than values have, allowed {least}..{EXTRA_BITS_MAX}"
     return unit_fault(op.v_unit) or unit_fault(op.v_unit + op.extra_bits)
 
 
@@ -57,6 +75,12 @@ STEPS_FROM = 128
 """Smallest context for a table of all exp2 values: 9 KiB of L1 that save two instructions per probability."""
 
 SHARES_MAX = 3
+
+CODES_PER_CHANNEL = 1.16
+CODES_PER_POSITION = 1.4
+ROTATION_STAGE = 1 / 6
+"""Work with a cache of 4 bits: times that with 8 bits per channel of a position and per position, and of a stage of the
+rotation times that of finishing a channel."""
 
 
 def shared_from(sizes: PassSizes) -> int:
@@ -108,7 +132,9 @@ class Attention(Op):
     ``dot_shift`` makes a head's dot product fit 16 bits.  ``scale_mantissa`` (15 bits) and ``scale_exponent`` convert
     its product with both scales to log2 units.  Probabilities have ``weight_bits`` bits; ``v_unit`` as in RopeCache.
     A mean of values of both signs is small, so the result has ``extra_bits`` more fraction bits than the values
-    (numerics/attention.py).  A token attends to its own and the ``window`` - 1 positions before it; None: to all.
+    (numerics/attention.py).  With a cache of 4 bits the values are rotated; the result is rotated back, which adds
+    as many fraction bits as the two rotations multiply by.  A token attends to its own and the ``window`` - 1
+    positions before it; None: to all.
     """
 
     OPTIONAL = frozenset({"window"})
@@ -149,12 +175,14 @@ class Attention(Op):
             self.extra_bits,
         )
         for h in range(self.heads):
-            keys, values = (
+            *keys, values = (
                 StoredHeads(t.q[:end, h // per_kv], t.scale[:end, h // per_kv])
-                for t in (cache.k, cache.v)
+                for t in (*cache.k, cache.v)
             )
             query = QHeads(q.q[:, h], q.mantissa[:, h], q.exponent[:, h])
             out[:, h] = attend(softmax, query, keys, values, seen)
+        if state.graph.kv_bits != KV_BITS[0]:
+            out = rotate_heads(out)  # values are rotated in the cache
         return out.reshape(tokens, -1)
 
     def positions(self) -> int:
@@ -184,7 +212,7 @@ class Attention(Op):
         if in_l1 and sizes.context >= STEPS_FROM:
             yield Use("exp2", Access.KEEP, EXP2_STEPS_BYTES)
         if not in_l1:
-            kv = KvShape.of(sizes.most_cached, sizes.kv_heads, sizes.head_dim)
+            kv = KvShape.of(sizes.most_cached, sizes)
             piece = -(-sizes.kv_tile * max(kv.k_block, kv.v_block) // 16) * 16
             yield Use("kv_tile", Access.SCRATCH, 2 * piece)
         yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))
@@ -214,10 +242,14 @@ class Attention(Op):
         most = max(lives, key=sum) + shares * [4 * -(-(call.position // 4 + 1) // ranges)]
         fours = sum(-(-live // 4) for live in most)
         d = sizes.head_dim
-        features = {
+        features: dict[str, float] = {
             "calls": 1, "heads": len(most), "channels": len(most) * d, "positions": sum(most),
             "position_channels": 4 * fours * d, "shared": int(shares > 0),
         }  # fmt: skip
+        if sizes.kv_bits != KV_BITS[0]:  # estimated from the instructions of the loops
+            features["position_channels"] *= CODES_PER_CHANNEL
+            features["positions"] *= CODES_PER_POSITION
+            features["channels"] *= 1 + rotation_bits(d) * ROTATION_STAGE
         return Work(features, moved=cls._moved(call))
 
     @classmethod
@@ -226,7 +258,7 @@ class Attention(Op):
         sizes = call.sizes
         if sizes.cache_in_l1(call.position + call.tokens, call.window):
             return 0.0
-        kv = KvShape.of(call.cached, sizes.kv_heads, sizes.head_dim)
+        kv = KvShape.of(call.cached, sizes)
         rounds = share(call.tokens * sizes.heads, sizes.cores)
         return rounds * kv.blocks * (2.0 * kv.k_block + kv.v_block)
 
@@ -235,7 +267,7 @@ class Attention(Op):
         """Return scores and sums of values of every query head; the KV cache counts once for all tokens."""
         s = call.sizes
         positions = sum(call.seen(call.position + i) for i in range(call.tokens))
-        kv = KvShape.of(call.cached, s.kv_heads, s.head_dim)
-        vectors = call.tokens * s.heads * (padded(s.head_dim) + 4.0 * s.head_dim)
+        kv = KvShape.of(call.cached, s)
+        vectors = call.tokens * s.heads * (query_bytes(s.head_dim, s.kv_bits) + 4.0 * s.head_dim)
         cache = kv.blocks * (kv.k_block + kv.v_block)
         return Arithmetic(2 * positions * s.heads * s.head_dim, cache + vectors)
