@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from helpers.float_reference import forward
 from helpers.shared_data import find_shared_data
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
+from shrinkc.compression.knapsack import nothing_printed
 from shrinkc.compression.sensitivity import MODULES, WIDTHS
 from shrinkc.compression.width_costs import costs_by_kind, measured_costs
 from shrinkc.core.artifact import read_manifest
-from shrinkc.core.errors import BadData, QuantizeError, UsageError
+from shrinkc.core.errors import BadData, ExtraMissing, QuantizeError, UsageError
 from shrinkc.driver.planned import Planned
 from shrinkc.driver.widths import ChosenWidths
 from shrinkc.evaluation.divergence import compare_logits
@@ -311,3 +313,24 @@ def test_a_model_of_a_billion_parameters_fits(tmp_path: Path) -> None:
         costs.of(m.name, MatrixFormat(3, None, Offsets.NONE)) for m in narrow.shape.stored
     )
     assert widths_of(fitted).cost < 0.7 * uniform
+
+
+# ---- the solver ----
+
+
+def test_what_is_missing_for_a_choice_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shrinkc.checkpoints.libraries.find_spec", lambda name: None)
+    assert planned(STORIES, fit=True), "at 8 bit there is nothing to solve"
+    with pytest.raises(ExtraMissing, match="scipy is not installed") as refusal:
+        shrinkc.plan(STORIES, **BOARD, flash=400 * KIB, fit=True)
+    assert refusal.value.hint is not None and "pip install scipy" in refusal.value.hint
+
+
+def test_what_the_solver_prints_is_discarded(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its C++ code writes to the file descriptor, past sys.stdout."""
+    puts = ctypes.CDLL(None).puts
+    with nothing_printed():
+        puts(b"from the solver")
+    puts(b"from others")
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr().out == "from others\n"

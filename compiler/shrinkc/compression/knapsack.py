@@ -51,7 +51,7 @@ def knapsack(items: Sequence[Sequence[Option]], budget: int) -> list[int] | None
     )
     unit = max(1, int(np.gcd.reduce(sizes)))
     left = budget - sum(min(size for _, size, _ in item) for item in items)
-    with _nothing_printed():
+    with nothing_printed():
         found = milp(
             losses * (LARGEST_LOSS / max(losses.max(), LEAST_LOSS)),
             integrality=np.ones(len(columns)),
@@ -74,7 +74,7 @@ def knapsack(items: Sequence[Sequence[Option]], budget: int) -> list[int] | None
 
 
 @contextmanager
-def _nothing_printed() -> Iterator[None]:
+def nothing_printed() -> Iterator[None]:
     """Discard what the solver's C++ code prints on standard output: SciPy 1.17 leaves lines of a debugger there, which
     would be in the middle of an answer in JSON."""
     try:

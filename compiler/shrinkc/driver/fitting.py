@@ -12,7 +12,7 @@ from shrinkc.memory.planner import check_fits
 from shrinkc.quantize import QuantOptions
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import WIDTHS
-from shrinkc.targets import Target
+from shrinkc.targets import MAPPED, Target
 
 Fits = Callable[[QuantOptions, int, int], bool]
 
@@ -37,6 +37,11 @@ def shortfalls(shape: ModelShape, target: Target, l1: int | None) -> tuple[Lack,
             break
         given = _enough(shape, given, lack.level)
     return tuple(out)
+
+
+def lacks_weights(lack: Lack) -> bool:
+    """Return whether a memory is too small for the weights: all memories together, or the flash of a board."""
+    return lack.level in ("weights", MAPPED)
 
 
 def _lack(shape: ModelShape, target: Target) -> Lack | None:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from shrinkc.core.artifact import Option
 from shrinkc.core.errors import DoesNotFit, Lack
@@ -14,7 +14,6 @@ from shrinkc.core.shell import name_of, quoted
 from shrinkc.core.words import show_size
 from shrinkc.driver.estimating import Speed, speed_of
 from shrinkc.driver.plan_request import PlanRequest
-from shrinkc.driver.widths import ChosenWidths
 from shrinkc.engines import CORES, ON_CORES, Choices, engine_named
 from shrinkc.importer import Checkpoint, Formats, LlamaConfig
 from shrinkc.memory.plan import Plan, planned_sizes
@@ -24,6 +23,9 @@ from shrinkc.pictures.memory import memory_map
 from shrinkc.quantize import EMBEDDING, HEAD, QuantOptions, float_inputs
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.targets import Target, sizes_of
+
+if TYPE_CHECKING:
+    from shrinkc.driver.widths import ChosenWidths
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from functools import partial
 
 from shrinkc.core.errors import DoesNotFit, Lack, QuantizeError, UsageError
 from shrinkc.core.words import show_size
-from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, shortfalls
+from shrinkc.driver.fitting import CONTEXT_LEAST, alternatives, lacks_weights, shortfalls
 from shrinkc.driver.passes import PASSES, Draft, check_weight_groups
 from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.driver.planned import Planned, Shortfall, fixed_options
-from shrinkc.driver.widths import choose_widths, lacks_weights, smallest_widths
 from shrinkc.engines import CORES, engine_named
 from shrinkc.importer import Checkpoint, LlamaConfig
 from shrinkc.model import SLOT_MODULES, window_notes
@@ -69,6 +68,8 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
     )  # fmt: skip
     widths = None
     if request.fit:
+        from shrinkc.driver.widths import choose_widths  # a moment that other plans need not take
+
         draft, widths = choose_widths(check_weight_groups(draft), request)
     for step in PASSES:
         try:
@@ -103,6 +104,8 @@ def _with_fit(draft: Draft, request: PlanRequest) -> list[str]:
     """Return how --fit makes the model fit: beside the other options, or in place of widths; empty if it does not."""
     if request.fit:
         return []
+    from shrinkc.driver.widths import smallest_widths
+
     given = [name for name in ("--bits", "--embedding-bits") if name in request.given]
     free = replace(request, bits=None, embedding_bits=None)
     try:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from shrinkc.core.words import listed, show_rounded, show_share, show_size
 from shrinkc.driver.estimating import Speed
 from shrinkc.driver.planned import Planned, fixed_options
-from shrinkc.driver.widths import ChosenWidth, ChosenWidths
 from shrinkc.engines import CORES, engine_named, product_engine
 from shrinkc.memory.cycles import PassCost, resource_label
 from shrinkc.quantize import EMBEDDING, HEAD, inputs_of
 from shrinkc.targets import L1, L2
+
+if TYPE_CHECKING:
+    from shrinkc.driver.widths import ChosenWidth, ChosenWidths
 
 _TABLES = {"rope": "RoPE table", "pieces": "token texts"}
 _WIDTH = 14

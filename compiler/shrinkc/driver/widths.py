@@ -8,7 +8,8 @@ from pathlib import Path
 
 from shrinkc.compression.knapsack import Option, knapsack, largest_that_fits
 from shrinkc.compression.width_costs import WidthCosts, costs_by_kind, inputs_of, measured_costs
-from shrinkc.core.errors import DoesNotFit, Lack, QuantizeError
+from shrinkc.core.errors import DoesNotFit, QuantizeError
+from shrinkc.driver.fitting import lacks_weights
 from shrinkc.driver.passes import Draft, choose_engines
 from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.engines import ON_CORES
@@ -18,7 +19,6 @@ from shrinkc.model import EMBEDDING, HEAD, SLOT_MODULES, module_name
 from shrinkc.quantize import MatrixFormat
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import WIDTHS, Offsets, format_of
-from shrinkc.targets import MAPPED
 
 # of weights that share a scale; 128 would be stored as two groups with the same scale, so take as many bytes as 64
 GROUPS = (64, 48, 32, 24, 16)
@@ -115,11 +115,6 @@ def choose_widths(draft: Draft, request: PlanRequest) -> tuple[Draft, ChosenWidt
 def smallest_widths(draft: Draft, request: PlanRequest) -> Draft:
     """Return the draft with the formats of the fewest bytes."""
     return _Search(draft, request, costs_by_kind(draft.config)).smallest()
-
-
-def lacks_weights(lack: Lack) -> bool:
-    """Return whether a memory is too small for the weights."""
-    return lack.level in ("weights", MAPPED)
 
 
 def _file(path: Path) -> Path:
