@@ -77,7 +77,7 @@ STEPS_FROM = 128
 SHARES_MAX = 3
 
 CODES_PER_CHANNEL = 1.16
-CODES_PER_POSITION = 1.4
+CODES_PER_POSITION = 3.5
 ROTATION_STAGE = 1 / 6
 """Work with a cache of 4 bits: times that with 8 bits per channel of a position and per position, and of a stage of the
 rotation times that of finishing a channel."""

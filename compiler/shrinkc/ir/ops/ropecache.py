@@ -77,9 +77,8 @@ def rule_heads(graph: Graph, op: Heads) -> str | None:
 # heads of up to 2**16 inputs gives at most 2**(31 + 8).
 UNIT_MIN, UNIT_MAX = -14, 31
 KEY_CHANNELS_MAX = 256  # whose numbers are bytes
-CODES_PER_CHANNEL = (
-    3.0  # work of ordering and packing a channel, times that of rounding it to a byte
-)
+# work of ordering and packing a channel, times that of rounding it to a byte
+CODES_PER_CHANNEL = 6.0
 
 
 def unit_fault(unit: int) -> str | None:
