@@ -89,7 +89,12 @@ static inline void shares_values(const sc_heads *h, sc_head_state *states, int c
                       weight_drop(h->value_scales[share.kv]));
         states[share.index].total = s.total;
         const uint8_t *row = h->v + share.block * SC_V_BLOCK + share.kv * SC_V_HEAD;
-        head_values(row, weight, share.count, states[share.index].acc, 0);
+#if SC_KV_BITS == 4
+        head_values(row, weight, share.count, states[share.index].acc);
+#else
+        for (int d = 0; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
+            weighted_values(row, weight, share.count, states[share.index].acc + d);
+#endif
     }
 }
 

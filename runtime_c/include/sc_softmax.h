@@ -343,16 +343,13 @@ SC_INLINE void softmax_weigh(head_softmax *s, const int32_t *score, uint16_t *we
 #include "sc_weighted_values.h"
 #endif
 
-/* Weighted sums of the values of channels d .. SC_HEAD_DIM - 1; row: those of channel d. */
-SC_INLINE void head_values(const uint8_t *row, const uint16_t *weight, uint32_t count, int32_t *out, int d) {
 #if SC_KV_BITS == 4
-    for (; d < SC_HEAD_DIM; d++) out[d] = 0;
+/* Weighted sums of the values; row: the KV head in the first V block. */
+SC_INLINE void head_values(const uint8_t *row, const uint16_t *weight, uint32_t count, int32_t *out) {
+    for (int d = 0; d < SC_HEAD_DIM; d++) out[d] = 0;
     add_values(row, weight, count, out);
-#else
-    for (; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
-        weighted_values(row, weight, count, out + d);
-#endif
 }
+#endif
 
 #if WEIGHS_FOUR
 #include "sc_weigh_four.h"
@@ -458,7 +455,13 @@ SC_INLINE int heads_attend(const sc_heads *h, int head, int step, int end, int l
         (void)after;
 #endif
             softmax_weigh(&s, score, weight, records + 2, count, drop);
-        head_values(row, weight, count, out, d);
+#if SC_KV_BITS == 4
+        (void)d;
+        head_values(row, weight, count, out);
+#else
+        for (; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
+            weighted_values(row, weight, count, out + d);
+#endif
         means(head_mean(s.total, drop, h->layer), out, SC_HEAD_DIM);
 #if SC_KV_BITS == 4
         rotate_head(out);

@@ -68,7 +68,12 @@ SC_INLINE int window_attend(const sc_heads *h, int head, int step, uint32_t coun
         const int drop = weight_drop(scales);
         window_weigh(&s, score, weight, h->k, kv, runs, n, count, drop);
         const uint8_t *row = h->v + kv * SC_V_HEAD;
-        head_values(row, weight, count, out, 0);
+#if SC_KV_BITS == 4
+        head_values(row, weight, count, out);
+#else
+        for (int d = 0; d < SC_HEAD_DIM; d += VALUES, row += VALUES * SC_KV_POSITIONS)
+            weighted_values(row, weight, count, out + d);
+#endif
         means(head_mean(s.total, drop, h->layer), out, SC_HEAD_DIM);
 #if SC_KV_BITS == 4
         rotate_head(out);
