@@ -12,13 +12,12 @@ from shrinkc.checkpoints import load
 from shrinkc.core.errors import UsageError
 from shrinkc.driver.evaluating import EvalRequest, evaluate_model
 from shrinkc.evaluation import Choices, TorchScorer
-from shrinkc.evaluation.kv_cache import key_orders, stored_keys, stored_values
+from shrinkc.evaluation.kv_cache import _rotated, key_orders, stored_keys, stored_values
 from shrinkc.importer import load_model
 from shrinkc.ir.ops import RopeCache
 from shrinkc.numerics.vectors import (
     Coding,
     StoredHeads,
-    rotate_heads,
     rotation_bits,
     store_heads,
     store_parts,
@@ -50,7 +49,7 @@ def integers(rng: np.random.Generator, head_dim: int) -> np.ndarray:
 
 
 def same_grid(got: Any, stored: StoredHeads, x: np.ndarray, scale: float = 1.0) -> None:
-    """Equal but for the rounding of the device's scales, and codes between which a value is nearly in the middle."""
+    """Equal but for the rounding of the device's scales, and values in the middle of two codes."""
     want = stored.q * stored.scale[..., None] * 2.0**UNIT / 127 * scale
     size = np.abs(x).max(axis=-1, keepdims=True)
     off = np.abs(got.numpy() * FIXED - want) / size
@@ -71,8 +70,10 @@ def test_the_grid_is_that_of_the_device(head_dim: int) -> None:
     bits = rotation_bits(head_dim)
     growth = bits - bits // 2
     rotated = store_rotated(x, UNIT + growth)
-    back = rotate_heads(rotated.q * rotated.scale[..., None])  # times 2**growth / 2**growth
-    same_grid(values, StoredHeads(back, np.ones((40, 3), np.int64)), x)
+    factor = 2.0 ** (bits / 2 - bits // 2)  # of the integers' rotation
+    same_grid(
+        _rotated(values) * factor, rotated, _rotated(given).numpy() * factor * FIXED, 2.0**growth
+    )
     same_grid(stored_values(given, 8), store_heads(x, UNIT), x)
     same_grid(stored_keys(heads, 8, None)[0].transpose(0, 1), store_heads(x, UNIT), x)
     wide = head_dim // 16 * 4
