@@ -8,7 +8,7 @@
         shrinkc.compile(model, "out", bits=4, group_size=32, context=128)
         print(shrinkc.run("out", prompt="Once upon a time").text)
 
-``open``, ``plan``, ``compile``, ``run``, ``chat``, ``evaluate``, ``compress`` and ``write_report`` are what
+``open``, ``plan``, ``compile``, ``run``, ``chat``, ``evaluate``, ``compress``, ``load`` and ``write_report`` are what
 the commands call; ``errors`` has what they raise.  Nothing is imported before it is used.
 """
 
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from shrinkc import errors
-    from shrinkc.api import chat, compile, compress, evaluate, open, plan, run, write_report  # noqa: A004
+    from shrinkc.api import chat, compile, compress, evaluate, load, open, plan, run, write_report  # noqa: A004
     from shrinkc.compression.recipe import Recipe
     from shrinkc.compression.summary import CompressionResult
     from shrinkc.core.progress import Reporter
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint", "Compiled", "CompressionResult", "Conversation", "Planned", "Recipe", "Reported", "Reporter",
     "RunResult", "Shortfall",
-    "__version__", "chat", "compile", "compress", "errors", "evaluate", "open", "plan", "run",
+    "__version__", "chat", "compile", "compress", "errors", "evaluate", "load", "open", "plan", "run",
     "write_report",
 ]  # fmt: skip
 
 _HOME = {
     **dict.fromkeys(
-        ("open", "plan", "compile", "run", "chat", "evaluate", "compress", "write_report"),
+        ("open", "plan", "compile", "run", "chat", "evaluate", "compress", "load", "write_report"),
         "shrinkc.api",
     ),
     "Checkpoint": "shrinkc.importer",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 AnyPath = str | os.PathLike[str]
 
-__all__ = ["chat", "compile", "compress", "evaluate", "open", "plan", "run", "write_report"]
+__all__ = ["chat", "compile", "compress", "evaluate", "load", "open", "plan", "run", "write_report"]
 
 
 def open(model: AnyPath, adapter: AnyPath | None = None) -> Checkpoint:  # noqa: A001
@@ -58,6 +58,34 @@ def open(model: AnyPath, adapter: AnyPath | None = None) -> Checkpoint:  # noqa:
     from shrinkc.driver.plan_request import open_model
 
     return open_model(Path(model), None if adapter is None else Path(adapter))
+
+
+def load(model: AnyPath, *, dtype: str = "float32", device: str = "cpu") -> Any:
+    """Load a model as a model of transformers, such as a step of `compress`.
+
+    Integers are dequantised exactly, and a low-rank adapter that comes with them is merged.
+
+    Args:
+        model: A Hugging Face or GPTQModel directory, a step, a ``.gguf`` file, or an id of the hub.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        device: Device of torch.
+
+    Returns:
+        The model, for inference.  Its tokenizer is ``AutoTokenizer.from_pretrained(model)``.
+
+    Raises:
+        ExtraMissing: torch or transformers is not installed.
+        UsageError: The value of an option is not possible.
+        ShrinkcError: Whatever `open` raises.
+    """
+    from shrinkc.checkpoints import DTYPES, check_device
+    from shrinkc.checkpoints import load as load_checkpoint
+    from shrinkc.core.errors import UsageError
+
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype={dtype!r} is not possible.", f"allowed: {', '.join(DTYPES)}.")
+    check_device(device)
+    return load_checkpoint(os.fspath(model), dtype=dtype, device=device).model
 
 
 def plan(

@@ -10,7 +10,8 @@ import pytest
 
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.checkpoints import README, load, write_readme
+from shrinkc.checkpoints import README, load, pack_step, write_readme
+from shrinkc.importer.embedding_sidecar import SIDECAR, read_embedding
 
 RANK = 4
 SIZES: dict[str, Any] = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 2, "kv_heads": 2}
@@ -28,7 +29,10 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def make(folder: Path, kind: str) -> Path:
-    if kind == "float":
+    if kind.startswith("packed"):
+        tiny_gptq(folder, **SIZES, **(KINDS[kind.removeprefix("packed-")]), embedding_bits=4)
+        pack_step(folder, {SIDECAR: read_embedding(folder / SIDECAR)})
+    elif kind == "float":
         write_tiny_llama(folder, **SIZES)
     else:
         tiny_gptq(folder, **SIZES, **KINDS[kind])
@@ -48,6 +52,7 @@ def line_of(folder: Path) -> str:
         ("uniform", True, "AutoModelForCausalLM.from_pretrained('.')"),
         ("mixed", False, "GPTQModel.load('.', backend"),
         ("eora", True, "import peft; from transformers"),
+        ("packed-mixed", False, "shrinkc.load('.')"),
         ("mixed-eora", False, f"adapter=Lora(path='.', rank={RANK})"),
     ],
 )
@@ -69,7 +74,7 @@ def logits(model: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.libraries("gptqmodel", "optimum", "peft", "torch")
-@pytest.mark.parametrize("kind", ["float", *KINDS])
+@pytest.mark.parametrize("kind", ["float", *KINDS, "packed-mixed", "packed-eora"])
 def test_the_line_loads_the_whole_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -139,11 +139,11 @@ def test_the_source_does_not_change(
     """Files of the step are hard links, except the one that is written again."""
     monkeypatch.setattr(finetune_scales, "check_checkpoint", lambda *given: None)
     source = quantised(tmp_path_factory, "coarse", COARSE)
-    before = (source / finetune_scales.WEIGHTS).read_bytes()
+    before = (source / "model.safetensors").read_bytes()
     step = context(tmp_path / "a", source, unquantized=STORIES)
     finetune_scales.run(
         finetune_scales.Settings(samples=8, text=(write_text(tmp_path),), **FAST), step
     )
-    assert (source / finetune_scales.WEIGHTS).read_bytes() == before
-    assert (step.out / finetune_scales.WEIGHTS).read_bytes() != before
+    assert (source / "model.safetensors").read_bytes() == before
+    assert (step.out / "model.safetensors").read_bytes() != before
     assert load(step.out).kind == "gptq"

@@ -209,7 +209,15 @@ def test_other_files_in_the_directory(tmp_path_factory: pytest.TempPathFactory) 
     original = json.loads((STORIES / "config.json").read_text())
     original.pop("torch_dtype")
     assert config == original
-    assert quantization == json.loads((out / "quantize_config.json").read_text())
+    assert quantization["quant_method"] == "shrinkc"  # its embedding is quantised
+    # with integers for the embedding, only shrinkc reads the directory
+    names = {file.name for file in out.iterdir()}
+    assert {"packed.safetensors", "embedding.safetensors"} <= names
+    assert not names & {"model.safetensors", "quantize_config.json"}
+    plain = quantised(tmp_path_factory, "coarse", COARSE)
+    config = json.loads((plain / "config.json").read_text())
+    stated = json.loads((plain / "quantize_config.json").read_text())
+    assert config["quantization_config"] == stated and stated["quant_method"] == "gptq"
 
 
 @pytest.mark.slow

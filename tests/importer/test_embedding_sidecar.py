@@ -16,6 +16,7 @@ from shrinkc.importer.embedding_sidecar import (
     write_embedding,
 )
 from shrinkc.importer.model import Zero
+from shrinkc.importer.safetensors_file import SafetensorsFile
 
 
 def table(
@@ -48,6 +49,21 @@ def test_round_trip(tmp_path: Path, bits: int, group: int, symmetric: bool) -> N
     again = tmp_path / "again.safetensors"
     write_embedding(again, written)
     assert again.read_bytes() == (tmp_path / "e.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("bits", "group"), [(2, 24), (3, 8), (3, 24), (4, 8)])
+def test_integer_zero_points_take_their_bits(tmp_path: Path, bits: int, group: int) -> None:
+    weight = table(bits, group)
+    points = np.random.default_rng(1).integers(0, 1 << bits, weight.scale.shape)
+    weight = dataclasses.replace(weight, offset=-weight.scale * points.astype(np.float32))
+    write_embedding(tmp_path / "e.safetensors", weight)
+    read = read_embedding(tmp_path / "e.safetensors")
+    for name in ("q", "scale", "offset"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(weight, name))
+    assert embedding_format(tmp_path / "e.safetensors", weight.shape) == (bits, group, Zero.POINT)
+    stored = SafetensorsFile(tmp_path / "e.safetensors").tensors
+    assert sorted(stored) == ["q", "scale", "zero"]
+    assert stored["zero"].nbytes == -(-points.size * bits // 8)
 
 
 def test_other_libraries_can_read_it(tmp_path: Path) -> None:
@@ -88,7 +104,10 @@ def test_rows_have_to_fill_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "tensors", "said"),
     [
-        ({"version": "3"}, {}, "version '3'"),
+        ({"version": "4"}, {}, "version '4'"),
+        ({"version": "3"}, {}, "zero = None; middle, points, offsets are allowed"),
+        ({"version": "3", "zero": "middle"}, {}, "unexpected offset"),
+        ({"version": "3", "zero": "points"}, {}, "zero has to be U8 with 1 dimensions"),
         ({"format": "pt"}, {}, "format 'pt'"),
         ({"bits": "5"}, {}, "bits = '5'; 2, 3, 4, 8 are allowed"),
         (

@@ -73,7 +73,7 @@ def test_rules() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"quant_method": "awq"}, "quant_method = 'awq' (supported: 'gptq')"),
+        ({"quant_method": "awq"}, "quant_method = 'awq' (supported: 'gptq', 'shrinkc')"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "load_in_4bit = True"),
         ({"quant_method": "fp8"}, "'fp8'"),
         ({"checkpoint_format": "marlin"}, "checkpoint_format = 'marlin'"),

@@ -27,6 +27,7 @@ from shrinkc.core.shell import is_text
 from shrinkc.importer.config import read_config
 from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.gguf_tokenizer import special_ids
+from shrinkc.importer.gptq_config import PACKED_METHOD
 from shrinkc.model import FAMILIES, SUPPORTED, Family, family_of
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def kind_of(path: Path) -> str:
     if quantization is None:
         return "hf"
     method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-    if method != "gptq":
+    if method not in ("gptq", PACKED_METHOD):
         raise UnsupportedModel(
             f"{path}: quantization_config.quant_method = {method!r}; 'gptq' is supported.",
             "use the float version of the model.",

@@ -1,4 +1,4 @@
-"""The line of Python that loads a step of a run without shrinkc, stored in the step's README."""
+"""The line of Python that loads a step of a run, stored in the step's README."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from shrinkc.checkpoints.packed import is_packed
 from shrinkc.core.output import write_file
 from shrinkc.importer.gptq import ADAPTER, find_adapter
 from shrinkc.importer.gptq_config import is_quantized, load_gptq_config
 
 README = "README.md"
 _PLAIN = "from transformers import AutoModelForCausalLM; model = AutoModelForCausalLM.from_pretrained({path})"
+_PACKED = "import shrinkc; model = shrinkc.load({path})"
 _MIXED = (
     "from gptqmodel import GPTQModel; model = GPTQModel.load({path}, backend='gptq_torch').model"
 )
@@ -40,6 +42,12 @@ class Loading:
         """Read the configurations of ``directory``; raises the importer's errors."""
         if not is_quantized(directory):
             return cls(True, ("transformers",), _PLAIN)
+        if is_packed(directory):
+            reason = (
+                "Embedding and LM head are stored as integers, which only shrinkc reads: `shrinkc.load` returns "
+                "a model of transformers."
+            )
+            return cls(False, ("shrinkc", "torch", "transformers"), _PACKED, reason)
         mixed = bool(load_gptq_config(directory).rules)
         adapter = find_adapter(directory)
         rank = 0 if adapter is None else json.loads((adapter / ADAPTER).read_text())["r"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from shrinkc.evaluation.rows import task_values
 from shrinkc.pictures.quality import Measured, quality
 
 MIB = 1 << 20
+_SIZES = (
+    "On disk: all files of the step's directory, with tokenizer. Packed: the weights alone, integers at their width, "
+    "all other numbers at 16 bits; of bf16: packed bytes ÷ bytes of the original weights in bf16."
+)
 
 
 @dataclass(frozen=True)
@@ -165,10 +170,11 @@ def markdown(rows: Sequence[Row]) -> str:
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     protocols = sorted({row.protocol for row in rows if row.protocol})
+    about = "\n".join(["", *textwrap.wrap(_SIZES, 100), ""])
     note = f"\nPerplexity: {', '.join(protocols)}; step.json has the whole protocol.\n"
     if not same_tokens(rows):
         note += "It is per token: between steps of different tokens, bits per byte compare.\n"
-    return "\n".join(lines) + "\n" + (note if protocols else "")
+    return "\n".join(lines) + "\n" + about + (note if protocols else "")
 
 
 def same_tokens(rows: Sequence[Row]) -> bool:

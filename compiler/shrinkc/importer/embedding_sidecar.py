@@ -1,18 +1,22 @@
-"""Files with the quantised embedding (or head) of a GPTQ checkpoint, whose format covers Linear modules only.
+"""Files with the quantised embedding or LM head of a packed step, next to the matrices of its layers.
 
-``embedding.safetensors`` holds ``q`` uint8 [vocab, hidden · bits / 8] (packed from the lowest bit on: at 4 bit the
-first of two inputs is in the low nibble), ``scale`` and ``offset`` float16 [vocab, groups]:
-``weight = scale * q + offset``.  Its metadata hold format, version, bits, group and two flags.  ``symmetric``: all
-offsets are ``-2**(bits - 1) * scale``.  ``points``: offsets are ``-scale`` times integer zero points; then the
-zero points are exact, and the stored offsets are their products rounded to float16.  The version is 2 if that
-rounding changed any offset.
+``embedding.safetensors`` and ``head.safetensors`` hold ``q`` uint8 [vocab, hidden · bits / 8], packed from the lowest
+bit on (at 4 bit the first of two inputs is in the low nibble), and ``scale`` float16 [vocab, groups].  The metadata
+hold format, version, bits, group and the kind of ``zero`` points:
 
-``model.safetensors`` holds the embedding as floats too, for readers that do not know this file.
+* "middle": ``weight = scale * (q - 2**(bits - 1))``
+* "points": ``weight = scale * (q - zero)``; ``zero`` uint8 holds vocab · groups integers of ``bits`` bits, packed like
+  q as one row, of which the last byte may be filled up
+* "offsets": ``weight = scale * q + offset``, ``offset`` float16 [vocab, groups]
+
+Versions 1 and 2 always have ``offset``, and two flags.  ``symmetric``: the zero points are "middle".  ``points``: the
+offsets are ``-scale`` times integers, rounded to float16.  Beside them the model has the same matrix as floats.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +33,8 @@ from shrinkc.model import EMBEDDING, HEAD
 SIDECAR = "embedding.safetensors"
 HEAD_SIDECAR = "head.safetensors"  # for an untied head
 EMBEDDING_FILES = {EMBEDDING: SIDECAR, HEAD: HEAD_SIDECAR}
-_FORMAT, _VERSIONS = "shrinkc-embedding", ("1", "2")
+_FORMAT, _VERSION, _VERSIONS = "shrinkc-embedding", "3", ("1", "2", "3")
+_ZEROS = {"middle": Zero.MIDDLE, "points": Zero.POINT, "offsets": Zero.ANY}
 # largest relative rounding error of a type: half a unit in the last place
 _ROUNDING = {"F16": 2.0**-11, "F32": 2.0**-11, "BF16": 2.0**-8}
 _SMALLEST_HALF = 2.0**-24
@@ -41,29 +46,34 @@ def write_embedding(path: Path, weight: QuantizedWeight) -> None:
     Raises OutputError.  Raises ValueError unless rows are whole bytes, inputs are in order, scales are exact
     in float16, and offsets are exact in float16 or products of integer zero points.
     """
-    hidden = weight.shape[1]
+    hidden, bits = weight.shape[1], weight.bits
+    if hidden * bits % 8 or weight.order is not None:
+        raise ValueError(f"{bits} bit, {hidden} inputs, order {weight.order}")
+    kind = _kind_of_zero(weight)
     with np.errstate(over="ignore"):  # an overflow to infinity is refused as inexact
         scale, offset = weight.scale.astype("<f2"), weight.offset.astype("<f2")
-    if hidden * weight.bits % 8 or weight.order is not None:
-        raise ValueError(f"{weight.bits} bit, {hidden} inputs, order {weight.order}")
-    points = weight.zero_points is not None and bool(np.isfinite(offset).all())
-    exact = bool((offset == weight.offset).all())
-    if (scale != weight.scale).any() or not (points or exact):
+    if (scale != weight.scale).any() or (kind is Zero.ANY and (offset != weight.offset).any()):
         raise ValueError("scale and offset have to be float16 values")
-    q = pack_bytes(weight.q, weight.bits)
-    symmetric = bool((weight.offset == -float(1 << (weight.bits - 1)) * weight.scale).all())
+    parts = {"q": ("U8", pack_bytes(weight.q, bits)), "scale": ("F16", scale)}
+    if kind is Zero.ANY:
+        parts["offset"] = ("F16", offset)
+    elif kind is Zero.POINT:
+        assert weight.zero_points is not None
+        points = weight.zero_points.astype(np.uint8).reshape(1, -1)
+        filled = np.pad(points, ((0, 0), (0, -points.size % 8)))
+        size = -(-points.size * bits // 8)
+        parts["zero"] = ("U8", pack_bytes(filled, bits)[0, :size])
     metadata = {
         "format": _FORMAT,
-        "version": _VERSIONS[not exact],
-        "bits": str(weight.bits),
+        "version": _VERSION,
+        "bits": str(bits),
         "group": str(weight.group),
-        "symmetric": "true" if symmetric else "false",
-        "points": "true" if points else "false",
+        "zero": next(name for name, zero in _ZEROS.items() if zero is kind),
     }
     # not with the library: its order of metadata differs from run to run
     header: dict[str, object] = {"__metadata__": metadata}
     position = 0
-    for name, dtype, array in (("offset", "F16", offset), ("q", "U8", q), ("scale", "F16", scale)):
+    for name, (dtype, array) in sorted(parts.items()):
         span = [position, position + array.nbytes]
         header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": span}
         position = span[1]
@@ -71,8 +81,14 @@ def write_embedding(path: Path, weight: QuantizedWeight) -> None:
     text += b" " * (-len(text) % 8)
     with new_file(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for array in (offset, q, scale):
+        for _, (_, array) in sorted(parts.items()):
             file.write(np.ascontiguousarray(array).tobytes())
+
+
+def _kind_of_zero(weight: QuantizedWeight) -> Zero:
+    if (weight.offset == -float(1 << (weight.bits - 1)) * weight.scale).all():
+        return Zero.MIDDLE
+    return Zero.ANY if weight.zero_points is None else Zero.POINT
 
 
 def read_embedding(path: Path) -> QuantizedWeight:
@@ -80,18 +96,26 @@ def read_embedding(path: Path) -> QuantizedWeight:
 
     Raises BadWeights if the file is damaged, of another version, or its parts do not fit.
     """
-    file, bits, group = _open(path)
+    file, bits, group, kind = _open(path)
     hidden = file.tensors["q"].shape[1] * 8 // bits
     q = unpack(file.tensors["q"].read_integers(), bits, hidden)
-    scale, offset = file.tensors["scale"].read(), file.tensors["offset"].read()
+    scale = file.tensors["scale"].read()
+    if "zero" in file.tensors:
+        packed = file.tensors["zero"].read_integers()
+        offset = -scale * unpack(packed[None], bits, scale.size).reshape(scale.shape)
+    elif "offset" in file.tensors:
+        offset = file.tensors["offset"].read()
+        if kind is Zero.POINT:
+            with np.errstate(all="ignore"):  # checked below
+                offset = -scale * np.rint(-offset / scale)
+    else:
+        offset = -float(1 << (bits - 1)) * scale
     if not (np.isfinite(scale).all() and np.isfinite(offset).all() and (scale > 0).all()):
         raise BadWeights(
             f"{path}: scales have to be positive and finite, offsets finite.",
             hint="write the file again.",
         )
-    if file.metadata.get("points") == "true":
-        offset = -scale * np.rint(-offset / scale)
-    return QuantizedWeight(bits, group, q, scale, offset)
+    return QuantizedWeight(bits, group, q, scale, offset.astype(np.float32))
 
 
 def embedding_format(path: Path, shape: tuple[int, int]) -> tuple[int, int, Zero]:
@@ -99,12 +123,10 @@ def embedding_format(path: Path, shape: tuple[int, int]) -> tuple[int, int, Zero
 
     Raises BadWeights, or ShapeMismatch unless the embedding has ``shape`` (vocab, hidden).
     """
-    file, bits, group = _open(path)
+    file, bits, group, kind = _open(path)
     vocab, width = file.tensors["q"].shape
     _check_shape(path, (vocab, width * 8 // bits), shape)
-    stated = (("symmetric", Zero.MIDDLE), ("points", Zero.POINT))
-    found = (zero for key, zero in stated if file.metadata.get(key) == "true")
-    return bits, group, next(found, Zero.ANY)
+    return bits, group, kind
 
 
 def check_agreement(
@@ -132,39 +154,59 @@ def _check_shape(path: Path, found: tuple[int, ...], wanted: tuple[int, ...]) ->
         )
 
 
-def _open(path: Path) -> tuple[SafetensorsFile, int, int]:
-    """Check the whole header and return the file, its bits and its group."""
+def _open(path: Path) -> tuple[SafetensorsFile, int, int, Zero]:
+    """Check the whole header and return the file, its bits, its group and its kind of zero points."""
     file = SafetensorsFile(path)
     stated = file.metadata
     if stated.get("format") != _FORMAT or stated.get("version") not in _VERSIONS:
         raise BadWeights(
             f"{path}: format {stated.get('format')!r}, version {stated.get('version')!r}; "
-            f"{_FORMAT!r}, versions {' and '.join(_VERSIONS)} are supported."
+            f"{_FORMAT!r}, versions {', '.join(_VERSIONS)} are supported."
         )
     faults = []
-    bits, group = stated.get("bits", ""), stated.get("group", "")
+    bits, group, kind = stated.get("bits", ""), stated.get("group", ""), _stated_zero(stated)
     if bits not in map(str, WIDTHS):
         faults.append(f"bits = {bits!r}; {', '.join(map(str, WIDTHS))} are allowed")
     if not group.isascii() or not group.isdigit() or int(group) == 0:
         faults.append(f"group = {group!r}; a positive number is needed")
-    for name, dtype in (("q", "U8"), ("scale", "F16"), ("offset", "F16")):
+    if kind is None:
+        faults.append(f"zero = {stated.get('zero')!r}; {', '.join(_ZEROS)} are allowed")
+    parts = {"q": ("U8", 2), "scale": ("F16", 2)}
+    if stated["version"] != _VERSION or kind is Zero.ANY:
+        parts["offset"] = ("F16", 2)
+    elif kind is Zero.POINT:
+        parts["zero"] = ("U8", 1)
+    for name, (dtype, dimensions) in parts.items():
         entry = file.tensors.get(name)
-        if entry is None or entry.dtype != dtype or len(entry.shape) != 2:
-            faults.append(f"{name} has to be {dtype} with two dimensions")
-    faults += [f"unexpected {n}" for n in file.tensors if n not in ("q", "scale", "offset")]
+        if entry is None or entry.dtype != dtype or len(entry.shape) != dimensions:
+            faults.append(f"{name} has to be {dtype} with {dimensions} dimensions")
+    faults += [f"unexpected {name}" for name in file.tensors if name not in parts]
     if not faults:
-        vocab, width = file.tensors["q"].shape
-        hidden, rest = divmod(width * 8, int(bits))
-        if rest:
-            faults.append(f"q has {width} bytes per row, which {bits} bit do not fill")
-        shape = (vocab, -(-hidden // int(group)))
-        if int(group) > hidden:
-            faults.append(f"group = {group} with {hidden} inputs")
-        faults += [
-            f"{name} is {list(file.tensors[name].shape)}, not {list(shape)}"
-            for name in ("scale", "offset")
-            if file.tensors[name].shape != shape
-        ]
-    if faults:
+        faults = _wrong_shapes(file, int(bits), int(group), parts)
+    if faults or kind is None:
         raise BadWeights(f"{path}: {'; '.join(faults)}.", hint="write the file again.")
-    return file, int(bits), int(group)
+    return file, int(bits), int(group), kind
+
+
+def _stated_zero(metadata: Mapping[str, str]) -> Zero | None:
+    if metadata["version"] == _VERSION:
+        return _ZEROS.get(metadata.get("zero", ""))
+    flags = {"symmetric": Zero.MIDDLE, "points": Zero.POINT}
+    return next((zero for key, zero in flags.items() if metadata.get(key) == "true"), Zero.ANY)
+
+
+def _wrong_shapes(file: SafetensorsFile, bits: int, group: int, parts: Iterable[str]) -> list[str]:
+    vocab, width = file.tensors["q"].shape
+    hidden, rest = divmod(width * 8, bits)
+    if rest:
+        return [f"q has {width} bytes per row, which {bits} bit do not fill"]
+    if group > hidden:
+        return [f"group = {group} with {hidden} inputs"]
+    groups = -(-hidden // group)
+    wanted: dict[str, tuple[int, ...]] = dict.fromkeys(("scale", "offset"), (vocab, groups))
+    wanted["zero"] = (-(-vocab * groups * bits // 8),)
+    return [
+        f"{name} is {list(file.tensors[name].shape)}, not {list(wanted[name])}"
+        for name in parts
+        if name != "q" and file.tensors[name].shape != wanted[name]
+    ]

@@ -10,6 +10,9 @@ and ``dequantize_weight``)
 * ``scales`` [groups, out], of a float type
 * ``g_idx`` int32 [in]: the group of every input, out of order after act-order
 
+A packed step of shrinkc has the same tensors, except ``qzeros`` of symmetric matrices and ``g_idx`` in order, and
+embedding and LM head in files of their own (:mod:`shrinkc.importer.embedding_sidecar`).
+
 and ``weight[o, k] = scales[g, o] * (q - zeros[g, o])`` with ``g = g_idx[k]``.
 """
 
@@ -80,13 +83,15 @@ def load_gptq(
     norms = read_floats(checkpoint.weights, norm_shapes(config), advance, faults)
     biases = read_floats(checkpoint.weights, bias_shapes(config), advance, faults, "bias")
     matrices: dict[str, Weight] = {}
-    matrices.update(read_floats(checkpoint.weights, checkpoint.floats, advance, faults))
+    stored = [name for name in checkpoint.floats if f"{name}.weight" in checkpoint.weights]
+    matrices.update(read_floats(checkpoint.weights, stored, advance, faults))
     matrices.update(checkpoint.read_quantized(advance, faults))
     refuse_faults(checkpoint.path, faults)
     for name, sidecar in checkpoint.sidecars.items():
-        table, floats = read_embedding(sidecar), matrices[name]
-        dtype = checkpoint.weights[f"{name}.weight"].dtype
-        check_agreement(sidecar, table, dense(floats), dtype)
+        table = read_embedding(sidecar)
+        if name in matrices:  # written before steps were packed
+            dtype = checkpoint.weights[f"{name}.weight"].dtype
+            check_agreement(sidecar, table, dense(matrices[name]), dtype)
         matrices[name] = table
     return assemble(
         checkpoint.path, config, norms, matrices, tokenizer, biases, family_of(config).norm_offset
@@ -188,22 +193,29 @@ class GptqFiles:
         shapes = matrix_shapes(config)
         quantized = _quantized(path, gptq, weights, shapes)
         floats = [name for name in shapes if name not in quantized]
-        wanted: dict[str, tuple[int, ...]] = {f"{n}.weight": shapes[n] for n in floats}
-        wanted.update({f"{name}.weight": shape for name, shape in norm_shapes(config).items()})
-        wanted.update({f"{name}.bias": shape for name, shape in bias_shapes(config).items()})
-        float_names = list(wanted)
-        for name, fmt in quantized.items():
-            wanted.update(_stored_shapes(name, fmt, shapes[name]))
-            if f"{name}.bias" in weights:  # AutoGPTQ stores zeros for a missing bias
-                wanted[f"{name}.bias"] = shapes[name][:1]
-        check_names_and_shapes(path, {n: t.shape for n, t in weights.items()}, wanted)
-        check_float(path, weights, float_names)
-        _check_dtypes(path, weights, quantized)
         sidecars = {
             name: path / file
             for name, file in EMBEDDING_FILES.items()
             if name in floats and (path / file).is_file()
         }
+        stored = [name for name in floats if not (gptq.packed and name in sidecars)]
+        wanted: dict[str, tuple[int, ...]] = {f"{n}.weight": shapes[n] for n in stored}
+        wanted.update({f"{name}.weight": shape for name, shape in norm_shapes(config).items()})
+        wanted.update({f"{name}.bias": shape for name, shape in bias_shapes(config).items()})
+        float_names = list(wanted)
+        for name, fmt in quantized.items():
+            parts = _stored_shapes(name, fmt, shapes[name])
+            if gptq.packed:
+                implied = (f"{name}.qzeros",) if fmt.sym else ()
+                for part in (*implied, f"{name}.g_idx"):
+                    if part not in weights:
+                        del parts[part]
+            wanted.update(parts)
+            if f"{name}.bias" in weights:  # AutoGPTQ stores zeros for a missing bias
+                wanted[f"{name}.bias"] = shapes[name][:1]
+        check_names_and_shapes(path, {n: t.shape for n, t in weights.items()}, wanted)
+        check_float(path, weights, float_names)
+        _check_dtypes(path, weights, quantized)
         return cls(path, config, gptq.zero_shift, weights, shapes, quantized, floats, sidecars)
 
     def names(self) -> list[str]:
@@ -213,7 +225,8 @@ class GptqFiles:
     def nbytes(self, module: str) -> int:
         """Return the stored bytes of ``module``."""
         parts = _PARTS if module in self.quantized else ("weight",)
-        return sum(self.weights[f"{module}.{part}"].nbytes for part in parts)
+        names = (f"{module}.{part}" for part in parts)
+        return sum(self.weights[name].nbytes for name in names if name in self.weights)
 
     def permuted(self) -> frozenset[str]:
         """Return the quantised modules whose columns are not stored in the order of inputs.
@@ -223,7 +236,8 @@ class GptqFiles:
         return frozenset(
             name
             for name, fmt in self.quantized.items()
-            if _order(
+            if f"{name}.g_idx" in self.weights
+            and _order(
                 name,
                 self.weights[f"{name}.g_idx"].read_integers(),
                 fmt.group(self.shapes[name][1]),
@@ -302,7 +316,7 @@ def _check_dtypes(path: Path, weights: dict[str, Tensor], modules: dict[str, Mod
     for module in modules:
         for part in _PARTS:
             name, allowed = f"{module}.{part}", ("I32",) if part in _INTEGER_PARTS else FLOAT_DTYPES
-            dtype = weights[name].dtype
+            dtype = weights[name].dtype if name in weights else allowed[0]
             if dtype not in allowed:
                 faults.append(f"{name} is {dtype}, not {' or '.join(allowed)}")
     refuse_faults(path, faults)
@@ -320,8 +334,13 @@ def _read_module(
     bits, group = fmt.bits, fmt.group(inputs)
     before = len(faults)
     scale = np.ascontiguousarray(weights[f"{name}.scales"].read().T)
-    zero = _zeros(weights[f"{name}.qzeros"].read_integers(), bits, outputs, zero_shift).T
-    order = _order(f"{name}.g_idx", weights[f"{name}.g_idx"].read_integers(), group, faults)
+    middle = 1 << (bits - 1)
+    zero = np.full(scale.shape, middle, np.uint8)
+    if f"{name}.qzeros" in weights:
+        zero = _zeros(weights[f"{name}.qzeros"].read_integers(), bits, outputs, zero_shift).T
+    order = None
+    if f"{name}.g_idx" in weights:
+        order = _order(f"{name}.g_idx", weights[f"{name}.g_idx"].read_integers(), group, faults)
     fault = non_finite(f"{name}.scales", scale)
     if fault:
         faults.append(fault)
@@ -331,7 +350,6 @@ def _read_module(
         faults.append(
             f"{name}.scales holds values up to {largest:.3g}; at most {_SCALE_MAX:.3g} is allowed"
         )
-    middle = 1 << (bits - 1)
     if fmt.sym and (zero != middle).any():
         faults.append(
             f"{name}.qzeros holds {int((zero != middle).sum())} zero points other than {middle}, "

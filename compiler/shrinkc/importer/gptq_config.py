@@ -15,6 +15,8 @@ from shrinkc.importer.model import Zero
 
 QUANTIZE_CONFIG = "quantize_config.json"
 PER_CHANNEL = -1
+PACKED_METHOD = "shrinkc"
+"""``quant_method`` of packed steps: no other library may take them for GPTQ checkpoints."""
 WIDTHS = (2, 3, 4, 8)
 """Bits per weight that GPTQModel writes."""
 
@@ -32,7 +34,7 @@ _HARMLESS = frozenset({
 # fmt: on
 # field -> values that are supported
 ALLOWED: dict[str, tuple[Any, ...]] = {
-    "quant_method": ("gptq",),
+    "quant_method": ("gptq", PACKED_METHOD),
     "method": ("gptq",),
     "checkpoint_format": ("gptq", "gptq_v2"),
     "format": ("gptq", "gptq_v2"),
@@ -68,13 +70,15 @@ class ModuleFormat:
 class GptqConfig:
     """Quantisation settings.  ``zero_shift`` is added to a stored zero point: 1 in format gptq, 0 in gptq_v2.
 
-    ``desc_act``: inputs may be quantised in another order (act-order), stored in g_idx.
+    ``desc_act``: inputs may be quantised in another order (act-order), stored in g_idx.  ``packed``: a packed step,
+    which leaves out what the others say: embedding and LM head as floats, zero points in the middle, g_idx in order.
     """
 
     default: ModuleFormat
     zero_shift: int
     rules: tuple[tuple[bool, str, Mapping[str, Any]], ...]
     desc_act: bool = False
+    packed: bool = False
 
     def format_of(self, module: str) -> ModuleFormat | None:
         """Return the format of ``module``; None if a rule excludes it from quantisation.
@@ -163,6 +167,7 @@ def parse_gptq_config(raw: Any, source: str) -> GptqConfig:
         0 if layouts == {"gptq_v2"} else 1,
         rules,
         raw.get("desc_act") is True,
+        raw.get("quant_method") == PACKED_METHOD,
     )
 
 

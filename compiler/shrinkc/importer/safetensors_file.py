@@ -21,6 +21,8 @@ from shrinkc.importer.jsonfile import read_json_object
 from shrinkc.importer.weight_checks import listing
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+PACKED = "packed.safetensors"
+"""Weights of a packed step; under this name no other library reads them without their embedding."""
 _MAX_NAME = 255  # bytes of a file name in common file systems
 _LENGTH_BYTES = 8
 FLOAT_DTYPES = ("F32", "F16", "BF16")
@@ -103,17 +105,19 @@ class SafetensorsFile:
 
 def has_weights(directory: Path) -> bool:
     """Return whether ``directory`` has weights that :func:`open_weights` can open."""
-    return (directory / _SINGLE).is_file() or (directory / _INDEX).is_file()
+    return any((directory / name).is_file() for name in (_SINGLE, _INDEX, PACKED))
 
 
 def open_weights(directory: Path) -> dict[str, Tensor]:
-    """Return the tensors of ``model.safetensors``, or of the shards of ``model.safetensors.index.json``, by name.
+    """Return the tensors by name: of ``packed.safetensors``, of ``model.safetensors``, or of the shards of
+    ``model.safetensors.index.json``.
 
     Raises ModelNotFound if files are missing (all missing shards are named), BadWeights if a
     file is damaged or two shards hold the same tensor.
     """
-    if (directory / _SINGLE).is_file():
-        return SafetensorsFile(directory / _SINGLE).tensors
+    for name in (PACKED, _SINGLE):
+        if (directory / name).is_file():
+            return SafetensorsFile(directory / name).tensors
     if (directory / _INDEX).is_file():
         return _open_shards(directory)
     raise ModelNotFound(

@@ -6,14 +6,11 @@ which do not change; peft finds it there for ``from_pretrained``.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from shrinkc.checkpoints import README
+from shrinkc.checkpoints import link_files
 from shrinkc.compression.checks import Between, Checked
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
 from shrinkc.compression.stages.gptq import module_shapes, run_worker, saved_windows
@@ -87,16 +84,6 @@ def run(settings: Settings, step: StepContext) -> StepReport:
     }
     log = run_worker(step, "eora", "eora", request)
     return StepReport({"rank": settings.rank, "calibration": windows, "log": log})
-
-
-def link_files(source: Path, out: Path) -> None:
-    """Link the model files of ``source`` into ``out``, or copy them across file systems."""
-    for file in sorted(source.iterdir()):
-        if file.is_file() and file.name not in ("step.json", README):
-            try:
-                os.link(file, out / file.name)
-            except OSError:
-                shutil.copy2(file, out / file.name)
 
 
 EORA = StageKind(

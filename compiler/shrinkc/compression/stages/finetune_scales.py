@@ -15,14 +15,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from shrinkc.checkpoints import family_of_torch, load
+from shrinkc.checkpoints import family_of_torch, link_files, load, weights_file
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import Between
 from shrinkc.compression.facts import ModelFacts
 from shrinkc.compression.norms import train_norms
 from shrinkc.compression.rounding import FACTOR_MIN, ROUNDING_PASSES, rounded
 from shrinkc.compression.stages.context import StageKind, StepContext, StepReport, Work
-from shrinkc.compression.stages.eora import link_files
 from shrinkc.compression.stages.gptq import GROUP_MIN, GROUPS, run_worker
 from shrinkc.compression.training import (
     StepSettings,
@@ -38,8 +37,6 @@ from shrinkc.importer.gptq import find_adapter, read_gptq
 from shrinkc.importer.model import QuantizedWeight
 from shrinkc.importer.packed_words import pack
 from shrinkc.model import matrix_shapes
-
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +140,7 @@ def write_checkpoint(
     from safetensors.torch import load_file, save_file
 
     link_files(step.source, step.out)
-    tensors = load_file(step.source / WEIGHTS)
+    tensors = load_file(weights_file(step.source))
     for name, value in trained.items():
         module, _, kind = name.rpartition(".")
         if kind == "change":  # [out, groups], stored [groups, out]
@@ -158,7 +155,7 @@ def write_checkpoint(
         words = torch.from_numpy(pack(q, weight.bits).view(np.int32).T.copy())
         assert words.shape == tensors[f"{module}.qweight"].shape
         tensors[f"{module}.qweight"] = words
-    file = step.out / WEIGHTS
+    file = weights_file(step.out)
     mode = file.stat().st_mode
     file.unlink()  # a hard link: the source's file must not change
     save_file(tensors, file, {"format": "pt"})

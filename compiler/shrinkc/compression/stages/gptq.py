@@ -270,12 +270,7 @@ def predict(settings: Settings, facts: ModelFacts) -> ModelFacts:
         )
         if settings.embedding_bits < 16:
             bits[name] = settings.embedding_bits
-    weights = len(_embeddings(c)) * c.vocab_size * c.hidden_size
     on_disk = packed + _other_bytes(facts)
-    if settings.embedding_bits < 16:
-        # the directory also has embedding and LM head as 16-bit floats for other readers, and sidecars store
-        # offsets instead of zero points
-        on_disk += 2 * weights + 2 * (weights // settings.embedding_group_size)
     return replace(facts, quantized=True, bytes_on_disk=on_disk, packed_bytes=packed, bits=bits)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,12 +40,12 @@ def quantize(request: dict[str, Any]) -> None:
     """Quantise all matrices of the layers with GPTQ or AutoRound, and embedding and LM head if requested.
 
     Writes a reproducible GPTQModel checkpoint to ``out``, with floats as float16 and the unchanged tokenizer of
-    ``source``.  Then loads it with ``from_pretrained`` and compares it with shrinkc's importer (:func:`check`).
+    ``source``; packed, if embedding and LM head are quantised.  Then :func:`check` compares it with GPTQModel.
     """
     from gptqmodel import GPTQModel, QuantizeConfig
     from gptqmodel.quantization import GPTAQConfig
 
-    from shrinkc.checkpoints import torch_dtype
+    from shrinkc.checkpoints import pack_step, torch_dtype
 
     source, out, scratch = (Path(request[key]) for key in ("source", "out", "scratch"))
     windows = np.load(request["calibration"])
@@ -80,10 +81,7 @@ def quantize(request: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _assemble(source, saved, out)
     if start != source:
-        from shrinkc.importer.embedding_sidecar import write_embedding
-
-        for file, matrix in embeddings.items():
-            write_embedding(out / file, matrix)
+        pack_step(out, embeddings)
     check(out)
 
 
@@ -332,13 +330,15 @@ def check_request(request: dict[str, Any]) -> None:
 def check(directory: Path) -> None:
     """Raise StageFailed unless ``from_pretrained`` loads ``directory`` with the weights that shrinkc reads.
 
-    Uses transformers, or GPTQModel if formats differ between modules, which transformers (5.14) cannot load.
+    Uses transformers, or GPTQModel if formats differ between modules, which transformers (5.14) cannot load.  Of a
+    packed step, they load its standard GPTQ checkpoint.
     """
     import torch
 
     from shrinkc.importer.gptq import read_gptq
 
-    model = load_quantized(directory)
+    with standard(directory) as checkpoint:
+        model = load_quantized(checkpoint)
     weights = read_gptq(directory)
     wrong = []
     for name, weight in weights.items():
@@ -358,6 +358,21 @@ def check(directory: Path) -> None:
         logits = model(torch.arange(8)[None] % model.config.vocab_size).logits
     if not torch.isfinite(logits).all():
         raise StageFailed(f"{directory}: the quantised model's logits are not finite.")
+
+
+@contextmanager
+def standard(directory: Path) -> Iterator[Path]:
+    """Yield ``directory`` itself, or a temporary standard checkpoint of a packed step, which is removed in the end."""
+    from shrinkc.checkpoints import is_packed, write_gptq
+
+    if not is_packed(directory):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(
+        prefix=".gptq-", suffix=".partial", dir=directory.parent
+    ) as folder:
+        write_gptq(directory, Path(folder))
+        yield Path(folder)
 
 
 def load_quantized(directory: Path) -> Any:
@@ -383,8 +398,8 @@ def compensate(request: dict[str, Any]) -> None:
     from gptqmodel import GPTQModel
     from gptqmodel.adapter.adapter import Lora
 
-    source, out = Path(request["source"]), Path(request["out"])
-    with own_positions_on_load():
+    out = Path(request["out"])
+    with standard(Path(request["source"])) as source, own_positions_on_load():
         GPTQModel.adapter.generate(
             adapter=Lora(rank=request["rank"], path=str(out)),
             model_id_or_path=request["float"],
@@ -401,7 +416,7 @@ def compensate(request: dict[str, Any]) -> None:
     fields["target_modules"] = sorted(fields["target_modules"])
     _write_json(config, fields)
     (out / "adapter_model.safetensors").chmod(config.stat().st_mode)
-    check_adapter(source, out, request["rank"])
+    check_adapter(Path(request["source"]), out, request["rank"])
 
 
 def check_adapter(source: Path, adapter: Path, rank: int) -> None:
@@ -412,12 +427,13 @@ def check_adapter(source: Path, adapter: Path, rank: int) -> None:
 
     from shrinkc.checkpoints import load
 
-    theirs = GPTQModel.load(
-        str(source),
-        adapter=Lora(rank=rank, path=str(adapter)),
-        backend=BACKEND.GPTQ_TORCH,
-        dtype=torch.float16,
-    )
+    with standard(source) as checkpoint:
+        theirs = GPTQModel.load(
+            str(checkpoint),
+            adapter=Lora(rank=rank, path=str(adapter)),
+            backend=BACKEND.GPTQ_TORCH,
+            dtype=torch.float16,
+        )
     ours = load(adapter).model
     ids = torch.arange(CHECKED_TOKENS)[None] % ours.config.vocab_size
     with torch.no_grad():

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from shrinkc.checkpoints import family_of_torch
+from shrinkc.checkpoints import family_of_torch, is_packed
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.checks import Between, Share
 from shrinkc.compression.facts import ModelFacts
@@ -111,8 +111,9 @@ def run(settings: Settings, step: StepContext) -> StepReport:
         name: changed_embedding(matrix, integers[name], trained.pop(f"{name}.change"))
         for name, matrix in embeddings.items()
     }
-    for name, matrix in new.items():
-        trained[f"{name}.weight"] = torch.from_numpy(matrix.dequantized())
+    if not is_packed(step.source):  # written before steps were packed: with a float copy
+        for name, matrix in new.items():
+            trained[f"{name}.weight"] = torch.from_numpy(matrix.dequantized())
     finetune_scales.write_checkpoint(step, trained, {n: (weights[n], integers[n]) for n in weights})
     for name, matrix in new.items():
         write_embedding(step.out / EMBEDDING_FILES[name], matrix)
