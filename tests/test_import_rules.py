@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "build": {"core", "targets"},
     "simulate": {"abi", "build", "core", "ir", "numerics", "targets"},
     "pictures": {"core", "memory", "schedule", "targets"},
-    "export": {"core", "ir", "numerics"},
+    "export": {"core", "importer", "ir", "model", "numerics"},
     "checkpoints": {"core", "importer", "model"},
     "lm_eval_tasks": set(),
     "evaluation": {"abi", "build", "checkpoints", "core", "importer", "ir", "simulate"},

@@ -37,7 +37,7 @@ NEEDED = {
     "sensitivity": ["MODEL", "--text", "missing"],
     "franken": ["MODEL", "--layers", "0-1", "--task", "hellaswag=missing"],
     "diff": ["COMPILED", "COMPILED"],
-    "export": ["COMPILED", "--onnx", "-o", "model.onnx"],
+    "export": ["COMPILED", "--onnx", "model.onnx"],
 }
 # numbers in options that are texts for the parser
 ALSO_NUMBERS = {"run": ["--prompt-ids"], "eval": ["--windows"], "franken": ["--layers"]}

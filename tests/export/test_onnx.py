@@ -206,7 +206,7 @@ def test_the_file(cli: Cli, compiled: Path, tmp_path: Path) -> None:
     import onnx
 
     file = tmp_path / "model.onnx"
-    result = cli("export", compiled, "--onnx", "-o", file, "--json")
+    result = cli("export", compiled, "--onnx", file, "--json")
     assert result.code == 0
     assert result.json["bytes"] == file.stat().st_size and result.json["model"] == "tiny"
     model = onnx.load(file)
@@ -219,7 +219,7 @@ def test_the_file(cli: Cli, compiled: Path, tmp_path: Path) -> None:
     assert table.dtype == np.int8 and table.shape == (graph.hidden, graph.ffn)
     assert [o.name for o in model.graph.output][:3] == ["logits", "next", "present.0.key"]
     again = tmp_path / "again.onnx"
-    assert cli("export", compiled / "ir.safetensors", "--onnx", "-o", again).code == 0
+    assert cli("export", compiled / "ir.safetensors", "--onnx", again).code == 0
     assert again.read_bytes() == file.read_bytes()
 
 
@@ -228,16 +228,16 @@ def test_what_is_refused(
 ) -> None:
     file = tmp_path / "a.onnx"
     for arguments, code, said in (
-        ([compiled, "-o", file], 2, "add --onnx"),
-        ([tmp_path, "--onnx", "-o", file], 61, "ir.safetensors cannot be read"),
-        ([compiled, "--onnx", "-o", tmp_path / "no/a.onnx"], 40, "no"),
+        ([compiled], 2, "give one of --onnx FILE, --gguf FILE"),
+        ([tmp_path, "--onnx", file], 61, "ir.safetensors cannot be read"),
+        ([compiled, "--onnx", tmp_path / "no/a.onnx"], 40, "no"),
     ):
         result = cli("export", *arguments)
         assert (result.code, result.out) == (code, "") and said in result.words
     monkeypatch.setattr("shrinkc.driver.exporting.ONNX_MOST", 1000)
-    result = cli("export", compiled, "--onnx", "-o", file)
+    result = cli("export", compiled, "--onnx", file)
     assert result.code == 11 and "an ONNX file can have 1000" in result.words
     monkeypatch.setattr("shrinkc.driver.exporting.find_spec", lambda name: None)
-    result = cli("export", compiled, "--onnx", "-o", file)
+    result = cli("export", compiled, "--onnx", file)
     assert result.code == 53 and "pip install '.[onnx]'" in result.words
     assert not file.exists()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from shrinkc.importer.embedding_sidecar import EMBEDDING_FILES, read_embedding, write_embedding
+from shrinkc.importer.gptq import find_adapter
 from shrinkc.importer.gptq_config import PACKED_METHOD, QUANTIZE_CONFIG, load_gptq_config
 from shrinkc.importer.model import QuantizedWeight
 from shrinkc.importer.packed_words import pack
@@ -84,6 +85,9 @@ def write_gptq(directory: Path, out: Path, *, copy: bool = False) -> None:
     and LM head as float16.  A low-rank adapter comes along.  Unless ``copy``, unchanged files are hard links."""
     from safetensors.numpy import load_file, save_file
 
+    adapter = find_adapter(directory)
+    if adapter is not None and adapter != directory:
+        shutil.copytree(adapter, out / adapter.name)
     if not is_packed(directory):
         link_files(directory, out, copy=copy)
         return

@@ -1,4 +1,4 @@
-"""``shrinkc export``: the integer model for the tools of others."""
+"""``shrinkc export``: models for the tools of others."""
 
 from __future__ import annotations
 
@@ -10,27 +10,50 @@ from shrinkc.cli.console import Console, print_json
 from shrinkc.cli.options import PATH, command
 from shrinkc.core.errors import UsageError
 
+_FORMS = "--onnx FILE, --gguf FILE, --gptq DIRECTORY, --hub OWNER/NAME"
+
 
 @command(
     "export",
-    "Write a compiled model as an ONNX graph.",
-    "shrinkc export out --onnx -o model.onnx",
+    "Write a model for other tools: llama.cpp, vLLM, ONNX, the hub.",
+    "shrinkc export model --gguf model.gguf",
+    "shrinkc export out --onnx model.onnx",
 )
-@click.argument("directory", type=PATH)
-@click.option("--onnx", is_flag=True, help="Write ONNX with standard operators (required).")
-@click.option("-o", "--output", type=PATH, required=True, help="File to write.")
-def export_command(directory: Path, onnx: bool, output: Path, as_json: bool) -> None:
-    """Write the compiled model in DIRECTORY for other tools.
+@click.argument("model", type=PATH)
+@click.option("--gguf", type=PATH, help="Write a file for llama.cpp.  MODEL: a directory, a step.")
+@click.option(
+    "--gptq", type=PATH, help="Write a standard GPTQ checkpoint.  MODEL: a step after gptq."
+)
+@click.option("--hub", metavar="OWNER/NAME", help="Push MODEL, a step, to the Hugging Face hub.")
+@click.option("--onnx", type=PATH, help="Write an ONNX graph.  MODEL: a compiled directory.")
+@click.option("--private", is_flag=True, help="With --hub: a private repository, if it is new.")
+@click.option("--dry-run", is_flag=True, help="With --hub: list the files and stop.")
+def export_command(
+    model: Path, gguf: Path | None, gptq: Path | None, hub: str | None, onnx: Path | None,
+    private: bool, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Write MODEL for other tools, in the form of one option.
 
-    The graph's inputs are tokens and the KV cache.  Its outputs are the logits, the most probable token
-    and the new cache, with exactly the same integers as the program.
+    --gguf keeps the integers of the layers and says by how much the weights differ.  --gptq keeps them too, with
+    embedding and LM head in float16.  The graph of --onnx has exactly the same integers as the program.
     """
-    from shrinkc.driver.exporting import export_onnx
+    from shrinkc.driver import exporting
 
-    if not onnx:
-        raise UsageError("export needs a format.", "add --onnx, the only one.")
+    if sum(given is not None for given in (gguf, gptq, hub, onnx)) != 1:
+        raise UsageError("export writes one form at a time.", f"give one of {_FORMS}.")
+    if (private or dry_run) and hub is None:
+        raise UsageError("--private and --dry-run belong to --hub.", "leave them out.")
     console = Console()
-    result = export_onnx(directory, output, console)
+    result: exporting.Result
+    if gguf is not None:
+        result = exporting.export_gguf(model, gguf, console)
+    elif gptq is not None:
+        result = exporting.export_gptq(model, gptq, console)
+    elif hub is not None:
+        result = exporting.push(model, hub, console, private=private, dry_run=dry_run)
+    else:
+        assert onnx is not None
+        result = exporting.export_onnx(model, onnx, console)
     for line in result.lines():
         console.note(line)
     if as_json:

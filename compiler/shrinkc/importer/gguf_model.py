@@ -41,7 +41,7 @@ from shrinkc.model import (
     norm_shapes,
 )
 
-_ROPE_FACTORS = "rope_freqs.weight"
+ROPE_FACTORS = "rope_freqs.weight"
 # module outside of the layers -> tensor without ".weight" (llama.cpp, ``gguf-py/gguf/constants.py``)
 _NAMES = {EMBEDDING: "token_embd", HEAD: "output", FINAL_NORM: "output_norm"}
 
@@ -158,10 +158,10 @@ def gguf_config(file: GgufFile) -> LlamaConfig:
         largest = config.num_layers == 62  # of Gemma 3, 27B
         scalar = config.hidden_size / config.num_heads if largest else config.head_dim
         config = dataclasses.replace(config, query_scalar=float(scalar))
-    if _ROPE_FACTORS in file.tensors:
+    if ROPE_FACTORS in file.tensors:
         if config.rope_scaling is not None:
             raise UnsupportedModel(
-                f"{file.path}: linear RoPE scaling together with {_ROPE_FACTORS} is not supported.",
+                f"{file.path}: linear RoPE scaling together with {ROPE_FACTORS} is not supported.",
                 hint=_HINT,
             )
         config = dataclasses.replace(config, rope_scaling=_rope_scaling(file, config))
@@ -224,14 +224,14 @@ def _linear_scaling(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
 def _rope_scaling(file: GgufFile, config: LlamaConfig) -> Llama3RopeScaling:
     """Return the RoPE scaling that has the file's factors.  The largest factor is ``factor``."""
     faults: list[str] = []
-    tensor, blocks = file.tensors[_ROPE_FACTORS], file.block_bytes(_ROPE_FACTORS)
-    factors = dense(read_tensor(_ROPE_FACTORS, tensor, blocks, faults)).reshape(-1)
+    tensor, blocks = file.tensors[ROPE_FACTORS], file.block_bytes(ROPE_FACTORS)
+    factors = dense(read_tensor(ROPE_FACTORS, tensor, blocks, faults)).reshape(-1)
     if len(factors) != config.head_dim // 2:
-        faults.append(f"{_ROPE_FACTORS} holds {len(factors)} factors, not {config.head_dim // 2}")
+        faults.append(f"{ROPE_FACTORS} holds {len(factors)} factors, not {config.head_dim // 2}")
     low, high = FACTOR_RANGE
     if not faults and not ((factors >= low) & (factors <= high)).all():
         faults.append(
-            f"{_ROPE_FACTORS} holds factors from {factors.min():g} to {factors.max():g}; "
+            f"{ROPE_FACTORS} holds factors from {factors.min():g} to {factors.max():g}; "
             f"{low:g} to {high:g} is allowed"
         )
     if faults:
@@ -241,7 +241,7 @@ def _rope_scaling(file: GgufFile, config: LlamaConfig) -> Llama3RopeScaling:
     scaled = inverse_frequencies(dataclasses.replace(config, rope_scaling=scaling))
     if not np.allclose(plain / scaled, factors, rtol=1e-4, atol=0):
         raise UnsupportedModel(
-            f"{file.path}: {_ROPE_FACTORS} is not Llama 3's scaling (low_freq_factor {_LOW:g}, "
+            f"{file.path}: {ROPE_FACTORS} is not Llama 3's scaling (low_freq_factor {_LOW:g}, "
             f"high_freq_factor {_HIGH:g}, original context {_ORIGINAL}).",
             hint="use the safetensors version of the model.",
         )
@@ -252,14 +252,14 @@ def _checked_modules(file: GgufFile, config: LlamaConfig) -> dict[str, str]:
     """Return module -> tensor name, after checking names and shapes; "<module>.bias" is the key of a bias."""
     shapes: dict[str, tuple[int, ...]] = {**matrix_shapes(config), **norm_shapes(config)}
     shapes.update({f"{module}.bias": shape for module, shape in bias_shapes(config).items()})
-    modules = {module: _tensor_name(config, module) for module in shapes}
+    modules = {module: tensor_name(config, module) for module in shapes}
     wanted = {name: shapes[module] for module, name in modules.items()}
-    found = {name: t.shape for name, t in file.tensors.items() if name != _ROPE_FACTORS}
+    found = {name: t.shape for name, t in file.tensors.items() if name != ROPE_FACTORS}
     check_names_and_shapes(file.path, found, wanted)
     return modules
 
 
-def _tensor_name(config: LlamaConfig, module: str) -> str:
+def tensor_name(config: LlamaConfig, module: str) -> str:
     if module in _NAMES:
         return f"{_NAMES[module]}.weight"
     index, _, rest = module.removeprefix("model.layers.").partition(".")

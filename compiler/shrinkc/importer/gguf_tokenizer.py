@@ -23,8 +23,8 @@ from shrinkc.importer.tokenizer_json import (
 
 _PREFIX = "tokenizer.ggml."
 # token types (``llama.h``, llama_token_type)
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
-_TYPES = (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE)
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_TYPES = (NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE)
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>")
 """Control tokens with which a model ends its turn in a conversation."""
 
@@ -69,7 +69,7 @@ def _turn_ends(file: GgufFile) -> list[int]:
     return [
         index
         for index, (text, kind) in enumerate(zip(tokens, types, strict=False))
-        if kind == _CONTROL and text in TURN_ENDS
+        if kind == CONTROL and text in TURN_ENDS
     ]
 
 
@@ -79,9 +79,9 @@ def load_tokenizer(file: GgufFile, vocab_size: int) -> Tokenizer:
     tokens, types = _tokens(file, vocab_size)
     added = [
         # decoding prints a user-defined token and skips the other added tokens
-        AddedToken(text, special=kind != _USER_DEFINED, normalized=False)
+        AddedToken(text, special=kind != USER_DEFINED, normalized=False)
         for text, kind in zip(tokens, types, strict=True)
-        if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+        if kind in (UNKNOWN, CONTROL, USER_DEFINED)
     ]
     if model == "gpt2":
         document, usual_bos = _byte_level(file, tokens, added)
@@ -115,7 +115,7 @@ def _chat_template(file: GgufFile, tokens: list[str]) -> ChatTemplate | None:
 
 def _tokens(file: GgufFile, vocab_size: int) -> tuple[list[str], list[int]]:
     tokens = _strings(file, "tokens")
-    types = file.metadata.get(_PREFIX + "token_type", [_NORMAL] * len(tokens))
+    types = file.metadata.get(_PREFIX + "token_type", [NORMAL] * len(tokens))
     if len(tokens) > vocab_size:
         raise BadTokenizer(
             f"{file.path} has {len(tokens)} tokens, the model's vocabulary is {vocab_size}."
@@ -174,7 +174,7 @@ def _sentencepiece(
     pieces = {
         text: score
         for text, score, kind in zip(tokens, scores, types, strict=True)
-        if kind == _NORMAL
+        if kind == NORMAL
     }
     if any(map(math.isnan, pieces.values())):
         raise BadTokenizer(f"{file.path}: {_PREFIX}scores holds NaN.")
@@ -186,7 +186,7 @@ def _sentencepiece(
         {text: index for index, text in enumerate(tokens)},
         merges,
         added=added,
-        unknown=tokens[types.index(_UNKNOWN)] if _UNKNOWN in types else None,
+        unknown=tokens[types.index(UNKNOWN)] if UNKNOWN in types else None,
         prefix_space=_flag(file, "add_space_prefix", True),
     )
 
