@@ -53,22 +53,24 @@ def weight(
     [
         (2, "points", "Q4_0"), (2, "offsets", "Q4_1"),
         (3, "middle", "Q4_0"), (3, "points", "Q4_0"),
-        (4, "middle", "Q4_0"), (4, "points", "Q4_1"), (4, "offsets", "Q4_1"),
-        (5, "middle", "Q5_0"), (5, "points", "Q5_1"),
+        (4, "middle", "Q4_0"), (4, "points", "Q5_0 Q4_1"), (4, "offsets", "Q4_1"),
+        (5, "middle", "Q5_0"), (5, "points", "Q8_0 Q5_1"),
         (6, "points", "Q8_0"), (8, "middle", "Q8_0"),
     ],
 )  # fmt: skip
 def test_blocks(bits: int, zero: str, expected: str, group: int) -> None:
     """The package reads the weights; those of a type without minimum are exact."""
     given = weight(bits, group, zero)
-    assert type_for(given) == expected and misfit(given) is None
-    raw = to_blocks(given, expected)
-    read = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[expected])
+    chosen, compact = expected.split()[0], expected.split()[-1]
+    assert type_for(given) == chosen and type_for(given, compact=True) == compact
+    assert misfit(given) is None
     exact = given.dequantized()
-    allowed = 0 if TYPES[expected].signed else np.abs(given.offset).max() * 2.0**-11
-    assert np.abs(read - exact).max() <= allowed
-    per_weight = raw.size * 8 / given.q.size
-    assert per_weight == TYPES[expected].bits_per_weight
+    for name in {chosen, compact}:
+        raw = to_blocks(given, name)
+        read = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[name])
+        allowed = 0 if TYPES[name].signed else np.abs(given.offset).max() * 2.0**-11
+        assert np.abs(read - exact).max() <= allowed
+        assert raw.size * 8 / given.q.size == TYPES[name].bits_per_weight
 
 
 @pytest.mark.parametrize(
@@ -134,11 +136,12 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("kind", CHECKPOINTS)
-def test_the_file_has_the_same_integers(tmp_path: Path, kind: str) -> None:
+def test_the_file_has_the_same_integers(tmp_path: Path, kind: str, compact: bool) -> None:
     tiny_gptq(tmp_path / "m", **CHECKPOINTS[kind])
     wanted = load_model(tmp_path / "m")
-    written = write_gguf(wanted, tmp_path / "m.gguf")
+    written = write_gguf(wanted, tmp_path / "m.gguf", compact=compact)
     found = load_model(tmp_path / "m.gguf")
     before, after = integers(wanted), integers(found)
     assert before.keys() == after.keys() and len(before) == 14
@@ -152,7 +155,7 @@ def test_the_file_has_the_same_integers(tmp_path: Path, kind: str) -> None:
     for text in TEXTS:
         assert wanted.tokenizer.encode(text) == found.tokenizer.encode(text)
     # again the same bytes
-    write_gguf(wanted, tmp_path / "again.gguf")
+    write_gguf(wanted, tmp_path / "again.gguf", compact=compact)
     assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "m.gguf").read_bytes()
     assert sum(part.count for part in written.kinds) == 15 + (wanted.head is not None)
     for part in written.kinds:

@@ -134,8 +134,12 @@ class ExportedGguf:
         }  # fmt: skip
 
 
-def export_gguf(source: Path, output: Path, reporter: Reporter) -> ExportedGguf:
+def export_gguf(
+    source: Path, output: Path, reporter: Reporter, *, compact: bool = False
+) -> ExportedGguf:
     """Write the model in the directory ``source`` as a GGUF file, completely or not at all.
+
+    ``compact``: with the smallest types, which may round minima to float16.
 
     Raises the errors of :func:`shrinkc.importer.load_model`, UnsupportedModel for what GGUF or llama.cpp cannot
     have, and OutputError.
@@ -147,7 +151,7 @@ def export_gguf(source: Path, output: Path, reporter: Reporter) -> ExportedGguf:
     with reporter.stage("reading weights") as update:
         model = checkpoint.load(update)
     with reporter.stage("writing"):
-        written = write_gguf(model, output, checkpoint.license)
+        written = write_gguf(model, output, checkpoint.license, compact=compact)
     return ExportedGguf(output, checkpoint.name, output.stat().st_size, written)
 
 

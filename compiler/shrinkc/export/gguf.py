@@ -70,11 +70,14 @@ class Written:
     notes: list[str] = field(default_factory=list)
 
 
-def write_gguf(model: FloatModel, output: Path, license_name: str = "") -> Written:
+def write_gguf(
+    model: FloatModel, output: Path, license_name: str = "", *, compact: bool = False
+) -> Written:
     """Write ``model`` to the file ``output``, completely or not at all.
 
     Integers of the layers keep their values, or the model is refused.  Embedding and LM head become float16 if no
     type holds their integers.  Raises UnsupportedModel with every reason.
+    ``compact``: see :func:`~shrinkc.export.gguf_blocks.type_for`.
     """
     _check(model)
     written, family = Written(), family_of(model.config)
@@ -87,7 +90,7 @@ def write_gguf(model: FloatModel, output: Path, license_name: str = "") -> Writt
         if len(weight.shape) == 1:  # norms and biases
             writer.add_tensor(name, np.ascontiguousarray(weight, np.float32))
             continue
-        stored, kind, raw, restored = _stored(name, weight)
+        stored, kind, raw, restored = _stored(name, weight, compact)
         group = kinds.setdefault((stored, kind), Tensors(stored, kind))
         _count(group, weight, restored, raw.nbytes)
         writer.add_tensor(name, raw, raw_dtype=GGMLQuantizationType[kind])
@@ -182,10 +185,12 @@ def _rows(weight: Weight, order: NDArray[np.int64]) -> Weight:
     )
 
 
-def _stored(name: str, weight: Weight) -> tuple[str, str, NDArray[Any], NDArray[np.float32]]:
+def _stored(
+    name: str, weight: Weight, compact: bool
+) -> tuple[str, str, NDArray[Any], NDArray[np.float32]]:
     """Return how the checkpoint stores ``weight``, its type in the file, its data there, and the weights that
     these data mean."""
-    chosen = type_for(weight) if isinstance(weight, QuantizedWeight) else None
+    chosen = type_for(weight, compact=compact) if isinstance(weight, QuantizedWeight) else None
     stored = "floats"
     if isinstance(weight, QuantizedWeight):
         stored = f"{weight.bits} bit, group size {weight.group}"

@@ -41,19 +41,24 @@ TYPES = {
 """Types that :func:`to_blocks` writes, the smallest first."""
 
 
-def type_for(weight: QuantizedWeight) -> str | None:
-    """Return the smallest type that holds all integers of ``weight``, or None."""
+def type_for(weight: QuantizedWeight, *, compact: bool = False) -> str | None:
+    """Return the smallest type that holds ``weight`` exactly, or else all its integers; None if there is none.
+
+    ``compact``: the smallest type that holds all integers, even if it rounds minima to float16."""
     if misfit(weight) is not None:
         return None
-    levels, points = (1 << weight.bits) - 1, weight.zero_points
-    for name, kind in TYPES.items():
-        half = 1 << (kind.bits - 1)
-        if not kind.signed and weight.bits <= kind.bits:
-            return name
-        fits = points is not None and points.max() <= half and levels - points.min() < half
-        if kind.signed and fits:
-            return name
-    return None
+    fitting = [name for name in TYPES if _holds(TYPES[name], weight)]
+    exact = [name for name in fitting if TYPES[name].signed]
+    return next(iter(fitting if compact or not exact else exact), None)
+
+
+def _holds(kind: BlockType, weight: QuantizedWeight) -> bool:
+    if not kind.signed:
+        return weight.bits <= kind.bits
+    points, half = weight.zero_points, 1 << (kind.bits - 1)
+    if points is None:
+        return False
+    return bool(points.max() <= half and (1 << weight.bits) - 1 - points.min() < half)
 
 
 def misfit(weight: QuantizedWeight) -> str | None:
