@@ -150,3 +150,20 @@ def test_no_other_library_starts_from_a_random_embedding(tmp_path: Path) -> None
     _, step = packed(tmp_path, embedding_bits=4)
     with pytest.raises(OSError, match=r"model.safetensors"):
         AutoModelForCausalLM.from_pretrained(step)
+
+
+@pytest.mark.slow
+@pytest.mark.libraries("gptqmodel", "optimum", "torch")
+def test_transformers_loads_the_standard_checkpoint(tmp_path: Path) -> None:
+    """Of a packed step with one format, through GPTQModel's kernels."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _, step = packed(tmp_path, sym=False, embedding_bits=4, intermediate=64)
+    (tmp_path / "gptq").mkdir()
+    write_gptq(step, tmp_path / "gptq")
+    ids = torch.arange(16)[None] + 3
+    with torch.no_grad():
+        wanted = shrinkc.load(step)(ids).logits
+        found = AutoModelForCausalLM.from_pretrained(tmp_path / "gptq")(ids).logits.float()
+    assert (found - wanted).norm() < 0.03 * wanted.norm()  # float16 against float32

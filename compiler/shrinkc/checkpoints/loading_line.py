@@ -45,7 +45,8 @@ class Loading:
         if is_packed(directory):
             reason = (
                 "Embedding and LM head are stored as integers, which only shrinkc reads: `shrinkc.load` returns "
-                "a model of transformers."
+                "a model of transformers. `shrinkc export . --gptq DIRECTORY` makes a GPTQ checkpoint for other "
+                "libraries, `--gguf FILE` a file for llama.cpp."
             )
             return cls(False, ("shrinkc", "torch", "transformers"), _PACKED, reason)
         mixed = bool(load_gptq_config(directory).rules)

@@ -189,6 +189,7 @@ def export_gptq(source: Path, output: Path, reporter: Reporter) -> ExportedFiles
     Raises UnsupportedModel for a model that is not quantised, and the errors of the importer and of the output.
     """
     check_directory(output)
+    source = located(source, weights=True)
     open_checkpoint(source, whole=True)
     if not is_quantized(source):
         raise UnsupportedModel(
@@ -218,7 +219,7 @@ def push(
     """
     if not _REPOSITORY.fullmatch(repository):
         raise UsageError(f"--hub {repository} is no OWNER/NAME.", "such as --hub me/my-model.")
-    name = open_checkpoint(source, whole=True).name
+    name = open_checkpoint(located(source, weights=True), whole=True).name
     if not source.is_dir():
         raise UsageError(f"{source} is a file.", "give a directory, such as a step of a run.")
     files = _sizes(source)
