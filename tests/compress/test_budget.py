@@ -18,7 +18,8 @@ from helpers.tiny_gptq import tiny_gptq
 from shrinkc.compression import budget as budgets
 from shrinkc.compression.budget import allowed_bytes, decide, space_of, stages_of
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.choices import FUSED, Choice, OnTarget, Space, best, narrow_loss
+from shrinkc.compression.choices import FUSED, Choice, Space, best, narrow_loss
+from shrinkc.compression.compiled_choices import CompiledMatrices, OnTarget
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.knapsack import Option, knapsack
 from shrinkc.compression.recipe import load_recipe, parse_recipe, parse_toml
@@ -31,6 +32,7 @@ from shrinkc.core.progress import Silent
 from shrinkc.driver.compiling import Compiled, compile_model
 from shrinkc.driver.plan_request import PlanRequest
 from shrinkc.importer import LlamaConfig, load_config, open_checkpoint
+from shrinkc.memory.parts import align
 from shrinkc.memory.planner import make_plan
 from shrinkc.targets import CHIPS, KIB, MIB, PULP_OPEN, SIRACUSA, TARGETS, Target
 
@@ -228,6 +230,32 @@ def test_noise_does_not_favour_fewer_bits() -> None:
     assert choice.loss >= 0.02
 
 
+def test_only_bits_are_chosen_if_nothing_may_be_cut() -> None:
+    settings = gptq.Settings(group_size=64, sym=False)
+    whole = Space(SMALL, settings, 0, cut=())
+    costs = some_costs(4, 0, kv_heads=2)
+    choice = best(whole, costs, whole.least(), lambda *_: None)
+    assert (choice.removed, choice.ffn, choice.kv_groups) == ((), SMALL.intermediate_size, 0)
+    assert choice.bytes == whole.least() > Space(SMALL, settings, 0).least()
+    with pytest.raises(BudgetUnreachable, match="with 2 bit weights"):
+        whole.check(whole.least() - 1)
+    with pytest.raises(BadRecipe, match="cut = 'heads'; layers, ffn, kv_heads are allowed"):
+        parse_recipe({"budget": {"share": 0.5, "cut": ["heads"]}})
+
+
+def test_a_share_counts_the_matrices_as_they_are_compiled() -> None:
+    """The bytes of a choice are those of the stored matrices in the plan of that model."""
+    config = load_config(STORIES)
+    recipe = parse_recipe({"budget": {"share": 0.3, "cut": []}})
+    settings = budgets.gptq_settings(recipe)
+    space = budgets.space_of(recipe, STORIES, config, settings)
+    assert isinstance(space, CompiledMatrices)
+    choice = best(space, some_costs(5, 7, kv_heads=2), round(1.3 * space.least()), lambda *_: None)
+    stored = sum(align(m.bytes) for m in space.shape_of(choice).stored)
+    assert choice.bytes == stored + space.other(config, choice.group_size)
+    assert len(set(choice.bits.values())) > 1
+
+
 @pytest.mark.parametrize("rank", [0, 4])
 def test_stages_make_the_bytes_and_widths_that_were_chosen(rank: int) -> None:
     config = load_config(STORIES)
@@ -278,7 +306,8 @@ def test_the_stages_are_in_order_and_survive_a_recipe_file() -> None:
 
 
 def test_what_is_allowed() -> None:
-    assert allowed_bytes(parse_recipe({"budget": {"target_bytes": "2MiB"}})) == 2 << 20
+    assert allowed_bytes(parse_recipe({"budget": {"target_bytes": "2MiB"}}), 1) == 2 << 20
+    assert allowed_bytes(parse_recipe({"budget": {"share": 0.25}}), 1000) == 500
     chip = SIRACUSA.room("wmem") + SIRACUSA.l2
     for given, flash in (
         ({}, 512 * MIB),
@@ -286,9 +315,9 @@ def test_what_is_allowed() -> None:
         ({"flash_bytes": "8MiB"}, 8 * MIB),
     ):
         recipe = parse_recipe({"budget": {"fit": "siracusa", **given}})
-        assert allowed_bytes(recipe) == chip + flash
+        assert allowed_bytes(recipe, 1) == chip + flash
     only_l2 = parse_recipe({"budget": {"fit": "pulp-open", "flash_bytes": 0}})
-    assert allowed_bytes(only_l2) == PULP_OPEN.l2
+    assert allowed_bytes(only_l2, 1) == PULP_OPEN.l2
     with pytest.raises(BadRecipe, match="flash_bytes needs fit"):
         parse_recipe({"budget": {"target_bytes": "2MiB", "flash_bytes": 0}})
     with pytest.raises(BadRecipe, match="flash_bytes = 'much' is no size"):

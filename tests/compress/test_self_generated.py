@@ -93,7 +93,7 @@ def test_malformed_sizes(source: str) -> None:
 
 def test_keys_that_accept_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadRecipe, match="self-generated text cannot measure"):
+    with pytest.raises(BadRecipe, match="only a text file can measure"):
         recipe(["self"], evaluate={"text": "self"})
     file = tmp_path / "r.toml"
     file.write_text("[calibration]\ntext = ['./self', 'self']\n[depth]\nremove = 1\n")

@@ -12,7 +12,7 @@ import pytest
 
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.compression.choices import OnTarget
+from shrinkc.compression.compiled_choices import OnTarget
 from shrinkc.compression.stages import gptq
 from shrinkc.core.progress import Silent
 from shrinkc.core.words import show_rounded

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.choices import Choice, OnTarget, Space, gptq_of
-from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.choices import Choice, Space, gptq_of
+from shrinkc.compression.compiled_choices import CompiledMatrices, OnTarget
+from shrinkc.compression.facts import FLOAT_BYTES, ModelFacts
 from shrinkc.compression.fingerprint import run_fingerprint, stage_fingerprint
 from shrinkc.compression.recipe import BudgetSettings, Recipe, parse_toml
 from shrinkc.compression.sensitivity import FITTED, Sensitivity, measure
@@ -27,7 +28,7 @@ from shrinkc.core.errors import BadRecipe
 from shrinkc.core.fingerprint import Fingerprint
 from shrinkc.core.progress import Reporter
 from shrinkc.importer import LlamaConfig, Tokenizer
-from shrinkc.targets import Target, target_named
+from shrinkc.targets import CHIPS, Target, target_named
 
 PROBED, PROBE_LENGTH = 2, 256  # windows for sensitivities, and tokens of each
 
@@ -90,19 +91,21 @@ def decide(
     calibration: Calibration,
     reporter: Reporter,
     scratch: Path,
+    parameters: int = 0,
 ) -> Decision:
     """Measure the model in ``source``, choose, and return the recipe with the stages of the choice.
 
     The recipe's own stages stay, with the chosen bit-widths for ``gptq``; stages ``depth`` and ``width`` are added.
-    ``scratch`` keeps measurements of an interrupted run.  Raises BadRecipe, BudgetUnreachable with the least possible
-    bytes, and the errors of :func:`shrinkc.compression.sensitivity.measure`.
+    ``scratch`` keeps measurements of an interrupted run.  ``parameters``: of the model before all stages, for
+    ``share``; by default those of ``facts``.  Raises BadRecipe, BudgetUnreachable with the least possible bytes,
+    and the errors of :func:`shrinkc.compression.sensitivity.measure`.
     """
     from shrinkc.checkpoints import load
 
     check_recipe(recipe, facts)
     settings = gptq_settings(recipe)
     space = space_of(recipe, source, facts.config, settings)
-    budget = allowed_bytes(recipe)
+    budget = allowed_bytes(recipe, parameters or facts.parameters)
     space.check(budget)
     loaded = load(source, dtype=recipe.run.dtype)
     windows = calibration.windows(loaded.tokenizer)[:, :PROBE_LENGTH]
@@ -147,31 +150,35 @@ def check_recipe(recipe: Recipe, facts: ModelFacts) -> None:
         raise BadRecipe("[budget] needs a float model; this one is quantised already.")
 
 
-def allowed_bytes(recipe: Recipe) -> int:
-    """Return the allowed packed bytes; for ``fit``, the sum of the memories for weights."""
+def allowed_bytes(recipe: Recipe, parameters: int) -> int:
+    """Return the allowed bytes; for ``fit``, the sum of the memories for weights.  ``parameters``: of the original."""
     budget = recipe.budget
     assert budget is not None
+    if budget.share is not None:
+        return int(budget.share * FLOAT_BYTES * parameters)
     if budget.bytes is not None:
         return budget.bytes
     return sum(v.bytes for v in _target(budget).stored)
 
 
 def _target(budget: BudgetSettings) -> Target:
-    """Return the target of ``fit`` with the recipe's flash."""
-    assert budget.fit is not None
-    target = target_named(budget.fit)
+    """Return the target of ``fit`` with the recipe's flash; without ``fit``, the target that bytes are counted for."""
+    target = target_named(budget.fit or CHIPS[0])
     return target if budget.flash_room is None else target.with_room(flash=budget.flash_room)
 
 
 def space_of(recipe: Recipe, source: Path, config: LlamaConfig, settings: gptq.Settings) -> Space:
     """Return the choices for the model in ``source``, with bytes counted as the recipe's budget asks."""
-    assert recipe.budget is not None
+    budget = recipe.budget
+    assert budget is not None
     rank = next((s.settings.rank for s in recipe.stages if s.kind == "eora"), 0)
-    if recipe.budget.fit is None:
-        return Space(config, settings, rank)
+    if budget.target_bytes is not None:
+        return Space(config, settings, rank, budget.cut)
+    if budget.share is not None:
+        return CompiledMatrices(config, settings, rank, _target(budget), cut=budget.cut)
     tokenizer = Tokenizer.from_dir(source, config.vocab_size, config.bos_id)
     decode_table = sum(map(len, tokenizer.decode_table()))
-    return OnTarget(config, settings, rank, _target(recipe.budget), decode_table)
+    return OnTarget(config, settings, rank, _target(budget), decode_table, budget.cut)
 
 
 def gptq_settings(recipe: Recipe) -> gptq.Settings:

@@ -31,7 +31,7 @@ from shrinkc.compression.checks import (
 from shrinkc.compression.self_generated import SelfGeneratedSettings, is_self, tokens_of
 from shrinkc.compression.stages.context import Stage
 from shrinkc.compression.stages.kinds import KINDS
-from shrinkc.compression.texts import HUB, is_file
+from shrinkc.compression.texts import is_file
 from shrinkc.core.errors import BadRecipe, UsageError
 from shrinkc.core.resources import resource
 from shrinkc.evaluation import EvalPlan, TaskChoice
@@ -40,6 +40,7 @@ from shrinkc.targets import CHIPS, MOST
 _STAGE_NAME = re.compile(r"([^-]+)(?:-[a-z0-9]+)?")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(KiB|MiB|GiB)?")
 _UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+CUTS = ("layers", "ffn", "kv_heads")  # what a budget may remove
 # keys with paths in any table
 PATH_KEYS = ("text",)
 
@@ -93,10 +94,10 @@ class EvaluateSettings(Checked):
         self.choices()
         if not (self.text or self.tasks or self.samples):
             raise BadRecipe("names nothing to measure: text, tasks, samples.")
-        if self.text is not None and is_self(self.text):
+        if self.text is not None and not is_file(self.text):
             raise BadRecipe(
-                f"text = {self.text!r}: self-generated text cannot measure quality.",
-                "give a text file; one of that name is './self'.",
+                f"text = {self.text!r}: only a text file can measure quality.",
+                f"one of that name is './{self.text}'.",
             )
 
     def plan(self) -> EvalPlan:
@@ -113,25 +114,31 @@ class EvaluateSettings(Checked):
 
 @dataclass(frozen=True)
 class BudgetSettings(Checked):
-    """The limit of the compressed model: ``target_bytes`` or ``fit``."""
+    """The limit of the compressed model: ``share``, ``target_bytes`` or ``fit``."""
 
+    share: Annotated[float, Between(0.01, 1)] | None = None
+    """Bytes of the weights as compiled, scales included, in relation to the model's size in bf16: 0.25 is a quarter."""
     target_bytes: int | str | None = None
     """Packed size: a number of bytes, or a text such as ``"64MiB"``."""
     fit: Annotated[str, OneOf(*CHIPS)] | None = None
-    """Target whose memories have to hold the program with the default context.  One of
+    """Target whose memories have to hold the program with the default context.  One of ``share``,
     ``target_bytes`` and ``fit`` is needed."""
     flash_bytes: int | str | None = None
     """With ``fit``: size of the off-chip flash, such as ``"8MiB"``.  With 0, everything has to fit on the
     chip.  By default the target's, ``"512MiB"``."""
+    cut: tuple[Annotated[str, OneOf(*CUTS)], ...] = CUTS
+    """What may be removed; an empty list allows only fewer bits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        exactly_one(target_bytes=self.target_bytes, fit=self.fit)
+        exactly_one(share=self.share, target_bytes=self.target_bytes, fit=self.fit)
         if self.target_bytes is not None:
             Between(1)("target_bytes", self.bytes or 0)
         if self.flash_bytes is not None:
             if self.fit is None:
-                raise BadRecipe("flash_bytes needs fit: target_bytes is a packed size.")
+                raise BadRecipe(
+                    "flash_bytes needs fit: share and target_bytes count the weights alone."
+                )
             Between(0, MOST)("flash_bytes", self.flash_room or 0)
 
     @property
@@ -430,7 +437,7 @@ def _with_paths(table: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
     def absolute(value: Any) -> Any:
         if isinstance(value, list):
             return [absolute(item) for item in value]
-        if not isinstance(value, str) or value.startswith(HUB) or is_self(value) or value == "":
+        if not isinstance(value, str) or not value or not is_file(value):
             return value
         try:
             path = base / Path(value).expanduser()

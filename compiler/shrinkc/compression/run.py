@@ -480,8 +480,9 @@ class _Run:
         """Choose by the budget, store the choice, and return the resulting recipe."""
         made_from, measured_from = self._choice_fingerprints()
         scratch = state_folder(self.out, "budget", measured_from)
+        parameters = self.records[0].figures["parameters"]
         decision = budget.decide(
-            self.recipe, source, facts, self.calibration, self.reporter, scratch
+            self.recipe, source, facts, self.calibration, self.reporter, scratch, parameters
         )
         decision.keep(self.out / BUDGET, made_from)
         self._note(decision.note())

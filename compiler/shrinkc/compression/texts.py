@@ -1,4 +1,4 @@
-"""Texts for calibration and training: local files, data sets of the Hugging Face hub, and self-generated text."""
+"""Texts for calibration and training: files, NLTK's corpora, data sets of the Hugging Face hub, self-generated text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from shrinkc.checkpoints import need
+from shrinkc.compression.corpora import is_corpora, read_corpora
 from shrinkc.compression.self_generated import SelfGenerated, is_self, tokens_of
 from shrinkc.core.errors import BadData
 from shrinkc.core.parsing import parse_json
@@ -42,8 +43,8 @@ class Text:
 
 
 def is_file(source: str) -> bool:
-    """Return whether a source is a local file, not a data set or self-generated text."""
-    return not source.startswith(HUB) and not is_self(source)
+    """Return whether a source is a local file, not a data set, corpora or self-generated text."""
+    return not (source.startswith(HUB) or is_corpora(source) or is_self(source))
 
 
 def read_texts(
@@ -52,7 +53,8 @@ def read_texts(
     """Read the texts that the recipe's ``key`` lists.
 
     A source is the path of a text file or of a ``.jsonl`` file with a field "text" in each line,
-    ``hub:dataset[:config][:split]``, or ``self[:tokens]`` from ``store``.  Line ends become LF.
+    ``hub:dataset[:config][:split]``, ``nltk:corpus[,corpus…]``, or ``self[:tokens]`` from ``store``.  Line ends become
+    LF.
     Raises BadData if ``sources`` is empty or a source cannot be read.
     """
     if not sources:
@@ -64,8 +66,12 @@ def read_texts(
 
 
 def _read(source: str, key: str, store: SelfGenerated | None) -> Text:
-    if not is_self(source):
-        return _hub(source) if source.startswith(HUB) else _file(Path(source), key)
+    if source.startswith(HUB):
+        return _hub(source)
+    if is_corpora(source):
+        return Text(source, read_corpora(source))
+    if is_file(source):
+        return _file(Path(source), key)
     if store is None:
         raise BadData(
             f"{key} = {source!r}: only 'shrinkc compress' can use self-generated text.",
