@@ -454,6 +454,8 @@ def compress(
     output: AnyPath,
     *,
     recipe: RecipeSource,
+    text: Sequence[str] = (),
+    fast: bool = False,
     assignments: Sequence[str] = (),
     tokenizer: Savable | None = None,
     force: bool = False,
@@ -472,6 +474,9 @@ def compress(
         output: The directory of the run.
         recipe: A TOML file, the name of a shipped recipe, a dictionary of tables such as
             ``{"gptq": {"bits": 4}}``, or a `shrinkc.Recipe`.
+        text: Texts for calibration and training instead of the recipe's: files, ``nltk:corpus``, ``hub:dataset`` or
+            ``self:tokens``.
+        fast: Train less, as the recipe's table ``fast`` says.
         assignments: Changes to the recipe, such as ``"lora.rank=16"``.
         tokenizer: The tokenizer of a ``model`` in memory.
         force: Start over.
@@ -497,7 +502,7 @@ def compress(
 
     return compress_model(
         model, Path(output), recipe, assignments, tokenizer, reporter or Silent(),
-        force=force, dry_run=dry_run, device=device,
+        text=text, fast=fast, force=force, dry_run=dry_run, device=device,
     )  # fmt: skip
 
 

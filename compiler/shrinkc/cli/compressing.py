@@ -15,7 +15,8 @@ from shrinkc.cli.options import FILE, FOLDER, Device, command
 @command(
     "compress",
     "Make a model smaller: prune, train, quantise.",
-    "shrinkc compress model -o small --recipe small --set calibration.text=train.txt",
+    "shrinkc compress model -o out --recipe quarter",
+    "shrinkc compress model -o out --recipe quarter --fast --text self:160k --text train.txt",
 )
 @click.argument("model")
 @click.option(
@@ -27,6 +28,19 @@ from shrinkc.cli.options import FILE, FOLDER, Device, command
     required=True,
     metavar="FILE|NAME",
     help="TOML file, or the name of a recipe that 'shrinkc recipes' lists.",
+)
+@click.option(
+    "--text",
+    "text",
+    multiple=True,
+    metavar="FILE|SOURCE",
+    help="Text for calibration and training instead of the recipe's: a file, nltk:CORPUS, hub:DATASET or self:TOKENS. "
+    "May be repeated.",
+)
+@click.option(
+    "--fast",
+    is_flag=True,
+    help="Train less, as the recipe's table [fast] says; 'shrinkc recipes' names the loss.",
 )
 @click.option(
     "--set",

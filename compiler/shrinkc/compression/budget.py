@@ -1,9 +1,10 @@
 """Joint choice of layers, widths and bit-widths for a model of at most a number of bytes.
 
 Among the choices within the budget (:mod:`shrinkc.compression.choices`) the one with the least predicted loss is
-taken: the sum of the divergences that :mod:`shrinkc.compression.sensitivity` measured separately.  The sum is more
-accurate for small changes; two removed layers, or a narrow layer at few bits, may cost more.  The prediction does not
-include what later stages recover (LoRA, reconstruction, EoRA).
+taken: the sum of the divergences that :mod:`shrinkc.compression.sensitivity` measured separately, or, if only bits are
+chosen, that :mod:`shrinkc.compression.fisher` estimated.  The sum is more accurate for small changes; two removed
+layers, or a narrow layer at few bits, may cost more.  The prediction does not include what later stages recover (LoRA,
+reconstruction, EoRA).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from shrinkc.compression.choices import Choice, Space, gptq_of
 from shrinkc.compression.compiled_choices import CompiledMatrices, OnTarget
 from shrinkc.compression.facts import FLOAT_BYTES, ModelFacts
 from shrinkc.compression.fingerprint import run_fingerprint, stage_fingerprint
+from shrinkc.compression.fisher import Estimated, estimate_costs
+from shrinkc.compression.preflight import resolve_recipe
 from shrinkc.compression.recipe import BudgetSettings, Recipe, parse_toml
 from shrinkc.compression.sensitivity import FITTED, Sensitivity, measure
 from shrinkc.compression.stages import depth, gptq, width
@@ -31,6 +34,9 @@ from shrinkc.importer import LlamaConfig, Tokenizer
 from shrinkc.targets import CHIPS, Target, target_named
 
 PROBED, PROBE_LENGTH = 2, 256  # windows for sensitivities, and tokens of each
+ESTIMATED = (
+    4  # windows for the costs of fewer bits alone; their inputs and gradients are kept in memory
+)
 
 
 @dataclass(frozen=True)
@@ -108,16 +114,25 @@ def decide(
     budget = allowed_bytes(recipe, parameters or facts.parameters)
     space.check(budget)
     loaded = load(source, dtype=recipe.run.dtype)
-    windows = calibration.windows(loaded.tokenizer)[:, :PROBE_LENGTH]
-    probed = max(1, min(PROBED, len(windows) // 2))
-    sensitivity = measure(
-        loaded.model, windows[:probed], windows[probed : probed + FITTED],
-        scratch / "sensitivity.jsonl", reporter,
-    )  # fmt: skip
+    windows = calibration.windows(loaded.tokenizer)
+    measured: Sensitivity | Estimated
+    if recipe.budget is not None and recipe.budget.cut:
+        windows = windows[:, :PROBE_LENGTH]
+        probed = max(1, min(PROBED, len(windows) // 2))
+        measured = measure(
+            loaded.model, windows[:probed], windows[probed : probed + FITTED],
+            scratch / "sensitivity.jsonl", reporter,
+        )  # fmt: skip
+    else:
+        evenly = windows[:: max(1, len(windows) // ESTIMATED)][:ESTIMATED]
+        measured = estimate_costs(loaded.model, evenly, recipe.run.seed, reporter)
     with reporter.stage("budget") as update:
-        choice = space.choose(sensitivity.kl, budget, update)
+        choice = space.choose(measured.kl, budget, update)
     stages = stages_of(recipe, choice, facts.config, settings)
-    report = _report(choice, space.counted, budget, sensitivity, facts)
+    first = before_budget(recipe)
+    later, _ = resolve_recipe(recipe.with_stages(stages[len(first) :]), facts)
+    stages = [*first, *later.stages]
+    report = _report(choice, space.counted, budget, measured, facts)
     return Decision(recipe.with_stages(stages), choice, report)
 
 
@@ -224,15 +239,15 @@ def stages_of(
 
 
 def _report(
-    choice: Choice, counted: str, budget: int, sensitivity: Sensitivity, facts: ModelFacts
+    choice: Choice, counted: str, budget: int, measured: Sensitivity | Estimated, facts: ModelFacts
 ) -> dict[str, Any]:
     """Return the choice and its inputs for budget.json; ``counted`` is the key of its bytes."""
     widths = list(choice.bits.values())
     return {
         "budget_bytes": budget,
         counted: choice.bytes,
-        "baseline_loss": sensitivity.baseline,
-        "predicted_loss": sensitivity.baseline + choice.loss,
+        "baseline_loss": measured.baseline,
+        "predicted_loss": measured.baseline + choice.loss,
         "prediction": "baseline and the sum of separately measured divergences: without interactions "
         "between changes, without what later stages recover",
         "removed_layers": list(choice.removed),
@@ -241,5 +256,7 @@ def _report(
         "group_size": choice.group_size,
         "embedding_bits": choice.embedding_bits,
         "matrices_at_bits": {bits: widths.count(bits) for bits in sorted(set(widths))},
-        "sensitivity": sensitivity.to_json(),
+        "sensitivity"
+        if isinstance(measured, Sensitivity)
+        else "estimated_costs": measured.to_json(),
     }

@@ -1,7 +1,8 @@
 """Recipes: TOML files with the stages of a compression run, in order, and their settings.
 
-The tables ``run``, ``calibration``, ``self_generated``, ``evaluate`` and ``budget`` apply to the whole run.  Every
-other table is a stage, named after its kind, or ``kind-label`` if a kind occurs twice.  Paths are relative to the
+The tables ``run``, ``calibration``, ``self_generated``, ``evaluate`` and ``budget`` apply to the whole run.  The table
+``fast`` changes keys of other tables for ``--fast``.  Every other table is a stage, named after its kind, or
+``kind-label`` if a kind occurs twice.  Paths are relative to the
 recipe's folder; in shipped recipes and ``--set``, to the working directory.
 """
 
@@ -41,6 +42,7 @@ _STAGE_NAME = re.compile(r"([^-]+)(?:-[a-z0-9]+)?")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(KiB|MiB|GiB)?")
 _UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 CUTS = ("layers", "ffn", "kv_heads")  # what a budget may remove
+FAST = "fast"  # table of changes for a fast run
 # keys with paths in any table
 PATH_KEYS = ("text",)
 
@@ -256,22 +258,67 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(resource("recipes").glob("*.toml"))}
 
 
-def load_recipe(source: RecipeSource, assignments: Sequence[str] = ()) -> Recipe:
-    """Load a recipe and apply ``table.key=value`` assignments.
+def load_recipe(
+    source: RecipeSource,
+    assignments: Sequence[str] = (),
+    *,
+    text: Sequence[str] = (),
+    fast: bool = False,
+) -> Recipe:
+    """Load a recipe, and apply its table ``fast`` if wanted, then ``text``, then ``table.key=value`` assignments.
+
+    ``text``: texts for calibration and for all stages instead of the recipe's; paths start at the working directory.
 
     ``source``: a file, the name of a shipped recipe, a mapping of tables as in a file (with paths relative to the
     working directory), or a recipe.
 
     Raises BadRecipe that names the key, its value and what is allowed.
     """
+    tables: Mapping[str, Any]
+    base: Path | None
     if isinstance(source, Recipe):
-        if not assignments:
+        if not (assignments or text or fast):
             return source
-        return parse_recipe(tomllib.loads(source.to_toml()), assignments, name=source.name)
-    if isinstance(source, Mapping):
-        return parse_recipe(_as_toml(source), assignments, base=Path.cwd())
-    tables, base, name = read_tables(os.fspath(source))
+        tables, base, name = tomllib.loads(source.to_toml()), None, source.name
+    elif isinstance(source, Mapping):
+        tables, base, name = _as_toml(source), Path.cwd(), "recipe"
+    else:
+        tables, base, name = read_tables(os.fspath(source))
+    if fast:
+        tables = _made_fast(tables)
+    if text:
+        tables = _with_text(tables, text)
     return parse_recipe(tables, assignments, base=base, name=name)
+
+
+def _made_fast(tables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the tables with the changes of the table ``fast``.  Raises BadRecipe."""
+    changes = tables.get(FAST)
+    if not isinstance(changes, Mapping):
+        raise BadRecipe(
+            f"the recipe has no table [{FAST}], so --fast would change nothing.",
+            "leave --fast out, or shorten the run with --set, such as --set qat.samples=100.",
+        )
+    for table, keys in changes.items():
+        if table not in tables or not isinstance(keys, Mapping):
+            raise BadRecipe(
+                f"[{FAST}] {table} = {keys!r}: keys of tables that the recipe has are allowed.",
+                "write for instance qat.samples = 100.",
+            )
+    changed = {name: {**tables[name], **keys} for name, keys in changes.items()}
+    return {**tables, **changed}
+
+
+def _with_text(tables: Mapping[str, Any], text: Sequence[str]) -> Mapping[str, Any]:
+    """Return the tables with other texts for calibration and for the stages that have own ones."""
+    absolute = _with_paths({"text": list(text)}, Path.cwd())
+    named = [
+        name
+        for name, table in tables.items()
+        if isinstance(table, Mapping) and "text" in table and name != "evaluate"
+    ]
+    changed = {name: {**tables.get(name, {}), **absolute} for name in ["calibration", *named]}
+    return {**tables, **changed}
 
 
 def _as_toml(value: Any) -> Any:
@@ -321,6 +368,8 @@ def parse_recipe(
     problems = _Problems()
     merged: dict[str, dict[str, Any]] = {}
     for key, value in tables.items():
+        if key == FAST:
+            continue
         with problems.noted():
             if not isinstance(value, dict):
                 raise BadRecipe(

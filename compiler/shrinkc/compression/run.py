@@ -30,6 +30,7 @@ from shrinkc.compression.run_directory import (
     foreign_files,
     is_run,
     is_step,
+    link_final,
     locked,
     state_folder,
     step_name,
@@ -150,7 +151,7 @@ class _Run:
                 self._run_step(number)
             self._measure(number)
         shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
-        final = self._model_of(self.records[-1])
+        final = link_final(self.out, self.records[-1].name)
         return CompressionResult(self.out, rows_of(self.records), final, self.estimate, self.notes)
 
     def _resume(self) -> tuple[Path, ModelFacts] | None:
@@ -274,7 +275,7 @@ class _Run:
             done = max(0, len(self.records) - 1)
             recipe = self.recipe
             if recipe.budget is not None:
-                recipe = budget.with_gptq(recipe, facts)
+                recipe, _ = resolve_recipe(budget.with_gptq(recipe, facts), facts)
             found = preflight(
                 recipe,
                 facts,

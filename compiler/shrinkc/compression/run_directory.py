@@ -25,6 +25,7 @@ VERSION = 1
 SOURCE = "00-source"
 MADE_FROM = "made-from.json"  # fingerprint of a stage, in the folder of its state
 BUDGET = "budget.json"  # a budget's choice and its inputs
+FINAL = "final"  # link to the last step of a complete run
 
 
 def is_run(directory: Path) -> bool:
@@ -48,6 +49,7 @@ def foreign_files(out: Path) -> list[str]:
     All files of a step with a damaged record count as shrinkc's."""
     own = {RUN, RECIPE, TABLE, PICTURE, LOCK, BUDGET}
     own |= {name for name in REPORTS if is_report(out / name)}
+    own |= {FINAL} if (out / FINAL).is_symlink() else set()
     try:
         written = SelfGenerated(out / SELF_GENERATED, SelfGeneratedSettings()).files()
     except BadStep:  # its record is damaged
@@ -75,6 +77,20 @@ def _recorded(step: Path) -> set[str] | None:
         return {STEP, *read_json(step / STEP)["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def link_final(out: Path, step: str) -> Path:
+    """Make ``out``/final a link to a step, atomically, and return it; without links, return the step itself."""
+    link, made = out / FINAL, out / f".{FINAL}.partial"
+    if link.exists() and not link.is_symlink():
+        return out / step  # not ours
+    try:
+        made.unlink(missing_ok=True)
+        made.symlink_to(step, target_is_directory=True)
+        os.replace(made, link)
+    except OSError:  # a file system or a user without links
+        return out / step
+    return link
 
 
 def step_name(number: int, stage: str) -> str:

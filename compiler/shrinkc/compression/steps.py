@@ -108,7 +108,7 @@ def read_record(path: Path, kind: str, version: int, hint: str) -> dict[str, Any
 def remove_partials(folder: Path) -> None:
     """Remove the partial files of a killed process."""
     for leftover in folder.glob(".*.partial"):
-        if leftover.is_dir():
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink()

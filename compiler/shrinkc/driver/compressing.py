@@ -27,11 +27,17 @@ def compress_model(
     assignments: Sequence[str],
     tokenizer: Savable | None,
     reporter: Reporter,
+    *,
+    text: Sequence[str] = (),
+    fast: bool = False,
     **options: Any,
 ) -> CompressionResult:
-    """Run or continue a compression.  ``tokenizer``: for a ``model`` in memory.  ``options`` and errors are those of
+    """Run or continue a compression.  ``tokenizer``: for a ``model`` in memory.  ``text`` and ``fast`` are those of
+    :func:`shrinkc.compression.recipe.load_recipe`, other ``options`` and errors those of
     :func:`shrinkc.compression.run.compress`; also raises BadRecipe and Interrupted."""
-    loaded = load_recipe(recipe, assignments)
+    loaded = load_recipe(recipe, assignments, text=text, fast=fast)
+    if loaded.name in shipped() and recipe == loaded.name:
+        reporter.note(f"recipe {loaded.name}: {_described(loaded.name).about}")
     try:
         with on_disk(model, tokenizer) as source:
             return runs.compress(source, out, loaded, reporter=reporter, **options)

@@ -214,7 +214,10 @@ def _measured(path: Path, notes: list[str]) -> Sensitivities | None:
             continue
         try:
             found = read_json(path / name)
-            found = found["report"]["sensitivity"] if name == BUDGET else found
+            if name == BUDGET:
+                if "sensitivity" not in found["report"]:  # only bits were chosen
+                    continue
+                found = found["report"]["sensitivity"]
             return Sensitivities.of_json(found)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             notes.append(f"{name} was left out: it holds no sensitivities ({error!r})")
