@@ -265,7 +265,7 @@ def test_models_that_compress_does_not_take(
         ("run", ["run", "out", "--prompt", "x", "--no-verify"]),
         ("chat", ["chat", "out", "--verify"]),
         ("evaluate", ["eval", "m", "--sample", "x"]),
-        ("compress", ["compress", "m", "-o", "out", "--recipe", "small"]),
+        ("compress", ["compress", "m", "-o", "out", "--recipe", "quarter"]),
     ],
 )
 def test_a_command_calls_the_function(

@@ -22,8 +22,8 @@ def test_the_list(cli: Cli) -> None:
         stages = [stage.name for stage in load_recipe(recipe["name"]).stages]
         assert recipe["stages"] == stages
         assert f"stages: {', '.join(stages)}" in result.out
-        assert recipe["budget"] == (recipe["name"] == "siracusa")
-    assert result.out.count("by its budget") == 1
+        assert recipe["budget"] == (recipe["name"] != "reference")
+    assert result.out.count("by its budget") == 4
 
 
 def test_one_is_printed_and_copied(cli: Cli, tmp_path: Path) -> None:
@@ -42,9 +42,9 @@ def test_one_is_printed_and_copied(cli: Cli, tmp_path: Path) -> None:
     [
         (["tiny"], 16, "shrinkc has no recipe 'tiny'. Hint: allowed:"),
         (["-o", "new.toml"], 2, "-o copies one recipe"),
-        (["small", "-o", "mine.toml"], 40, "mine.toml exists already"),
-        (["small", "-o", "folder"], 40, "folder exists already"),
-        (["small", "-o", "nowhere/new.toml"], 40, "nowhere does not exist"),
+        (["half", "-o", "mine.toml"], 40, "mine.toml exists already"),
+        (["half", "-o", "folder"], 40, "folder exists already"),
+        (["half", "-o", "nowhere/new.toml"], 40, "nowhere does not exist"),
     ],
 )
 def test_refused(

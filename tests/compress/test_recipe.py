@@ -34,11 +34,60 @@ def test_stages_come_in_the_order_of_the_file() -> None:
     assert recipe.stages[2].settings.rank == 8 and recipe.run.seed == 7
 
 
-@pytest.mark.parametrize("name", ["reference", "small", "siracusa"])
+SHIPPED = ("chip", "flash", "half", "quarter", "reference")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_are_whole(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name and recipe.stages
-    assert set(shipped()) == {"reference", "small", "siracusa"}
+    assert tuple(shipped()) == SHIPPED
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "reference"])
+def test_shipped_recipes_fit_any_model(name: str) -> None:
+    """What depends on the model is chosen by a budget; the text is self-generated and English."""
+    recipe = load_recipe(name)
+    assert recipe.budget is not None and recipe.budget.target_bytes is None
+    gptq = [stage.settings for stage in recipe.stages if stage.kind == "gptq"]
+    assert all(not settings.modules and settings.group_size == (64, 32, 16) for settings in gptq)
+    generated, english = recipe.calibration.text
+    assert generated.startswith("self:") and english.startswith("nltk:brown,")
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "reference"])
+def test_fast_trains_less(name: str) -> None:
+    whole, fast = load_recipe(name), load_recipe(name, fast=True)
+    assert fast.self_generated_tokens() < whole.self_generated_tokens()
+    for before, after in zip(whole.stages, fast.stages, strict=True):
+        if hasattr(before.settings, "samples") and before.kind != "vocabulary":
+            assert after.settings.samples < before.settings.samples
+    assert load_recipe(name, ["run.seed=3"], fast=True).run.seed == 3
+
+
+def test_fast_changes_only_what_the_recipe_has(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match=r"no table \[fast\], so --fast would change nothing"):
+        load_recipe("reference", fast=True)
+    with pytest.raises(BadRecipe, match=r"\[fast\] qat = .*keys of tables that the recipe has"):
+        load_recipe({"gptq": {}, "fast": {"qat": {"samples": 3}}}, fast=True)
+    with pytest.raises(BadRecipe, match=r"\[gptq\] bitz = 3: there is no such key"):
+        load_recipe({"gptq": {}, "fast": {"gptq": {"bitz": 3}}}, fast=True)
+    assert load_recipe({"gptq": {}, "fast": {"gptq": {"bits": 3}}}).stages[0].settings.bits == 4
+
+
+def test_text_takes_the_place_of_all_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "gptq": {}, "lora": {"text": "a.txt"}, "qat": {}, "calibration": {"samples": 3},
+        "evaluate": {"text": "test.txt"},
+    }  # fmt: skip
+    recipe = load_recipe(given, text=["self:20k", "own.txt"])
+    wanted = ("self:20k", str(tmp_path / "own.txt"))
+    assert recipe.calibration.text == wanted and recipe.calibration.samples == 3
+    lora, qat = (next(s.settings for s in recipe.stages if s.kind == k) for k in ("lora", "qat"))
+    assert (lora.text, qat.text) == (wanted, ())
+    assert recipe.evaluate is not None and recipe.evaluate.text == str(tmp_path / "test.txt")
+    assert load_recipe("quarter", text=["own.txt"]).calibration.text == (wanted[1],)
 
 
 def test_the_reference_recipe_has_the_settings_of_the_work() -> None:
@@ -51,7 +100,7 @@ def test_the_reference_recipe_has_the_settings_of_the_work() -> None:
     assert (gptq.bits, gptq.group_size, gptq.sym, eora.rank) == (4, 128, True, 32)
 
 
-@pytest.mark.parametrize("name", ["reference", "small", "siracusa"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_effective_recipe_reads_back_as_itself(name: str) -> None:
     recipe = load_recipe(name)
     assert parse_toml(recipe.to_toml(), name=name) == recipe
@@ -91,7 +140,7 @@ def test_a_recipe_through_a_pipe(
 def test_a_text_through_a_pipe_is_refused(piped: Callable[[str], str]) -> None:
     pipe = piped("Once upon a time.")
     with pytest.raises(BadRecipe, match=f"{pipe} is a pipe, which can be read only once"):
-        load_recipe("small", [f"calibration.text={pipe}"])
+        load_recipe("quarter", [f"calibration.text={pipe}"])
 
 
 @pytest.mark.parametrize("name", ["a\0b", "~nobody-of-this-name/a"])
@@ -217,7 +266,9 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_no_such_recipe_and_no_toml(tmp_path: Path) -> None:
-    with pytest.raises(BadRecipe, match="no recipe 'refrence'.*reference, siracusa, small"):
+    with pytest.raises(
+        BadRecipe, match="no recipe 'refrence'.*chip, flash, half, quarter, reference"
+    ):
         load_recipe("refrence")
     (tmp_path / "x.toml").write_text("[depth\n")
     with pytest.raises(BadRecipe, match="not a readable TOML file"):

@@ -20,6 +20,7 @@ from helpers.tiny_gguf import tiny_gguf
 from shrinkc.cli.main import run_cli
 from shrinkc.compression.recipe import Recipe, load_recipe, parse_recipe
 from shrinkc.compression.run import compress
+from shrinkc.compression.run_directory import foreign_files, link_final
 from shrinkc.compression.summary import CompressionResult
 from shrinkc.compression.training import Training
 from shrinkc.core.errors import (
@@ -53,7 +54,7 @@ def whole(
 
 
 def copy_of(whole: tuple[Path, CompressionResult], tmp_path: Path) -> Path:
-    return shutil.copytree(whole[0], tmp_path / "run")
+    return shutil.copytree(whole[0], tmp_path / "run", symlinks=True)
 
 
 def test_every_step_is_a_model_with_its_record(whole: tuple[Path, CompressionResult]) -> None:
@@ -61,7 +62,7 @@ def test_every_step_is_a_model_with_its_record(whole: tuple[Path, CompressionRes
 
     out, result = whole
     assert [row.name for row in result.rows] == STEPS
-    assert result.final == out / "03-lora"
+    assert result.final == out / "final" and result.final.resolve() == out.resolve() / "03-lora"
     for name in STEPS[1:]:
         model = AutoModelForCausalLM.from_pretrained(out / name)
         assert "AutoModelForCausalLM.from_pretrained('.')" in (out / name / "README.md").read_text()
@@ -76,7 +77,7 @@ def test_every_step_is_a_model_with_its_record(whole: tuple[Path, CompressionRes
         assert record["figures"]["bytes_on_disk"] == size
         assert record["figures"]["packed_bytes"] == 2 * record["figures"]["parameters"]
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        [*STEPS, "logs", "recipe.toml", "run.json", "run.svg", "table.md"]
+        [*STEPS, "final", "logs", "recipe.toml", "run.json", "run.svg", "table.md"]
     )
     table = (out / "table.md").read_text().splitlines()
     assert [line.split(" | ")[0].removeprefix("| ") for line in table[2:6]] == STEPS
@@ -84,35 +85,55 @@ def test_every_step_is_a_model_with_its_record(whole: tuple[Path, CompressionRes
     assert result.rows[0].share == 1.0 and result.rows[2].share < 0.75
 
 
-def test_the_shipped_recipe_small_works_on_the_example(
+def test_the_shipped_recipe_quarter_works_on_the_example(
     stories: Path, story_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     quick = [
-        f"calibration.text={story_file}", "calibration.samples=16", "calibration.length=64",
-        "lora.epochs=0.05", "lora.length=64", "finetune_scales.samples=8", "finetune_scales.length=64",
-        "gptq.modules={down_proj = {bits = 8}}",
+        "calibration.samples=16", "calibration.length=64", "reconstruct.samples=8", "reconstruct.length=64",
+        "qat.samples=8", "qat.length=64", "budget.share=0.3",
     ]  # fmt: skip
-    given = [word for text in quick for word in ("--set", text)]
-    assert run_cli(["compress", str(stories), "--recipe", "small", *given, "-o", str(out)]) == 0
+    given = ["--fast", "--text", str(story_file)]
+    given += [word for text in quick for word in ("--set", text)]
+    assert run_cli(["compress", str(stories), "--recipe", "quarter", *given, "-o", str(out)]) == 0
     told = capsys.readouterr().err
     said = " ".join(told.split())
+    assert "recipe quarter: A quarter of the bf16 size" in said
     # matrices of two widths: the line that loads them is printed, and works
-    line = told.partition(
-        "05-finetune_scales: from_pretrained of transformers does not load it; this does: "
-    )[2]
+    line = told.partition("05-qat: ")[2] if "05-qat: " in told else told.partition("04-qat: ")[2]
+    line = line.partition("this does: ")[2]
     names: dict[str, Any] = {}
     exec(line.splitlines()[0], names)
     assert names["model"].config.num_hidden_layers > 0
-    # group size 64 does not divide 96 inputs: the chosen one is printed before the work, and recorded
-    assert "note: [gptq] group_size = 32, of 64, 32, 16 the first that divides 96 and 192" in said
+    # the choice, its bytes as they are compiled, and the group size that divides 96 and 192
+    budget = json.loads((out / "budget.json").read_text())["report"]
+    assert budget["compiled_bytes"] <= budget["budget_bytes"] < 1.02 * budget["compiled_bytes"]
+    assert len(budget["matrices_at_bits"]) > 1 and budget["estimated_costs"]["tokens"] > 0
+    assert budget["removed_layers"] == [] and budget["ffn_channels"] == [192, 192]
     recipe = load_recipe(str(out / "recipe.toml"))
-    settings = next(stage.settings for stage in recipe.stages if stage.kind == "gptq")
-    assert settings.group_size == 32 and settings.embeddings == {"bits": 4, "group_size": 32}
-    assert json.loads((out / "04-gptq" / "step.json").read_text())["settings"]["group_size"] == 32
-    program = str(tmp_path / "program")
-    assert run_cli(["compile", str(out / "05-finetune_scales"), "-o", program]) == 0
-    assert run_cli(["run", program, "--prompt", "Once", "--tokens", "4"]) == 0
+    settings = {stage.kind: stage.settings for stage in recipe.stages}
+    assert settings["gptq"].group_size == settings["awq"].group_size == 32
+    assert recipe.calibration.text == (str(story_file),)
+    # the same command has nothing left to do
+    assert run_cli(["compress", str(stories), "--recipe", "quarter", *given, "-o", str(out)]) == 0
+    program = tmp_path / "program"
+    assert run_cli(["compile", str(out / "final"), "-o", str(program)]) == 0
+    assert run_cli(["run", str(program), "--prompt", "Once", "--tokens", "4"]) == 0
+
+
+def test_final_is_the_last_step(whole: tuple[Path, CompressionResult], tmp_path: Path) -> None:
+    out = copy_of(whole, tmp_path)
+    link = out / "final"
+    assert os.readlink(link) == "03-lora"
+    link.unlink()
+    link.symlink_to("01-depth")
+    assert link_final(out, "03-lora") == link and os.readlink(link) == "03-lora"
+    assert foreign_files(out) == []
+    link.unlink()
+    link.mkdir()
+    (link / "own.txt").write_text("the user's")
+    assert link_final(out, "03-lora") == out / "03-lora"
+    assert foreign_files(out) == ["final/own.txt"]
 
 
 def test_a_run_is_reproducible(

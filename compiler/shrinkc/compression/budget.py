@@ -55,10 +55,12 @@ class Decision:
     def note(self) -> str:
         r, c = self.report, self.choice
         widths = ", ".join(f"{count} at {bits}" for bits, count in r["matrices_at_bits"].items())
-        removed = ", ".join(map(str, c.removed)) or "none"
+        kept = ""
+        if any(s.kind in ("depth", "width") for s in self.recipe.stages):
+            removed = ", ".join(map(str, c.removed)) or "none"
+            kept = f"layers {removed} removed, {c.ffn} FFN channels, {c.kv_groups} KV heads less, "
         return (
-            f"budget {r['budget_bytes']} bytes: {c.bytes} with layers {removed} removed, "
-            f"{c.ffn} FFN channels, {c.kv_groups} KV heads less, matrices: {widths} bit, "
+            f"budget {r['budget_bytes']} bytes: {c.bytes} with {kept}matrices: {widths} bit, "
             f"embedding at {c.embedding_bits} bit; predicted loss {r['predicted_loss']:.3f} after "
             f"{r['baseline_loss']:.3f} ({r['prediction']})"
         )
@@ -73,7 +75,9 @@ def choice_fingerprints(
     for stage in recipe.stages:
         made_from |= stage_fingerprint(stage, calibration)
     made_from |= {f"calibration.{k}": v for k, v in calibration.fingerprint().items()}
-    return made_from | {f"budget.{k}": v for k, v in asdict(recipe.budget).items()}, made_from
+    # as JSON gives them back
+    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe.budget).items()}
+    return made_from | {f"budget.{k}": v for k, v in settings.items()}, made_from
 
 
 def earlier_choice(file: Path, recipe: Recipe, made_from: Fingerprint) -> Recipe | None:
