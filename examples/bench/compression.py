@@ -1,4 +1,4 @@
-"""Compress a model by the reference work's recipe and by the stages of recipe ``small``, trained on the same text.
+"""Compress a model by the reference work's recipe and by pruning with training, trained on the same text.
 
     python examples/bench/compression.py MODEL --data DATA --runs RUNS [--only NAME]...
 
@@ -81,7 +81,7 @@ gptaq = 0
 rank = 32
 
 """
-# The stages of the shipped recipe ``small`` without activation-aware scaling, with GPTQ as first published, trained on
+# Fewer FFN channels, LoRA, 4 bits with GPTQ as first published, and scale fine-tuning, trained on
 # WikiText-2.
 SMALL = """\
 [width]
@@ -131,7 +131,7 @@ ROWS = (
     ("reference_depth4", "depth-4", "gptq", f"reference: 4 of 30 layers removed, {QUANTISED}", "128 windows",
      "4 layers removed"),
     ("small", "small", "finetune_scales",
-     "stages of `small`: FFN 1280, LoRA, 4 bit asymmetric group size 64, embedding 4 bit, scale fine-tuning",
+     "pruned and trained: FFN 1280, LoRA, 4 bit asymmetric group size 64, embedding 4 bit, scale fine-tuning",
      "whole text", "small"),
 )  # fmt: skip
 COLUMNS = {
@@ -200,7 +200,7 @@ def main() -> None:
     if not arguments.only:
         figures.write(
             "compression_reference",
-            title="The reference work's recipe and the stages of recipe small, all trained on the WikiText-2 "
+            title="The reference work's recipe and pruning with training, all trained on the WikiText-2 "
             "validation text; 64 windows of 512 tokens.",
             command="python examples/bench/compression.py", columns=COLUMNS, rows=rows(arguments.runs),
             formats={

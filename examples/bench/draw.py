@@ -75,7 +75,7 @@ def compression() -> str:
         ("recipes of this page, not trained on WikiText-2", "o", ours, 1.0),
         ("4 bit without other compression", "s", formats[1:], base),
         ("reference work's recipe, trained on WikiText-2", "D", others, 1.0),
-        ("recipe small, trained on WikiText-2", "^", small, 1.0),
+        ("pruned and trained on WikiText-2", "^", small, 1.0),
     )
 
     def draw(axes: Axes) -> None:

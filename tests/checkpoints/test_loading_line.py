@@ -1,4 +1,4 @@
-"""The line of Python in a step's README: it loads the step as shrinkc does, or refuses."""
+"""The line of Python in a step's model card: it loads the step as shrinkc does, or refuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from helpers.tiny_gptq import tiny_gptq
 from helpers.tiny_llama import write_tiny_llama
-from shrinkc.checkpoints import README, load, pack_step, write_readme
+from shrinkc.checkpoints import Loading, load, pack_step
 from shrinkc.importer.embedding_sidecar import SIDECAR, read_embedding
 
 RANK = 4
@@ -40,8 +40,8 @@ def make(folder: Path, kind: str) -> Path:
 
 
 def line_of(folder: Path) -> str:
-    """Return the code block of the README."""
-    _, code, _ = (folder / README).read_text().split("```")
+    """Return the code block of the section on loading."""
+    _, code, _ = Loading.of(folder).section().split("```")
     return code.removeprefix("python\n")
 
 
@@ -56,12 +56,11 @@ def line_of(folder: Path) -> str:
         ("mixed-eora", False, f"adapter=Lora(path='.', rank={RANK})"),
     ],
 )
-def test_what_the_readme_says(tmp_path: Path, kind: str, plain: bool, said: str) -> None:
-    loading = write_readme(make(tmp_path / "step", kind), "02-gptq")
-    text = (tmp_path / "step" / README).read_text()
-    assert text.startswith("# 02-gptq\n") and said in line_of(tmp_path / "step")
+def test_what_the_section_says(tmp_path: Path, kind: str, plain: bool, said: str) -> None:
+    loading = Loading.of(make(tmp_path / "step", kind))
+    assert said in line_of(tmp_path / "step")
     assert loading.plain == plain
-    assert str(tmp_path) not in text
+    assert str(tmp_path) not in loading.section()
     assert str(tmp_path) in loading.line(str(tmp_path / "step"))
 
 
@@ -79,7 +78,6 @@ def test_the_line_loads_the_whole_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     step = make(tmp_path / "step", kind)
-    write_readme(step, "02-gptq")
     monkeypatch.chdir(step)
     names: dict[str, Any] = {}
     exec(line_of(step), names)
@@ -98,10 +96,9 @@ def test_nothing_is_left_out_without_a_word(
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         AutoModelForCausalLM.from_pretrained(make(tmp_path / "mixed", "mixed"))
     step = make(tmp_path / "eora", "eora")
-    plain = AutoModelForCausalLM.from_pretrained(step)  # for any path, not only the README's
+    plain = AutoModelForCausalLM.from_pretrained(step)  # for any path, not only the section's
     wanted = logits(load(step).model)
     assert (logits(plain) - wanted).norm() < 0.03 * wanted.norm()
-    write_readme(step, "03-eora")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError):
         exec(line_of(step), {})

@@ -17,7 +17,7 @@ from shrinkc.checkpoints.loading import resolve as resolve
 from shrinkc.checkpoints.loading import stored_dtype as stored_dtype
 from shrinkc.checkpoints.loading import torch_dtype as torch_dtype
 from shrinkc.checkpoints.loading_line import README as README
-from shrinkc.checkpoints.loading_line import write_readme as write_readme
+from shrinkc.checkpoints.loading_line import Loading as Loading
 from shrinkc.checkpoints.packed import is_packed as is_packed
 from shrinkc.checkpoints.packed import link_files as link_files
 from shrinkc.checkpoints.packed import pack_step as pack_step

@@ -1,4 +1,4 @@
-"""The line of Python that loads a step of a run, stored in the step's README."""
+"""The line of Python that loads a step of a run, which the step's model card has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinkc.checkpoints.packed import is_packed
-from shrinkc.core.output import write_file
 from shrinkc.importer.gptq import ADAPTER, find_adapter
 from shrinkc.importer.gptq_config import is_quantized, load_gptq_config
 
@@ -72,14 +71,9 @@ class Loading:
         """Return Python statements that load the directory ``path`` into a variable ``model``."""
         return self.template.format(path=repr(path), rank=self.rank)
 
-
-def write_readme(directory: Path, name: str) -> Loading:
-    """Write README.md of the step ``name`` into ``directory``; it contains no path of this machine."""
-    loading = Loading.of(directory)
-    write_file(
-        directory / README,
-        f"# {name}\n\nA model made by `shrinkc compress`; `step.json` says how. In this folder it is loaded "
-        f"with {', '.join(loading.libraries)}:\n\n```python\n{loading.line('.')}\n```\n"
-        + (f"\n{loading.reason}\n" if loading.reason else ""),
-    )
-    return loading
+    def section(self) -> str:
+        """Return the Markdown that says how to load the directory; it contains no path of this machine."""
+        return (
+            f"In this folder, with {', '.join(self.libraries)}:\n\n```python\n{self.line('.')}\n```\n"
+            + (f"\n{self.reason}\n" if self.reason else "")
+        )

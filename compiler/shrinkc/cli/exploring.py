@@ -14,7 +14,7 @@ from shrinkc.cli.stopping import check
 @command(
     "explore",
     "Search for the best recipes for a model.",
-    "shrinkc explore model --recipe small --trials 20 -o search",
+    "shrinkc explore model --recipe half --trials 20 -o search",
 )
 @click.argument("model")
 @click.option(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     "recipes",
     "List, print or copy recipes for 'compress'.",
     "shrinkc recipes",
-    "shrinkc recipes small",
-    "shrinkc recipes small -o mine.toml",
+    "shrinkc recipes quarter",
+    "shrinkc recipes quarter -o mine.toml",
 )
 @click.argument("name", required=False)
 @click.option(

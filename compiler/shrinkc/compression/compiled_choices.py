@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from shrinkc.compression.choices import (
@@ -22,7 +23,7 @@ from shrinkc.compression.stages.gptq import WIDTHS
 from shrinkc.core.errors import BudgetUnreachable, DoesNotFit
 from shrinkc.core.progress import Update
 from shrinkc.core.words import listed
-from shrinkc.importer import LlamaConfig
+from shrinkc.importer import LlamaConfig, open_checkpoint
 from shrinkc.memory.parts import align
 from shrinkc.memory.planner import bytes_without_weights, make_plan
 from shrinkc.model import HEAD
@@ -34,7 +35,7 @@ from shrinkc.schedule.shapes import (
     permutation_entries,
     shapes_of_config,
 )
-from shrinkc.targets import L2, Target
+from shrinkc.targets import L2, SIRACUSA, Target
 
 
 class CompiledMatrices(Space):
@@ -212,4 +213,18 @@ class OnTarget(CompiledMatrices):
 
 def _stored(shape: ModelShape) -> int:
     """Return the bytes of all weights, aligned as in the memory plan."""
+    return sum(align(m.bytes) for m in shape.stored)
+
+
+def compiled_bytes(directory: Path) -> int | None:
+    """Return the bytes of the matrices of a quantised model directory, compiled for Siracusa; None for floats and for
+    low-rank adapters."""
+    opened = open_checkpoint(directory)
+    if opened.formats is None or opened.ranks:
+        return None
+    config, options, target = opened.config, QuantOptions(), SIRACUSA
+    choices = choose_engines(multiplied(config, options, {}, opened.formats, ()), target)
+    shape = shapes_of_config(
+        config, options, default_context(config), 0, {}, opened.formats, choices=choices
+    )
     return sum(align(m.bytes) for m in shape.stored)

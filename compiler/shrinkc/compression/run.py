@@ -8,9 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from shrinkc.checkpoints import load, need, resolve, save, use_threads, versions, write_readme
+from shrinkc.checkpoints import Loading, load, need, resolve, save, use_threads, versions
 from shrinkc.compression import budget
 from shrinkc.compression.calibration import Calibration
+from shrinkc.compression.card import About, write_card
 from shrinkc.compression.facts import ModelFacts, facts_before, facts_of
 from shrinkc.compression.fingerprint import (
     evaluation_fingerprint,
@@ -83,7 +84,7 @@ def compress(
     use_threads(recipe.run.threads)
     source = resolve(model)
     check_folder(out, can_continue)
-    run = _Run(source, out, recipe, reporter, device)
+    run = _Run(model, source, out, recipe, reporter, device)
     if dry_run:
         if force and is_run(out):
             refuse_to_delete(out, foreign_files(out))
@@ -104,9 +105,15 @@ _OTHER = (
 
 class _Run:
     def __init__(
-        self, source: Path, out: Path, recipe: Recipe, reporter: Reporter, device: str
+        self,
+        given: str,
+        source: Path,
+        out: Path,
+        recipe: Recipe,
+        reporter: Reporter,
+        device: str,
     ) -> None:
-        self.source, self.out, self.recipe = source, out, recipe
+        self.given, self.source, self.out, self.recipe = given, source, out, recipe
         self.reporter, self.device = reporter, device
         store = SelfGenerated(out / SELF_GENERATED, recipe.self_generated)
         self.self_generated = store if recipe.self_generated_tokens() else None
@@ -390,9 +397,8 @@ class _Run:
         started = time.monotonic()
         with new_directory(self.out / name) as folder:
             report = self._run_stage(stage, before, folder, scratch, logs)
-            loading = write_readme(folder, name)
             with self.reporter.stage(f"{name}: counting"):
-                self._write_record(
+                record = self._write_record(
                     folder,
                     facts_of(folder),
                     name=name,
@@ -403,11 +409,12 @@ class _Run:
                     notes=report.notes,
                     seconds=round(time.monotonic() - started, 3),
                 )
+                write_card(folder, self._about(), [*self.records, record])
         # read from the file, as a continued run does: JSON has lists instead of tuples
         self.records.append(read_step(self.out / name))
         for note in report.notes:
             self._note(f"{name}: {note}")
-        if not loading.plain:
+        if not (loading := Loading.of(self.out / name)).plain:
             line = loading.line(str(self.out / name))
             self._note(
                 f"{name}: from_pretrained of transformers does not load it; this does: {line}"
@@ -451,11 +458,22 @@ class _Run:
         if settings is None or not differences(record.evaluation, wanted):
             return
         scorer = TorchScorer(load(self._model_of(record), dtype=settings.dtype, device=self.device))
-        metrics = evaluate(scorer, settings.plan(), self.reporter)
+        base = None  # the result is compared with the original
+        if settings.text is not None and number == len(self.recipe.stages):
+            original = load(
+                self._model_of(self.records[0]), dtype=settings.dtype, device=self.device
+            )
+            base = TorchScorer(original)
+        metrics = evaluate(scorer, settings.plan(), self.reporter, base=base)
         changed = replace(record, evaluation=wanted, metrics=metrics)
         write_step(self.out / record.name, changed)
         self.records[number] = read_step(self.out / record.name)
+        if number:
+            write_card(self.out / record.name, self._about(), self.records[: number + 1])
         self._write_summary()
+
+    def _about(self) -> About:
+        return About.of(self.given, self.source, self.recipe)
 
     def _write_summary(self) -> None:
         write_summary(self.out, self.source.name, self.recipe.to_toml(), self.records)

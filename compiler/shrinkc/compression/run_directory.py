@@ -10,7 +10,14 @@ from pathlib import Path
 
 from shrinkc.compression.self_generated import FOLDER as SELF_GENERATED
 from shrinkc.compression.self_generated import SelfGenerated, SelfGeneratedSettings
-from shrinkc.compression.steps import STEP, check_unchanged, read_json, remove_partials, write_json
+from shrinkc.compression.steps import (
+    CARD,
+    STEP,
+    check_unchanged,
+    read_json,
+    remove_partials,
+    write_json,
+)
 from shrinkc.core.artifact import REPORTS, all_files, is_report
 from shrinkc.core.errors import BadStep, OutputError
 from shrinkc.core.fingerprint import Fingerprint
@@ -74,7 +81,7 @@ def foreign_files(out: Path) -> list[str]:
 
 def _recorded(step: Path) -> set[str] | None:
     try:
-        return {STEP, *read_json(step / STEP)["files"]}
+        return {STEP, CARD, *read_json(step / STEP)["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

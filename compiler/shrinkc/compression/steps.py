@@ -15,7 +15,7 @@ from shrinkc.core.fingerprint import Fingerprint, differences
 from shrinkc.core.output import write_file
 from shrinkc.core.parsing import parse_json
 
-STEP = "step.json"
+STEP, CARD = "step.json", "README.md"
 FORMAT = "shrinkc-step"
 VERSION = 1
 
@@ -51,9 +51,10 @@ class StepRecord:
 
 
 def list_files(directory: Path) -> list[str]:
-    """Return the sorted relative paths (with slashes) of all files below ``directory`` except step.json."""
+    """Return the sorted relative paths (with slashes) of all files below ``directory`` except step.json and the model
+    card, which is written again after a measurement and may be edited."""
     files = (p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
-    return sorted(name for name in files if name != STEP)
+    return sorted(name for name in files if name not in (STEP, CARD))
 
 
 def write_step(directory: Path, record: StepRecord) -> None:

@@ -8,6 +8,7 @@ from shrinkc.importer.loading import Checkpoint as Checkpoint
 from shrinkc.importer.loading import load_config as load_config
 from shrinkc.importer.loading import load_model as load_model
 from shrinkc.importer.loading import open_checkpoint as open_checkpoint
+from shrinkc.importer.loading import stated_license as stated_license
 from shrinkc.importer.model import FloatModel as FloatModel
 from shrinkc.importer.model import Formats as Formats
 from shrinkc.importer.model import QuantizedWeight as QuantizedWeight

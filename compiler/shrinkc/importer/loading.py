@@ -182,7 +182,7 @@ def _open(path: Path, adapter: Path | None, whole: bool) -> Checkpoint:
         source = _Source.of(path)
         name, config = name_of(path), source.config
         integers, tokenizer, load, notes = _contents(source, whole)
-        licence = _stated_license(source)
+        licence = _license(source)
         if not given and source.gptq is not None:
             adapter = find_adapter(path)
     found = integers.formats or None
@@ -193,7 +193,14 @@ def _open(path: Path, adapter: Path | None, whole: bool) -> Checkpoint:
     )  # fmt: skip
 
 
-def _stated_license(source: _Source) -> str:
+def stated_license(path: Path) -> str:
+    """Return the licence that a model's files state, as in :class:`Checkpoint`."""
+    path = Path(path)
+    with _reading(path):
+        return _license(_Source.of(path))
+
+
+def _license(source: _Source) -> str:
     """Return ``general.license`` of a GGUF file, or ``license`` at the head of a directory's README.md."""
     if source.file is not None:
         return str(source.file.metadata.get("general.license", "")).strip()
