@@ -21,8 +21,10 @@ from shrinkc.cli.main import run_cli
 from shrinkc.compression.recipe import Recipe, load_recipe, parse_recipe
 from shrinkc.compression.run import compress
 from shrinkc.compression.run_directory import foreign_files, link_final
+from shrinkc.compression.steps import read_step
 from shrinkc.compression.summary import CompressionResult
 from shrinkc.compression.training import Training
+from shrinkc.core.artifact import file_record
 from shrinkc.core.errors import (
     BadStep,
     Interrupted,
@@ -71,9 +73,10 @@ def test_every_step_is_a_model_with_its_record(whole: tuple[Path, CompressionRes
         assert record["figures"]["parameters"] == sum(p.numel() for p in model.parameters())
         assert (record["seed"], record["threads"], record["stage"]) == (0, 1, name[3:])
         assert record["versions"]["torch"] == torch.__version__
-        assert set(record["files"]) == {p.name for p in (out / name).iterdir()} - {"step.json"}
+        own = {"step.json", "README.md"}
+        assert set(record["files"]) == {p.name for p in (out / name).iterdir()} - own
         assert record["metrics"]["perplexity"]["protocol"] == "wikitext512"
-        size = sum(p.stat().st_size for p in (out / name).iterdir() if p.name != "step.json")
+        size = sum(p.stat().st_size for p in (out / name).iterdir() if p.name not in own)
         assert record["figures"]["bytes_on_disk"] == size
         assert record["figures"]["packed_bytes"] == 2 * record["figures"]["parameters"]
     assert sorted(p.name for p in out.iterdir()) == sorted(
@@ -105,11 +108,11 @@ def test_the_shipped_recipe_quarter_works_on_the_example(
     names: dict[str, Any] = {}
     exec(line.splitlines()[0], names)
     assert names["model"].config.num_hidden_layers > 0
-    # the choice, its bytes as they are compiled, and the group size that divides 96 and 192
+    # the choice, its bytes as they are compiled, and the group size that divides 96 and 256
     budget = json.loads((out / "budget.json").read_text())["report"]
     assert budget["compiled_bytes"] <= budget["budget_bytes"] < 1.02 * budget["compiled_bytes"]
     assert len(budget["matrices_at_bits"]) > 1 and budget["estimated_costs"]["tokens"] > 0
-    assert budget["removed_layers"] == [] and budget["ffn_channels"] == [192, 192]
+    assert budget["removed_layers"] == [] and budget["ffn_channels"] == [256, 256]
     recipe = load_recipe(str(out / "recipe.toml"))
     settings = {stage.kind: stage.settings for stage in recipe.stages}
     assert settings["gptq"].group_size == settings["awq"].group_size == 32
@@ -119,6 +122,34 @@ def test_the_shipped_recipe_quarter_works_on_the_example(
     program = tmp_path / "program"
     assert run_cli(["compile", str(out / "final"), "-o", str(program)]) == 0
     assert run_cli(["run", str(program), "--prompt", "Once", "--tokens", "4"]) == 0
+
+
+def test_the_model_card(whole: tuple[Path, CompressionResult], stories: Path) -> None:
+    out, result = whole
+    name = STEPS[-1]
+    text = (out / name / "README.md").read_text()
+    head, body = text.removeprefix("---\n").split("---\n", 1)
+    about = dict(line.split(": ", 1) for line in head.splitlines())
+    assert json.loads(about["tags"]) == ["shrinkc", "compressed"]
+    assert json.loads(about["library_name"]) == "transformers" and "base_model" not in about
+    first, last = result.rows[0], result.rows[-1]
+    cells = dict(line[2:].split(" | ", 1) for line in body.splitlines() if line.startswith("| "))
+    assert cells["parameters"] == f"{first.parameters:,} | {last.parameters:,} |"
+    measured = cells["perplexity (wikitext512; per token)"]
+    assert measured == f"{first.perplexity:.2f} | {last.perplexity:.2f} |"
+    divergence = float(cells["KL divergence to the original, nats per token"].split()[-2])
+    assert divergence > 0.01
+    digest = file_record(out / name / "model.safetensors").sha256
+    assert cells["SHA-256 of model.safetensors"].startswith(f"– | {digest[:16]}…")
+    assert f"# {stories.name}, {last.share:.1%} of its bf16 size" in body
+    assert str(out) not in text and "shrinkc compile . --target siracusa" in text
+
+
+def test_a_model_card_may_be_edited(whole: tuple[Path, CompressionResult], tmp_path: Path) -> None:
+    out = copy_of(whole, tmp_path)
+    (out / STEPS[1] / "README.md").write_text("mine")
+    assert read_step(out / STEPS[1]).name == STEPS[1]
+    assert foreign_files(out) == []
 
 
 def test_final_is_the_last_step(whole: tuple[Path, CompressionResult], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from shrinkc.compression.summary import rows_of
 from shrinkc.core.output import write_file
 from shrinkc.core.words import show_metric, show_size, show_time
 from shrinkc.importer import stated_license
+from shrinkc.importer.gptq_config import is_quantized
 
 HASHED = ".safetensors"
 HEAD_OF_HASH = 16  # digits of a SHA-256 that a card shows; step.json has all
@@ -53,6 +54,7 @@ def card(folder: Path, about: About, records: Sequence[StepRecord]) -> str:
 
     It contains no path of this machine."""
     record, loading = records[-1], Loading.of(folder)
+    quantised = is_quantized(folder)
     rows = rows_of(records)
     share = rows[-1].share
     lines = [
@@ -75,6 +77,7 @@ def card(folder: Path, about: About, records: Sequence[StepRecord]) -> str:
         "",
         loading.section(),
         "For a microcontroller: `shrinkc compile . --target siracusa -o program`.",
+        *(["For llama.cpp: `shrinkc export . --gguf model.gguf`."] if quantised else []),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import shrinkc
-from shrinkc.checkpoints import is_packed, located, need, write_gptq, write_readme
+from shrinkc.checkpoints import README, Loading, is_packed, located, need, write_gptq
 from shrinkc.core import artifact
 from shrinkc.core.errors import ExtraMissing, OutputError, UnsupportedModel, UsageError
-from shrinkc.core.output import check_directory, check_file, new_directory, new_file
+from shrinkc.core.output import check_directory, check_file, new_directory, new_file, write_file
 from shrinkc.core.progress import Reporter
 from shrinkc.core.shell import name_of
 from shrinkc.core.words import show_size
@@ -198,7 +198,8 @@ def export_gptq(source: Path, output: Path, reporter: Reporter) -> ExportedFiles
         )
     with reporter.stage("writing"), new_directory(output) as folder:
         write_gptq(source, folder, copy=True)
-        loading = write_readme(folder, name_of(output))
+        loading = Loading.of(folder)
+        write_file(folder / README, f"# {name_of(output)}\n\n{loading.section()}")
     size = "embedding and LM head take 16 bits per weight" if is_packed(source) else ""
     notes = (f"load it with: {loading.line(str(output))}", *filter(None, (size, loading.reason)))
     return ExportedFiles(str(output), name_of(source), "written", _sizes(output), notes)
