@@ -25,6 +25,7 @@ from shrinkc.importer.gguf_file import GgufFile
 from shrinkc.importer.model import FloatModel, QuantizedWeight, dense
 from shrinkc.model import FIELDS, family_of
 
+STORIES = Path(__file__).resolve().parents[2] / "examples" / "stories"
 TEXTS = ("Once upon a time", "in 1984,\n\n two  <s>girls</s> é €", "")
 
 
@@ -200,6 +201,31 @@ def test_unknown_tokenizers_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UnsupportedModel, match=said):
             write_gguf(load_model(tmp_path / "m"), tmp_path / "m.gguf")
         assert not (tmp_path / "m.gguf").exists()
+
+
+def test_sentencepiece_needs_merges_in_the_order_of_scores(tmp_path: Path) -> None:
+    """Merges of added tokens never happen, and merges that make one piece may have any order."""
+    with pytest.raises(UnsupportedModel, match="not in the order of the scores"):
+        write_gguf(load_model(STORIES), tmp_path / "m.gguf")  # a BPE that was trained as such
+    tiny_gptq(tmp_path / "m")
+    file = tmp_path / "m/tokenizer.json"
+    spec = json.loads(file.read_text())
+    merges = [m if isinstance(m, list) else m.split(" ") for m in spec["model"]["merges"]]
+    assert len({"".join(m) for m in merges}) >= 2
+
+    piece = "".join(merges[-1])
+    token = {
+        "id": spec["model"]["vocab"][piece], "content": piece, "special": False, "normalized": False,
+        "single_word": False, "lstrip": False, "rstrip": False,
+    }  # fmt: skip
+    # its merge first, which the scores of the others do not allow
+    model = {**spec["model"], "merges": [merges[-1], *merges[:-1]]}
+    added = [*(spec.get("added_tokens") or []), token]
+    file.write_text(json.dumps({**spec, "model": model, "added_tokens": added}))
+    write_gguf(load_model(tmp_path / "m"), tmp_path / "m.gguf")
+    before, after = (load_model(p).tokenizer for p in (tmp_path / "m", tmp_path / "m.gguf"))
+    for text in (*TEXTS, f"a {piece} b"):
+        assert before.encode(text) == after.encode(text)
 
 
 @pytest.mark.parametrize(
