@@ -464,7 +464,7 @@ def test_the_command(stories: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     streams = capsys.readouterr()
     content = json.loads(streams.out)
     assert [row["layers"] for row in content["steps"]] == [5, 4]
-    assert content["final"] == str(tmp_path / "o" / "01-depth")
+    assert content["final"] == str(tmp_path / "o" / "final")
     record = json.loads((tmp_path / "o" / "01-depth" / "step.json").read_text())
     assert record["parameters"]["removed"] == [2]
     for arguments, code in (
@@ -559,7 +559,7 @@ def test_a_model_in_memory(stories: Path, story_file: Path, tmp_path: Path) -> N
         "tokenizer": AutoTokenizer.from_pretrained(stories),
     }  # fmt: skip
     made = shrinkc.compress(model, tmp_path / "run", **options)
-    assert repr(made).startswith(f"<CompressionResult {tmp_path / 'run' / '01-depth'}: 1 steps, ")
+    assert repr(made).startswith(f"<CompressionResult {tmp_path / 'run' / 'final'}: 1 steps, ")
     tables: Any = options["recipe"]
     again = compress(str(stories), tmp_path / "other", load_recipe(tables), reporter=Silent())
     for name in ("config.json", "model.safetensors"):
