@@ -46,7 +46,7 @@ def test_shipped_recipes_are_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name != "reference"])
 def test_shipped_recipes_fit_any_model(name: str) -> None:
-    """What depends on the model is chosen by a budget; the text is self-generated and English."""
+    """A budget chooses everything that depends on the model; the text is self-generated and English."""
     recipe = load_recipe(name)
     assert recipe.budget is not None and recipe.budget.target_bytes is None
     gptq = [stage.settings for stage in recipe.stages if stage.kind == "gptq"]

@@ -34,9 +34,7 @@ from shrinkc.importer import LlamaConfig, Tokenizer
 from shrinkc.targets import CHIPS, Target, target_named
 
 PROBED, PROBE_LENGTH = 2, 256  # windows for sensitivities, and tokens of each
-ESTIMATED = (
-    4  # windows for the costs of fewer bits alone; their inputs and gradients are kept in memory
-)
+ESTIMATED = 4  # windows for the costs of fewer bits alone; memory holds their inputs and gradients
 
 
 @dataclass(frozen=True)
@@ -252,7 +250,7 @@ def _report(
         counted: choice.bytes,
         "baseline_loss": measured.baseline,
         "predicted_loss": measured.baseline + choice.loss,
-        "prediction": "baseline and the sum of separately measured divergences: without interactions "
+        "prediction": "baseline and the sum of the divergences of single changes: without interactions "
         "between changes, without what later stages recover",
         "removed_layers": list(choice.removed),
         "ffn_channels": [facts.config.intermediate_size, choice.ffn],

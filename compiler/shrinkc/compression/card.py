@@ -25,7 +25,7 @@ HEAD_OF_HASH = 16  # digits of a SHA-256 that a card shows; step.json has all
 
 @dataclass(frozen=True)
 class About:
-    """What a card says of the whole run.  ``model``: name of the original.  ``hub``: its id on the Hugging Face hub, or
+    """Facts of the whole run for a card.  ``model``: name of the original.  ``hub``: its id on the Hugging Face hub, or
     empty.  ``license``: of its weights, or empty.  ``recipe``: name of the recipe, ``stages``: names of its stages."""
 
     model: str

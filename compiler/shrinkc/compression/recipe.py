@@ -129,7 +129,7 @@ class BudgetSettings(Checked):
     """With ``fit``: size of the off-chip flash, such as ``"8MiB"``.  With 0, everything has to fit on the
     chip.  By default the target's, ``"512MiB"``."""
     cut: tuple[Annotated[str, OneOf(*CUTS)], ...] = CUTS
-    """What may be removed; an empty list allows only fewer bits."""
+    """Parts that the choice may remove. With an empty list it changes only bits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

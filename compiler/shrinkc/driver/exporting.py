@@ -30,7 +30,7 @@ ONNX_MOST = (1 << 31) - 1  # bytes of a file: the limit of a protocol buffer
 
 
 class Result(Protocol):
-    """What an export wrote."""
+    """Summary of an export."""
 
     def lines(self) -> list[str]:
         """Return a summary."""
