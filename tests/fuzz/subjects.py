@@ -198,7 +198,7 @@ def _recipes(folder: Path) -> None:
     (folder / "budget").mkdir()
     (folder / "budget" / "recipe.toml").write_text(
         '[calibration]\ntext = ["self:20000", "more.txt"]\nsamples = 4\n[budget]\ntarget_bytes = "64 MiB"\n'
-        '[evaluate]\ntext = "hub:wikitext"\nwindows = 2\nsamples = ["Once"]\n'
+        '[evaluate]\ntext = "stories.txt"\nwindows = 2\nsamples = ["Once"]\n'
     )
 
 

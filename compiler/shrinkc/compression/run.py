@@ -458,8 +458,9 @@ class _Run:
         if settings is None or not differences(record.evaluation, wanted):
             return
         scorer = TorchScorer(load(self._model_of(record), dtype=settings.dtype, device=self.device))
-        base = None  # the result is compared with the original
-        if settings.text is not None and number == len(self.recipe.stages):
+        base = None  # the result is compared with the original, if it has the same tokens
+        same_tokens = tokens_left(self.out / r.name for r in self.records) is None
+        if settings.text is not None and number == len(self.recipe.stages) and same_tokens:
             original = load(
                 self._model_of(self.records[0]), dtype=settings.dtype, device=self.device
             )
