@@ -136,6 +136,11 @@ def without(options: list[str], change: list[str]) -> list[str]:
     return [word for name, value in pairs if name not in change for word in (name, value)]
 
 
+LONG = {
+    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 16, "num_attention_heads": 8,
+    "head_dim": 64, "vocab_size": 600, "max_position_embeddings": 4096,
+}  # fmt: skip
+
 ALL = "--context --bits --embedding-bits --l1"
 
 
@@ -173,6 +178,7 @@ ALL = "--context --bits --embedding-bits --l1"
         (TINY, "--l1 32KiB --engines cores", ["--context", "--bits", "--l1"]),
         (TINY, "--l1 30KiB", ["--context", "--l1"]),
         (TINY, "--l1 13000 --context 3", ["--l1"]),
+        (LONG, "--context 1000 --hyperram 8MiB", ["--context", "--kv-bits", "--hyperram"]),
         (TINY, "--l1 1KiB --context 4000", ["--l1"]),
     ],
 )

@@ -20,6 +20,7 @@ from shrinkc.importer import Checkpoint, LlamaConfig
 from shrinkc.model import SLOT_MODULES, window_notes
 from shrinkc.quantize import QuantOptions, check_sizes
 from shrinkc.schedule.shapes import default_context, permutation_entries
+from shrinkc.storage import KV_BITS
 from shrinkc.targets import MIB, MOST, SIZES, Target, target_named, with_sizes
 
 # a longer context leaves fewer than 12 bits for a probability (ir/ops/attention.py)
@@ -97,7 +98,19 @@ def _alternatives(
     found = alternatives(fits, draft.quant, draft.context, draft.l1, draft.target.l1, fixed)
     if all(map(lacks_weights, lacks)):
         found = [*_with_fit(draft, request), *found]
+    elif _fits_with_narrow_cache(draft):
+        found.append(f"--kv-bits {KV_BITS[-1]}")
     return found + [f"--{name} {size // MIB}MiB" for name, size in _larger_parts(draft)]
+
+
+def _fits_with_narrow_cache(draft: Draft) -> bool:
+    """Return whether fewer bits of keys and values make the model fit."""
+    quant = replace(draft.quant, kv_bits=KV_BITS[-1])
+    try:
+        check_sizes(draft.config, quant.kv_bits)
+    except QuantizeError:
+        return False
+    return quant != draft.quant and replace(draft, quant=quant).fits
 
 
 def _with_fit(draft: Draft, request: PlanRequest) -> list[str]:
