@@ -17,6 +17,7 @@ from shrinkc.cli.main import run_cli
 from shrinkc.compression.embedding import quantize_embeddings
 from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
 from shrinkc.compression.sensitivity import DAMP, MODULES, NARROW, WIDTHS, Sensitivity, measure
+from shrinkc.compression.sensitivity_output import table
 from shrinkc.compression.stages.depth import keep_layers
 from shrinkc.core.errors import RunChanged
 
@@ -65,6 +66,24 @@ def test_baseline(tiny: Any, found: Sensitivity) -> None:
         assert found.baseline == pytest.approx(float(tiny(WINDOWS, labels=WINDOWS).loss), rel=1e-5)
     assert found.tokens == 2 * 23
     assert found.group_size == 32
+
+
+def test_standard_errors(tiny: Any, found: Sensitivity, tmp_path: Path) -> None:
+    """Of two windows: half of the difference of their means.  Of one window there is none."""
+    changed = copy.deepcopy(tiny)
+    keep_layers(changed, [0, 2])
+    p, q = predictions(tiny), predictions(changed)
+    growth = (p - q).gather(2, WINDOWS[:, 1:, None]).mean((1, 2))
+    kl = (p.exp() * (p - q)).sum(-1).mean(1)
+    assert found.loss_error is not None and found.kl_error is not None
+    wanted = abs(float(growth[0] - growth[1])) / 2
+    assert found.loss_error.layers[1].removed == pytest.approx(wanted, abs=1e-5)
+    wanted = abs(float(kl[0] - kl[1])) / 2
+    assert found.kl_error.layers[1].removed == pytest.approx(wanted, abs=1e-5) and wanted > 1e-4
+    lines = table(found)
+    assert f"{found.loss_error.layers[1].removed:.1g}" == lines[3].split()[3]
+    one = measure(tiny, WINDOWS[:1], FIT, tmp_path / "probes.jsonl", Recorder())
+    assert one.loss_error is None and "±" not in "".join(table(one)[1:])
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -126,8 +145,8 @@ def test_embeddings_are_quantised_as_in_the_stage_gptq(tied: bool, tmp_path: Pat
         tables = quantize_embeddings(model, FIT, bits=bits, group_size=result.group_size)
         assert len(tables) == (1 if tied else 2)
         places = (changed.get_input_embeddings(), changed.get_output_embeddings())
-        for place, table in zip(places, tables.values(), strict=False):
-            place.weight.data.copy_(torch.from_numpy(table.dequantized()))
+        for place, small in zip(places, tables.values(), strict=False):
+            place.weight.data.copy_(torch.from_numpy(small.dequantized()))
         assert costs(model, changed)[1] == pytest.approx(result.kl.embedding[bits], rel=0.02)
 
 
@@ -216,7 +235,7 @@ def test_other_options_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     text, model, out = write_text(tmp_path), tmp_path / "m", str(tmp_path / "out")
     write_tiny_llama(model, layers=1)
     command = ["sensitivity", str(model), "--text", text, "--length", "16", "-o", out]
-    assert run_cli(command) == 0
+    assert run_cli([*command, "--samples", "2"]) == 0
     assert run_cli([*command, "--samples", "3"]) == RunChanged.exit_code
     said = " ".join(capsys.readouterr().err.split())
     assert "belongs to another run: samples: 2 → 3; measured text has other content" in said
@@ -253,7 +272,7 @@ def test_a_full_disk(
     tmp_path: Path, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Before, during and after the measurement, the error names the place, and no result is lost."""
-    text, model, disk = write_text(tmp_path), tmp_path / "m", small_disk(24)
+    text, model, disk = write_text(tmp_path), tmp_path / "m", small_disk(36)
     write_tiny_llama(model, layers=2)
     out, much = disk / "deep" / "out", disk / "much"
     command = [
@@ -266,7 +285,7 @@ def test_a_full_disk(
         streams = capsys.readouterr()
         return streams.out, " ".join(streams.err.split())
 
-    much.write_bytes(bytes(24576))
+    much.write_bytes(bytes(36864))
     shown, said = refused()
     assert f"{out} cannot be written: No space left" in said and shown == ""
     assert [p.name for p in disk.iterdir()] == ["much"]
@@ -277,7 +296,7 @@ def test_a_full_disk(
     assert {p.name for p in out.iterdir()} == {"probes.jsonl", "sensitivity.json"}
     for file in out.iterdir():
         file.unlink()
-    much.write_bytes(bytes(20480))
+    much.write_bytes(bytes(32768))
     shown, said = refused()  # one block of the disk, and the probes need more
     assert f"{out / 'probes.jsonl'} cannot be written: No space left" in said and shown == ""
     assert [p.name for p in out.iterdir()] == ["probes.jsonl"]

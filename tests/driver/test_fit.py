@@ -243,8 +243,9 @@ def sensitivities(file: Path, layers: int, **changes: Any) -> Path:
         "embedding": costs(0.001),
     }  # fmt: skip
     content = {
-        "format": "shrinkc-sensitivity", "version": 5, "baseline": 1.0, "tokens": 100, "group_size": 32,
+        "format": "shrinkc-sensitivity", "version": 6, "baseline": 1.0, "tokens": 100, "group_size": 32,
         "dtype": "float32", "samples": 2, "length": 51, "loss": found, "kl": found,
+        "loss_error": None, "kl_error": found,
     }  # fmt: skip
     file.write_text(json.dumps({**content, **changes}))
     return file
@@ -272,7 +273,7 @@ def test_measured_sensitivities_decide(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"format": "other"}, "is not a result of 'shrinkc sensitivity'"),
-        ({"version": 1}, "is of version 1, this shrinkc reads version 5"),
+        ({"version": 1}, "is of version 1, this shrinkc reads version 6"),
         ({"kl": {"layers": [], "embedding": {}}}, "is damaged"),
         ({"baseline": "much"}, "is damaged: baseline"),
     ],

@@ -67,6 +67,7 @@ def sensitivities(layers: int) -> dict[str, Any]:
     return {
         "format": "shrinkc-sensitivity", "version": 1, "unit": "nats per token", "baseline": 1.5, "tokens": 510,
         "group_size": 32, "dtype": "float32", "samples": 2, "length": 256, "loss": costs(1.0), "kl": costs(0.5),
+        "loss_error": costs(0.1), "kl_error": None,
     }  # fmt: skip
 
 

@@ -28,9 +28,9 @@ from shrinkc.cli.options import COUNT, FILE, FOLDER, command
 @click.option(
     "--samples",
     type=COUNT,
-    default=2,
+    default=16,
     show_default=True,
-    help="Number of windows of text to measure.",
+    help="Number of windows of text to measure. Standard errors need at least 2.",
 )
 @click.option(
     "--length", type=click.IntRange(8), default=256, show_default=True, help="Tokens per window."

@@ -2,19 +2,21 @@
 
 Every change is measured separately on the same few windows of text: the increase in loss, and the divergence
 KL(original ‖ changed) of the predictions, both in nats per token.  The divergence is the expected increase on text that
-the model would generate itself.  It needs far fewer tokens to stand out from noise, so a budget uses it.  Changes are
-fitted (GPTQ, WANDA scores, the refit of the rest) on other windows.  Only the layers from the changed one on are
-computed.
+the model would generate itself.  It needs far fewer tokens to stand out from noise, so a budget uses it.  Standard
+errors come from the spread between windows.  Changes are fitted (GPTQ, WANDA scores, the refit of the rest) on other
+windows.  Only the layers from the changed one on are computed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from shrinkc.compression.blocks import INPUT_OF, batches, block, embed, positions, second_moments
@@ -45,7 +47,7 @@ WIDTHS = tuple(sorted(gptq.WIDTHS, reverse=True))
 NARROW = (0.125, 0.25, 0.5)
 GROUPS = (64, 32, 16, 8, 4, 2, 1)
 FORMAT = "shrinkc-sensitivity"
-VERSION = 5  # of the measurements' definition
+VERSION = 6  # of the measurements' definition
 FITTED = 16  # windows that changes are fitted to
 DAMP = 0.05  # GPTQ's damping, GPTQModel's default
 QUANTISER = "GPTQ, asymmetric (shrinkc.compression.gptq)"
@@ -79,7 +81,8 @@ class Costs:
 @dataclass(frozen=True)
 class Sensitivity:
     """``baseline``: loss in nats per token, over ``tokens`` predictions.  ``group_size``: weights that
-    share a scale.  ``loss``: increase in loss, ``kl``: divergence."""
+    share a scale.  ``loss``: increase in loss, ``kl``: divergence.  ``…_error``: their standard errors, None if
+    there is one window."""
 
     baseline: float
     tokens: int
@@ -89,6 +92,8 @@ class Sensitivity:
     length: int
     loss: Costs
     kl: Costs
+    loss_error: Costs | None
+    kl_error: Costs | None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -113,11 +118,10 @@ def read_sensitivity(file: Path, layers: int) -> Sensitivity:
                 f"{file} is of version {content.get('version')}, this shrinkc reads version {VERSION}.",
                 "measure again.",
             )
-        own = [f.name for f in fields(Sensitivity) if f.name not in ("loss", "kl")]
-        found = Sensitivity(
-            **{name: content[name] for name in own},
-            loss=_costs_of(content["loss"]), kl=_costs_of(content["kl"]),
-        )  # fmt: skip
+        costs = ("loss", "kl", "loss_error", "kl_error")
+        own = {f.name: content[f.name] for f in fields(Sensitivity) if f.name not in costs}
+        given: dict[str, Any] = {name: content[name] and _costs_of(content[name]) for name in costs}
+        found = Sensitivity(**own, **given)
         check_fields(found)
     except OSError as error:
         raise BadData(f"{file} cannot be read: {error.strerror}.", "check its path.") from error
@@ -221,7 +225,7 @@ class _Run:
         )
         self.group_size = next(g for g in GROUPS if all(size % g == 0 for size in sizes))
         self.model, self.windows, self.fit, self.journal = model, windows, fit, journal
-        # probe -> loss, divergence
+        # probe -> mean loss and mean divergence of each window
         self.found = {r["probe"]: (r["loss"], r["kl"]) for r in journal.records}
         self.layers = list(model.model.layers)
         self.parts = batches(windows)
@@ -231,7 +235,7 @@ class _Run:
     def everything(self, update: Update) -> None:
         hidden = [embed(self.model, ids) for ids in self.parts]
         fitted = [embed(self.model, ids) for ids in batches(self.fit)]
-        self.original = self._predictions(hidden, 0)
+        self.original = list(self._predictions(hidden, 0))
         count = len(self.layers)
         # a probe costs the layers after it; the LM head costs about as much as ten layers
         total = sum(count - i + 10 for i in range(count)) + count
@@ -255,18 +259,16 @@ class _Run:
         self._embeddings(fitted)
         update(total, total)
 
-    def _predictions(self, hidden: list[Tensor], first: int) -> list[Tensor]:
-        """Return log p of every next token [predictions, vocab] per window, from the states before layer ``first``."""
+    def _predictions(self, hidden: list[Tensor], first: int) -> Iterator[Tensor]:
+        """Yield log p of every next token [predictions, vocab] per window, from the states before layer ``first``."""
         import torch
 
-        found = []
         for h in hidden:
             for layer in self.layers[first:]:
                 h = block(layer, h, self.tables)
             for window in self.model.model.norm(h):
                 logits = self.model.lm_head(window[:-1]).float()
-                found.append(torch.log_softmax(logits, -1))
-        return found
+                yield torch.log_softmax(logits, -1)
 
     def _second_moments(
         self, layer: Any, hidden: list[Tensor], *, weighted: bool = True
@@ -282,14 +284,14 @@ class _Run:
         """Measure loss and divergence with the weights of ``change``; ``hidden``: states before layer ``first``."""
         if name in self.found:
             return
-        loss = kl = 0.0
+        loss, kl = [], []
         with _replaced({} if change is None else change()):
             found = self._predictions(hidden, first)
-        for ids, original, changed in zip(self.windows, self.original, found, strict=True):
-            loss -= float(changed.gather(1, ids[1:, None]).sum())
-            kl += float((original.exp() * (original - changed)).sum())
-        self.found[name] = loss / self.tokens, kl / self.tokens
-        self.journal.add({"probe": name, "loss": loss / self.tokens, "kl": kl / self.tokens})
+            for ids, original, changed in zip(self.windows, self.original, found, strict=True):
+                loss.append(-float(changed.gather(1, ids[1:, None]).mean()))
+                kl.append(float((original.exp() * (original - changed)).sum(-1).mean()))
+        self.found[name] = loss, kl
+        self.journal.add({"probe": name, "loss": loss, "kl": kl})
 
     def _embeddings(self, final: list[Tensor]) -> None:
         """Measure embedding and LM head at every width; ``final``: final hidden states."""
@@ -310,22 +312,36 @@ class _Run:
                 self._probe(f"embedding {bits}", start, 0)
 
     def result(self) -> Sensitivity:
-        found, count = self.found, len(self.layers)
-        base = found["baseline"][0]
+        count, base = len(self.layers), self.found["baseline"][0]
         samples, length = self.windows.shape
+        loss = {
+            name: [a - b for a, b in zip(losses, base, strict=True)]
+            for name, (losses, _) in self.found.items()
+        }
+        kl = {name: divergences for name, (_, divergences) in self.found.items()}
         return Sensitivity(
-            baseline=base,
+            baseline=mean(base),
             tokens=self.tokens,
             group_size=self.group_size,
             dtype=str(self.model.dtype).removeprefix("torch."),
             samples=samples,
             length=length,
-            loss=_costs({name: loss - base for name, (loss, _) in found.items()}, count),
-            kl=_costs({name: kl for name, (_, kl) in found.items()}, count),
+            loss=_costs(loss, count, mean),
+            kl=_costs(kl, count, mean),
+            loss_error=_costs(loss, count, _standard_error) if samples > 1 else None,
+            kl_error=_costs(kl, count, _standard_error) if samples > 1 else None,
         )
 
 
-def _costs(of: Mapping[str, float], count: int) -> Costs:
+def _standard_error(windows: Sequence[float]) -> float:
+    return stdev(windows) / math.sqrt(len(windows))
+
+
+def _costs(
+    windows: Mapping[str, Sequence[float]], count: int, figure: Callable[[Sequence[float]], float]
+) -> Costs:
+    """Return ``figure`` of the values of all windows, for each change of ``count`` layers."""
+    of = {name: figure(values) for name, values in windows.items()}
     layers = [
         LayerSensitivity(
             of[f"{i} removed"],
@@ -412,65 +428,3 @@ def _narrowed(weight: Any, moment: Tensor, kept: Tensor) -> dict[Any, Any]:
     changed = torch.zeros_like(weight)
     changed[:, kept] = refit(weight.float(), moment, kept).to(weight.dtype)
     return {weight: changed}
-
-
-def table(s: Sensitivity) -> list[str]:
-    """Return a table in text form: increase in loss of layers, divergence of matrices."""
-    shares = [f"FFN -{share:.1%}".replace(".0%", "%") for share in NARROW]
-    head = ["removed", *shares, "KV head", *(f"{bits} bit" for bits in WIDTHS)]
-    lines = [
-        f"baseline {s.baseline:.4f} nats per token ({s.tokens} tokens, {s.dtype}); increase in loss:",
-        _row("layer", head),
-    ]
-    for i, layer in enumerate(s.loss.layers):
-        cells = [layer.removed, *layer.ffn.values(), layer.kv_group, *layer.bits.values()]
-        lines.append(_row(str(i), [_cell(c) for c in cells]))
-    embedding = [_cell(c) for c in s.loss.embedding.values()]
-    lines.append(_row("embedding", [""] * (len(head) - len(embedding)) + embedding))
-    names = [m.split(".")[1].removesuffix("_proj") for m in MODULES]
-    for bits in WIDTHS:
-        lines += ["", f"one matrix at {bits} bit, divergence:", _row("layer", names)]
-        for i, layer in enumerate(s.kl.layers):
-            lines.append(_row(str(i), [_cell(layer.modules[m][bits]) for m in MODULES]))
-    return lines
-
-
-def _row(name: str, cells: list[str]) -> str:
-    return f"{name:<9}" + "".join(f"{cell:>11}" for cell in cells)
-
-
-def _cell(value: float | None) -> str:
-    # measured on some hundred tokens: further digits are noise
-    return "-" if value is None else f"{value:.2g}"
-
-
-def draw(s: Sensitivity, file: Path) -> None:
-    """Draw the divergence of every matrix per width, and the increase in loss without each layer."""
-    from shrinkc.compression.pictures import COLOURS, save_picture, style
-
-    with style():
-        from matplotlib.colors import LogNorm
-        from matplotlib.figure import Figure
-
-        values = [v for layer in s.kl.layers for by in layer.modules.values() for v in by.values()]
-        high = max(*values, 1e-6)
-        norm = LogNorm(max(min(max(v, 0.0) for v in values), high * 1e-4), high, clip=True)
-        count = len(s.kl.layers)
-        figure = Figure(figsize=(3 + 0.2 * max(count, 12), 11), layout="constrained")
-        axes = figure.subplots(len(WIDTHS) + 1, 1, sharex=True)
-        for axis, bits in zip(axes, WIDTHS, strict=False):
-            grid = [[max(layer.modules[m][bits], 0.0) for layer in s.kl.layers] for m in MODULES]
-            axis.imshow(grid, aspect="auto", norm=norm, cmap="viridis")
-            axis.grid(False)
-            names = [m.split(".")[1].removesuffix("_proj") for m in MODULES]
-            axis.set_yticks(range(len(MODULES)), names)
-            axis.set_title(f"one matrix at {bits} bit: divergence, nats per token", loc="left")
-        figure.colorbar(axes[0].images[0], ax=list(axes[:-1]), shrink=0.6)
-        bars = axes[-1]
-        bars.bar(
-            range(count), [max(layer.removed, 0.0) for layer in s.loss.layers], color=COLOURS[0]
-        )
-        bars.set_yscale("symlog", linthresh=0.01)
-        bars.set_title("a layer removed: increase in loss, nats per token", loc="left")
-        bars.set_xlabel("layer")
-        save_picture(figure, file)

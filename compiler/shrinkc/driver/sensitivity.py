@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from shrinkc.checkpoints import load, resolve, use_threads
-from shrinkc.compression.sensitivity import Sensitivity, draw, measure, split_text, table
+from shrinkc.compression.sensitivity import Sensitivity, measure, split_text
+from shrinkc.compression.sensitivity_output import draw, table
 from shrinkc.compression.texts import is_file, read_texts
 from shrinkc.core.errors import Interrupted, UnsupportedModel
 from shrinkc.core.inputs import check_text_files
