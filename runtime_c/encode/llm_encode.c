@@ -68,14 +68,11 @@ static uint32_t word_of(const llm_tokenizer *t, uint32_t id, uint32_t next) {
         size_t middle = low + (high - low) / 2;
         uint32_t merge = number(t, t->pairs, middle), left = merge_part(t, merge, LEFT);
         uint32_t right = merge_part(t, merge, RIGHT);
-        if (left == id && right == next) {
-            return merge;
-        }
-        if (left < id || (left == id && right < next)) {
+        if (left == id && right == next) return merge;
+        if (left < id || (left == id && right < next))
             low = middle + 1;
-        } else {
+        else
             high = middle;
-        }
     }
     return ALONE | id;
 }
@@ -90,9 +87,7 @@ static size_t merge_everywhere(const llm_tokenizer *t, uint32_t *words, size_t n
             uint32_t id = merge_part(t, merge, MERGED);
             at++; /* the right one is gone */
             word = at + 1 < n ? word_of(t, id, id_of(t, words[at + 1])) : ALONE | id;
-            if (to > 0) {
-                words[to - 1] = word_of(t, id_of(t, words[to - 1]), id);
-            }
+            if (to > 0) words[to - 1] = word_of(t, id_of(t, words[to - 1]), id);
             /* a merge of the new id may come before other merges like this one */
             best = word > merge && (to == 0 || words[to - 1] > merge);
         }
@@ -103,23 +98,15 @@ static size_t merge_everywhere(const llm_tokenizer *t, uint32_t *words, size_t n
 
 /* Makes ids of n > 0 units; returns how many. */
 static size_t merge_all(const llm_tokenizer *t, uint32_t *words, size_t n) {
-    for (size_t i = 0; i + 1 < n; i++) {
-        words[i] = word_of(t, words[i], words[i + 1]);
-    }
+    for (size_t i = 0; i + 1 < n; i++) words[i] = word_of(t, words[i], words[i + 1]);
     words[n - 1] |= ALONE;
     for (;;) {
         uint32_t best = ALONE;
-        for (size_t i = 0; i < n; i++) {
-            best = words[i] < best ? words[i] : best;
-        }
-        if (best == ALONE) {
-            break;
-        }
+        for (size_t i = 0; i < n; i++) best = words[i] < best ? words[i] : best;
+        if (best == ALONE) break;
         n = merge_everywhere(t, words, n, best);
     }
-    for (size_t i = 0; i < n; i++) {
-        words[i] &= ~ALONE;
-    }
+    for (size_t i = 0; i < n; i++) words[i] &= ~ALONE;
     return n;
 }
 
@@ -136,16 +123,12 @@ static string next(job *j, size_t i, size_t n) {
 
 /* Whether `bytes` more fit between ids and rewritten text. */
 static int fits(job *j, size_t bytes) {
-    if (bytes > j->tail - (j->count + j->units) * sizeof *j->ids) {
-        j->full = 1;
-    }
+    if (bytes > j->tail - (j->count + j->units) * sizeof *j->ids) j->full = 1;
     return !j->full;
 }
 
 static void emit(job *j, uint32_t id) {
-    if (fits(j, sizeof id)) {
-        j->ids[j->count++] = id;
-    }
+    if (fits(j, sizeof id)) j->ids[j->count++] = id;
 }
 
 static void end_piece(job *j) {
@@ -162,11 +145,10 @@ static uint32_t find_unit(const llm_tokenizer *t, uint32_t code) {
     size_t low = 0, high = t->units.count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (units[middle].code < code) {
+        if (units[middle].code < code)
             low = middle + 1;
-        } else {
+        else
             high = middle;
-        }
     }
     return low < t->units.count && units[low].code == code ? units[low].unit : LLM_NO_ID;
 }
@@ -178,23 +160,18 @@ static uint32_t find_word(const llm_tokenizer *t, string s) {
         size_t middle = low + (high - low) / 2;
         string word = text_of(t, words[middle].text);
         int order = memcmp(word.at, s.at, word.n < s.n ? word.n : s.n);
-        if (order == 0 && word.n == s.n) {
-            return words[middle].id;
-        }
-        if (order < 0 || (order == 0 && word.n < s.n)) {
+        if (order == 0 && word.n == s.n) return words[middle].id;
+        if (order < 0 || (order == 0 && word.n < s.n))
             low = middle + 1;
-        } else {
+        else
             high = middle;
-        }
     }
     return LLM_NO_ID;
 }
 
 static void add(job *j, uint32_t unit) {
     uint32_t id = unit & ~LLM_UNIT_STARTS;
-    if (unit != id && id != j->unit) {
-        end_piece(j);
-    }
+    if (unit != id && id != j->unit) end_piece(j);
     if (fits(j, sizeof id)) {
         j->ids[j->count + j->units++] = id;
         j->unit = id;
@@ -205,9 +182,7 @@ static void add(job *j, uint32_t unit) {
 static int has_fallbacks(const llm_tokenizer *t, string s) {
     const uint32_t *units = table(t, t->fallbacks);
     size_t known = 0;
-    while (t->fallbacks.count > 0 && known < s.n && units[s.at[known]] != LLM_NO_ID) {
-        known++;
-    }
+    while (t->fallbacks.count > 0 && known < s.n && units[s.at[known]] != LLM_NO_ID) known++;
     return known == s.n;
 }
 
@@ -243,15 +218,12 @@ static void encode_piece(job *j, size_t n) {
             add(j, t->unknown);
             unknown = 0;
         }
-        if (unit != LLM_NO_ID) {
+        if (unit != LLM_NO_ID)
             add(j, unit);
-        } else {
+        else
             unknown = t->unknown != LLM_NO_ID;
-        }
     }
-    if (unknown) {
-        add(j, t->unknown);
-    }
+    if (unknown) add(j, t->unknown);
     end_piece(j);
 }
 
@@ -259,9 +231,7 @@ static void encode_piece(job *j, size_t n) {
 
 /* Puts `front` before the next n bytes of rewritten text; returns how many there are then. */
 static size_t with_front(job *j, string front, size_t n) {
-    if (!fits(j, front.n)) {
-        return 0;
-    }
+    if (!fits(j, front.n)) return 0;
     j->tail -= front.n;
     memcpy((uint8_t *)j->ids + j->tail, front.at, front.n);
     return front.n + n;
@@ -296,12 +266,8 @@ static size_t with_nfc(job *j, string forms, string pairs, size_t n) {
     uint8_t *bytes = (uint8_t *)j->ids, *start = bytes + j->count * sizeof *j->ids;
     string s = next(j, SIZE_MAX, n);
     size_t plain = 0;
-    while (plain < n && s.at[plain] < FORMS_FROM) {
-        plain++;
-    }
-    if (plain == n) {
-        return n;
-    }
+    while (plain < n && s.at[plain] < FORMS_FROM) plain++;
+    if (plain == n) return n;
     composer c = {.forms = forms, .pairs = pairs, .starter = NULL, .marks = start, .end = start};
     while (s.n > 0) {
         uint32_t code;
@@ -325,9 +291,7 @@ static const llm_added *added_at(const llm_tokenizer *t, string s, uint32_t late
     const llm_added *added = table(t, t->added), *best = NULL;
     string starts = text_of(t, t->added_starts);
     size_t i = 0;
-    while (i < starts.n && starts.at[i] != s.at[0]) {
-        i++;
-    }
+    while (i < starts.n && starts.at[i] != s.at[0]) i++;
     for (size_t k = i < starts.n ? 0 : t->added.count; k < t->added.count; k++) {
         if (added[k].late == late && begins(s, text_of(t, added[k].text)) &&
             (best == NULL || added[k].text.count > best->text.count)) {
@@ -349,9 +313,7 @@ static size_t until_added(job *j, size_t i, size_t n) {
         j->first = 0;
     }
     n = 0;
-    while (n < s.n && added_at(j->t, from(s, n), late) == NULL) {
-        n++;
-    }
+    while (n < s.n && added_at(j->t, from(s, n), late) == NULL) n++;
     return n;
 }
 
@@ -360,9 +322,7 @@ static size_t until_added(job *j, size_t i, size_t n) {
 static size_t apply(job *j, size_t i, size_t n) {
     const llm_step *step = &j->steps[i];
     if (i == j->rewrite) { /* from here on the text is in `ids` */
-        if (!fits(j, n)) {
-            return 0;
-        }
+        if (!fits(j, n)) return 0;
         j->tail -= n;
         memcpy((uint8_t *)j->ids + j->tail, j->text + j->text_at, n);
         j->text_at += n;
@@ -430,17 +390,11 @@ static int rewrites(const llm_step *step) {
 static void encode_text(job *j, size_t n) {
     size_t i = 0;
     while (!j->full) {
-        while (i < j->last && n > 0) {
-            n = apply(j, i++, n);
-        }
-        if (n > 0) {
-            encode_piece(j, n);
-        }
+        while (i < j->last && n > 0) n = apply(j, i++, n);
+        if (n > 0) encode_piece(j, n);
         j->first = 0;
         do { /* the innermost step that has cut text off and has more */
-            if (i == 0) {
-                return;
-            }
+            if (i == 0) return;
             i--;
         } while (rewrites(&j->steps[i]) || (n = j->ends[i] - *place(j, i)) == 0);
     }
@@ -456,37 +410,25 @@ size_t llm_encode_room(const llm_tokenizer *t, size_t bytes) {
 
 static void emit_all(job *j, llm_span ids) {
     const uint32_t *id = table(j->t, ids);
-    for (size_t i = 0; i < ids.count; i++) {
-        emit(j, id[i]);
-    }
+    for (size_t i = 0; i < ids.count; i++) emit(j, id[i]);
 }
 
 int llm_encode(const llm_tokenizer *t, const char *utf8, size_t bytes, uint32_t *ids, size_t room) {
-    if (!usable(t) || (bytes > 0 && t->refusal.count > 0)) {
-        return LLM_ERROR_TOKENIZER;
-    }
+    if (!usable(t) || (bytes > 0 && t->refusal.count > 0)) return LLM_ERROR_TOKENIZER;
     /* so that counts and places fit in an int and in `ends` */
     const size_t most = INT32_MAX / sizeof *ids;
     room = room < most ? room : most;
     job j = {.t = t, .steps = table(t, t->steps), .text = (const uint8_t *)utf8, .ids = ids, .first = 1};
-    if (!is_utf8((string){j.text, bytes})) {
-        return LLM_ERROR_UTF8;
-    }
+    if (!is_utf8((string){j.text, bytes})) return LLM_ERROR_UTF8;
     if (bytes > 0) {
-        if (room < t->steps.count || bytes > most) {
-            return LLM_ERROR_ROOM;
-        }
+        if (room < t->steps.count || bytes > most) return LLM_ERROR_ROOM;
         j.last = t->steps.count - 1;
-        while (j.rewrite < j.last && !rewrites(&j.steps[j.rewrite])) {
-            j.rewrite++;
-        }
+        while (j.rewrite < j.last && !rewrites(&j.steps[j.rewrite])) j.rewrite++;
         j.ends = ids + room - t->steps.count;
         j.tail = (room - t->steps.count) * sizeof *ids;
         emit_all(&j, t->before);
         encode_text(&j, bytes);
-        if (j.full) {
-            return LLM_ERROR_ROOM;
-        }
+        if (j.full) return LLM_ERROR_ROOM;
     }
     j.tail = room * sizeof *ids;
     if (bytes == 0 || j.count == t->before.count) { /* no tokens: the ids of an empty text */

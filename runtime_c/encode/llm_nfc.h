@@ -55,14 +55,11 @@ static const uint8_t *form_of(string forms, uint32_t code) {
         size_t middle = low + (high - low) / 2;
         const uint8_t *form = forms.at + FORM_BYTES * middle;
         uint32_t found = form_part(form, FORM_CODE);
-        if (found == code) {
-            return form;
-        }
-        if (found < code) {
+        if (found == code) return form;
+        if (found < code)
             low = middle + 1;
-        } else {
+        else
             high = middle;
-        }
     }
     return NULL;
 }
@@ -74,9 +71,8 @@ static uint32_t class_of(string forms, uint32_t code) {
 
 /* What two characters compose to, or 0. */
 static uint32_t composed(const composer *c, uint32_t first, uint32_t second) {
-    if (first - HANGUL_L < HANGUL_LS && second - HANGUL_V < HANGUL_VS) {
+    if (first - HANGUL_L < HANGUL_LS && second - HANGUL_V < HANGUL_VS)
         return HANGUL_S + ((first - HANGUL_L) * HANGUL_VS + second - HANGUL_V) * HANGUL_TS;
-    }
     if (first - HANGUL_S < HANGUL_LS * HANGUL_VS * HANGUL_TS && (first - HANGUL_S) % HANGUL_TS == 0 &&
         second - HANGUL_T - 1 < HANGUL_TS - 1) {
         return first + second - HANGUL_T;
@@ -87,14 +83,11 @@ static uint32_t composed(const composer *c, uint32_t first, uint32_t second) {
         const uint8_t *index = c->pairs.at + 2 * middle;
         const uint8_t *form = c->forms.at + (size_t)FORM_BYTES * (index[0] | (uint32_t)index[1] << 8);
         uint32_t left = form_part(form, FORM_FIRST), right = form_part(form, FORM_SECOND);
-        if (left == first && right == second) {
-            return form_part(form, FORM_CODE);
-        }
-        if (left < first || (left == first && right < second)) {
+        if (left == first && right == second) return form_part(form, FORM_CODE);
+        if (left < first || (left == first && right < second))
             low = middle + 1;
-        } else {
+        else
             high = middle;
-        }
     }
     return 0;
 }
@@ -113,9 +106,7 @@ static void shift_text(composer *c, const uint8_t *at, uint8_t *to) {
 /* Composes the starter with each of its marks that no mark of the same or a higher class separates from it. */
 static void compose_marks(composer *c) {
     uint32_t base, code, last = 0;
-    if (c->starter == NULL || c->marks == c->end) {
-        return;
-    }
+    if (c->starter == NULL || c->marks == c->end) return;
     character_at(c, c->starter, &base);
     uint8_t *at = c->marks;
     while (at < c->end) {
@@ -147,9 +138,7 @@ static void append(composer *c, uint32_t code) {
         uint8_t *at = c->marks;
         while (at < c->end) {
             size_t length = character_at(c, at, &other);
-            if (class_of(c->forms, other) > class) {
-                break;
-            }
+            if (class_of(c->forms, other) > class) break;
             at += length;
         }
         shift_text(c, at, at + n);
@@ -174,15 +163,12 @@ static void append_decomposed(composer *c, uint32_t code) {
     uint32_t rest[4], count = 0;
     const uint8_t *form;
     while ((form = form_of(c->forms, code)) != NULL && form_part(form, FORM_SECOND) != FORM_IS_CLASS) {
-        if (form_part(form, FORM_SECOND) != 0 && count < sizeof rest / sizeof *rest) {
+        if (form_part(form, FORM_SECOND) != 0 && count < sizeof rest / sizeof *rest)
             rest[count++] = form_part(form, FORM_SECOND);
-        }
         code = form_part(form, FORM_FIRST);
     }
     append(c, code);
-    while (count > 0) {
-        append(c, rest[--count]);
-    }
+    while (count > 0) append(c, rest[--count]);
 }
 
 #endif

@@ -99,7 +99,7 @@ struct llm_probe {
     uint32_t position; /* of the token, or of the pass's first token */
     uint32_t first, count;
     const void *values; /* first .. first + count - 1. LLM_HASH: uint32. LLM_INT8 and _INT16: int8, low bytes
-                         * of 16 bits. LLM_COUNTERS, _CORES, _SPANS: uint32, see sc_profile.c. Else int32 */
+                         * of 16 bits. LLM_COUNTERS, _CORES, _SPANS (PROFILE=1): uint32. Else int32 */
     const int8_t *high; /* LLM_INT16: high bytes */
 };
 

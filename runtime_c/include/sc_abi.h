@@ -70,7 +70,7 @@ enum sc_exit_code {
 #define SC_LINE_HOOK "@Y"    /* time: the longest between two calls of the layer hook */
 #define SC_LINE_END "@Z"     /* tokens: the run is complete */
 #define SC_LINE_REFUSED "@E" /* message: why the input was refused */
-#define SC_LINE_PROFILE "@P" /* P|D layer op cores elapsed ...: one op of one pass, see sc_profile.c */
+#define SC_LINE_PROFILE "@P" /* P|D layer op cores elapsed ...: one op of one pass */
 #define SC_LINE_CORES "@S"   /* P|D layer op core begin arrived end active ...: of that core and the next */
 #define SC_LINE_SPANS "@W"   /* P|D - unit core begin end: a wait for the unit, or N-EUREKA's work */
 

@@ -89,7 +89,7 @@ static inline void finish_sums(const sc_matrix *m, const uint8_t *block, uint32_
     const int32_t rows = sc_min((int32_t)(m->rows - row), SC_ROWS);
     rescale(block, (int32_t)x->mantissa, right_shift(m, x), y);
 #if SC_RANK > 0
-    if (m->b) sc_add_adapter(m->b, block + 2 * SC_ROWS + sc_weight_bytes(m), adapter, y);
+    if (m->adapter) sc_add_adapter(m->adapter, block + 2 * SC_ROWS + sc_weight_bytes(m), adapter, y);
 #else
     (void)adapter;
 #endif

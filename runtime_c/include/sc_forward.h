@@ -93,7 +93,7 @@ static inline
     }
 #endif
 #if SC_RANK > 0
-    if (m->b) { /* y += b @ quantise(a @ x): a comes just before its matrix in the stream */
+    if (m->adapter) { /* y += b @ quantise(a @ x): a comes just before its matrix in the stream */
         const uint32_t first = sc_now.tokens - tokens;
         const sc_output adapter = {.kind = SC_STORE,
                                    .dst = sy[first],
@@ -102,7 +102,7 @@ static inline
                                    .silu_shift = 0,
                                    .up_shift = 0};
         linear(m - 1, in, tokens, &adapter, core);
-        quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, core);
+        quantize(m->adapter, sy[0], SC_RANK, 0, 0, first, sq[0], sv, core);
     }
 #endif
 #if !SC_ENGINES_ALONE
@@ -398,7 +398,7 @@ SC_PHASE static void controller_matrix(enum sc_slot slot, uint32_t layer) {
     prefetch_with_matrix(slot, SC_CORES);
     sc_engine_control(m, sc_now.tokens - first);
 #if SC_RANK > 0
-    if (m->b) quantize(m->b, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
+    if (m->adapter) quantize(m->adapter, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
 #endif
 }
 

@@ -75,7 +75,7 @@ typedef struct {
     int8_t *q;      /* [tokens][2][pitch]; out[].q point into it */
     uint32_t pitch; /* sc_q16_pitch() */
     sc_qvec *out;
-    int32_t *spill; /* SC_SPILL_WORDS per core, if vectors replace their source in place; else NULL */
+    int32_t *spill; /* SC_SPILL_WORDS per core, or NULL if vectors do not replace their source in place */
 } sc_q16_job;
 #if SC_IN_PLACE
 /* Slot of a matrix in its layer; the LM head is slot 0. Adapters lie between them: models with adapters have
@@ -135,7 +135,7 @@ typedef struct {
 } sc_output;
 
 /* Blocks first .. first + count - 1 of the matrix, stored at `tile`, times all tokens. adapter[t] is valid if
- * m->b is set. */
+ * m->adapter is set. */
 void sc_matrix_tile(const sc_matrix *m, const uint8_t *tile, uint32_t first, uint32_t count, const sc_qvec *x,
                     const sc_qvec *adapter, uint32_t tokens, const sc_output *out, int core, int cores);
 

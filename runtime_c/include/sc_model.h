@@ -30,7 +30,7 @@ enum sc_format {
 #endif
 typedef struct {
     uint16_t k, groups, group_elems, last_elems;
-    uint16_t group_blocks, blocks; /* SC_BLOCKs in a full group, and in all */
+    uint16_t group_blocks, x_blocks; /* blocks of SC_BLOCK inputs in a full group, and in all */
     uint16_t group_words, last_words, words;
     uint16_t range; /* largest group scale; 16-bit: most bits */
 } sc_vector_layout;
@@ -45,7 +45,7 @@ typedef struct {
  * same form. */
 #else
 /* A matrix in memory: ceil(rows / 8) blocks of row multipliers, uint16 r[8], and weights: words of 8 rows in
- * turn, sc_dot_w<bits>.h says which inputs a word holds. Engines have layouts of their own. Sum of a row:
+ * turn; sc_dot_w<bits>.h says which inputs a word holds. Engines have layouts of their own. Sum of a row:
  * acc = sum(w * x). */
 #endif
 typedef struct sc_matrix {
@@ -69,7 +69,7 @@ typedef struct sc_matrix {
     /* second layout: taps per vector (engines/neureka_both.py); 0: no second layout */
     uint8_t taps;
 #endif
-    const struct sc_matrix *b; /* adapter or NULL: y += b @ quantise(a @ x) */
+    const struct sc_matrix *adapter; /* its second matrix b, or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;
 
 /* Bytes of a group before its weights. */

@@ -160,7 +160,7 @@ SC_INLINE void matrix_tile(const int format, const sc_matrix *m, const uint8_t *
             const uint8_t *end = block_dot_by_width(m, format, block, v, y);
             rescale(block, mantissa, shift, y);
 #if SC_RANK > 0
-            if (m->b) sc_add_adapter(m->b, end, &adapter[t], y);
+            if (m->adapter) sc_add_adapter(m->adapter, end, &adapter[t], y);
 #else
             (void)end, (void)adapter;
 #endif

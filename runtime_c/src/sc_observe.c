@@ -80,7 +80,7 @@ static void report_qvec(const char *op, uint32_t layer, const sc_qvec *v, const 
     name[n] = 0;
     name[n - 1] = 's';
     report_op(LLM_INT32, name, layer, scale, 0, 2);
-    if (reader->format & SC_FMT_Q16) {
+    if (SC_XGROUPS == 0 || reader->format & SC_FMT_Q16) {
         report_op(LLM_INT16, op, layer, v->q, v->q + sc_q16_pitch(reader, tokens), reader->in.k);
         return;
     }

@@ -47,7 +47,7 @@ SC_HOT void sc_vec_scan(const sc_vector_layout *layout, const int32_t *x, int32_
     int32_t top = 0;
     uint32_t low = 0, high = 0;
     block_at p = block_place(layout, 0, (uint32_t)core);
-    for (uint32_t b = (uint32_t)core; b < layout->blocks;
+    for (uint32_t b = (uint32_t)core; b < layout->x_blocks;
          b += (uint32_t)cores, p = block_place(layout, p.group, p.at + (uint32_t)cores)) {
         const uint32_t base = p.group * layout->group_elems + p.at * SC_BLOCK;
         if (gain) add_squares(x + base, p.len, pre_shift, &low, &high); /* of all inputs, in any order */
@@ -135,11 +135,11 @@ SC_HOT void sc_vec_quantize(const sc_vector_layout *layout, const int32_t *y, co
     scale_of((uint32_t)top, &scale);
 
     block_at p = block_place(layout, 0, (uint32_t)core);
-    for (uint32_t b = (uint32_t)core; b < layout->blocks;
+    for (uint32_t b = (uint32_t)core; b < layout->x_blocks;
          b += (uint32_t)cores, p = block_place(layout, p.group, p.at + (uint32_t)cores)) {
         const int last = p.group + 1 == layout->groups;
         const uint32_t at = p.at * SC_BLOCK, first = b - p.at,
-                       end = last ? layout->blocks : first + layout->group_blocks;
+                       end = last ? layout->x_blocks : first + layout->group_blocks;
         int32_t group_top = 0, reciprocal;
         SC_MAX_WORDS(group_top, block_max + first, end - first, 4);
         const uint32_t c = group_scale(layout, (uint32_t)group_top, (uint32_t)top, scale.mantissa,

@@ -12,7 +12,7 @@ static void read_matrix(sc_matrix *m, sc_matrix *b) {
     m->shift = (int16_t)word();
     if (b && word()) {
         read_matrix(b, NULL);
-        m->b = b;
+        m->adapter = b;
     }
 }
 
@@ -92,7 +92,7 @@ static void matrix(void) {
     const int cores = (int)word(), backwards = (int)word();
     const uint32_t scratch_words = word(); /* of each core, with several tokens */
     sc_qvec *x_ = read_vectors(&m, tokens);
-    sc_qvec *adapter = m.b ? read_vectors(&b, tokens) : NULL;
+    sc_qvec *adapter = m.adapter ? read_vectors(&b, tokens) : NULL;
     const size_t n = (size_t)tokens * out.stride;
     int32_t *start = copy(n);
     out.dst = guarded(n);

@@ -3,7 +3,7 @@
 static sc_vector_layout read_cut(void) {
     sc_vector_layout c;
     c.k = (uint16_t)word(), c.groups = (uint16_t)word(), c.group_elems = (uint16_t)word();
-    c.last_elems = (uint16_t)word(), c.group_blocks = (uint16_t)word(), c.blocks = (uint16_t)word();
+    c.last_elems = (uint16_t)word(), c.group_blocks = (uint16_t)word(), c.x_blocks = (uint16_t)word();
     c.group_words = (uint16_t)word(), c.last_words = (uint16_t)word(), c.words = (uint16_t)word();
     c.range = (uint16_t)word();
     return c;
@@ -22,7 +22,7 @@ static void vector(void) {
     int32_t *gain = has_gain ? copy(cut.k) : NULL;
     uint16_t *perm = has_perm ? copy((cut.k + 1u) / 2) : NULL;
     int32_t *product = guarded(cut.k);
-    uint32_t *maxima = guarded(cut.blocks);
+    uint32_t *maxima = guarded(cut.x_blocks);
     const size_t part_words = sizeof(sc_part) / 4 * (size_t)cores;
     sc_part *partial = guarded(part_words);
     sc_qvec v = {guarded(cut.words), guarded(cut.groups), sums ? guarded(cut.groups) : NULL, 0, 0};
@@ -48,7 +48,7 @@ static void vector(void) {
     release(v.q, cut.words, "canary of q");
     release(v.c, cut.groups, "canary of c");
     release(product, cut.k, "canary of y");
-    release(maxima, cut.blocks, "canary of block_max");
+    release(maxima, cut.x_blocks, "canary of block_max");
     release(partial, part_words, "canary of parts");
     free(input), free(gain), free(perm);
 }

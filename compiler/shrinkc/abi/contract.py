@@ -109,7 +109,7 @@ class Line(StrEnum):
     HOOK = "@Y", "time: the longest between two calls of the layer hook"
     END = "@Z", "tokens: the run is complete"
     REFUSED = "@E", "message: why the input was refused"
-    PROFILE = "@P", "P|D layer op cores elapsed ...: one op of one pass, see sc_profile.c"
+    PROFILE = "@P", "P|D layer op cores elapsed ...: one op of one pass"
     # in builds with SC_SPANS, after the PROFILE line of the op; cycles of each core's own clock
     CORES = "@S", "P|D layer op core begin arrived end active ...: of that core and the next"
     SPANS = "@W", "P|D - unit core begin end: a wait for the unit, or N-EUREKA's work"
@@ -123,7 +123,7 @@ class Time(StrEnum):
 
 
 class Unit(StrEnum):
-    """The subject of a SPANS line (sc_profile.c).  ``works``: a span is the unit's work, not a wait for it."""
+    """The subject of a SPANS line (port_profile.c).  ``works``: a span is the unit's work, not a wait for it."""
 
     label: str
     works: bool

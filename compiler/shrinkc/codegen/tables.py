@@ -73,7 +73,7 @@ def c_matrix(
             "group_elems": w.group,
             "last_elems": shape.last,
             "group_blocks": -(-w.group // X_BLOCK),
-            "blocks": -(-w.k // X_BLOCK) if w.x_bits else shape.x_blocks,
+            "x_blocks": -(-w.k // X_BLOCK) if w.x_bits else shape.x_blocks,
             "group_words": shape.group_words(w.group),
             "last_words": last,
             "words": shape.words,

@@ -68,6 +68,8 @@ class Values:
     adapters: list[tuple[str, CMatrix]]
     matrices: list[tuple[str, CMatrix]]
     embedding: CMatrix
+    inputs: dict[str, tuple[str, dict[str, int]]]
+    """Layouts of input vectors: macro and fields, by CMatrix.cut as a text."""
     gains: list[list[int]]
     """RMSNorm weights, Q31."""
     gains_in_l1: bool
@@ -196,6 +198,7 @@ def values_of(
     sizes, kv = planned_sizes(shape, target, plan), kv_shape(shape, plan.chunk)
     caches, kv_bytes = _caches(shape, plan)
     held = buffer_bytes(sizes)
+    embedding = c_matrix(embed.table, embed_shape, plan)
     taps = {0} if tables.adapters else set()
     taps |= {engine_named(m.engine).taps(m.k, m.bits) for m in shape.matrices}
     return Values(
@@ -220,7 +223,8 @@ def values_of(
         layers=tables.layers,
         adapters=tables.adapters,
         matrices=tables.matrices,
-        embedding=c_matrix(embed.table, embed_shape, plan),
+        embedding=embedding,
+        inputs=_inputs([embedding, *(m for _, m in [*tables.matrices, *tables.adapters])]),
         gains=[n.gain.tolist() for n in norms],
         gains_in_l1=norm_weights_in_l1(shape),
         post_norms=ops_of_type(graph, NormAdd),
@@ -280,6 +284,16 @@ def values_of(
         formats=formats,
         widths=widths,
     )
+
+
+def _inputs(matrices: list[CMatrix]) -> dict[str, tuple[str, dict[str, int]]]:
+    """The layouts of input vectors; a macro has the number of inputs in its name, and a letter if layouts share it."""
+    found: dict[str, tuple[str, dict[str, int]]] = {}
+    for cut in (m.cut for m in matrices):
+        same = sum(other["k"] == cut["k"] for _, other in found.values())
+        letter = f"_{chr(ord('A') + same)}" if same else ""
+        found.setdefault(str(cut), (f"IN_{cut['k']}{letter}", cut))
+    return found
 
 
 def _in_products(shape: MatrixShape) -> bool:

@@ -201,7 +201,7 @@ class Profile:
 def read_profile(
     lines: Iterable[str], prefill_time: int | None, decode_times: list[int]
 ) -> Profile | None:
-    """Read the profile from a run's output (sc_profile.c); None if there is none.
+    """Read the profile from a run's output (port_profile.c); None if there is none.
 
     The times are those of the same run (Record).  Raises RunFailed for a damaged line.
     """

@@ -250,7 +250,7 @@ class _Unwrapped:
 
 
 def read_trace(lines: Iterable[str]) -> Trace | None:
-    """Read the trace from a run's output (sc_profile.c); None if there is none.
+    """Read the trace from a run's output (port_profile.c); None if there is none.
 
     Raises RunFailed for a damaged line.
     """

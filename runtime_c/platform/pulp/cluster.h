@@ -146,7 +146,7 @@ static inline uint32_t sc_counters_restart(void) {
 }
 
 /* Builds for a trace (TRACE=1) also keep the begin and end of waits and of N-EUREKA's work. A ring per core,
- * which the core fills and sc_profile.c empties. */
+ * which the core fills and port_profile.c empties. */
 #ifndef SC_SPANS
 #define SC_SPANS 0
 #endif

@@ -7,61 +7,36 @@
 
 extern const sc_engine sc_engine_neureka_both;
 
+/* Layouts of input vectors. */
+#define IN_64 {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .x_blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255}
+#define IN_64_B {.k = 64, .groups = 1, .group_elems = 64, .last_elems = 64, .group_blocks = 8, .x_blocks = 8, .group_words = 54, .last_words = 16, .words = 54, .range = 14}
+#define IN_96 {.k = 96, .groups = 6, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .x_blocks = 12, .group_words = 4, .last_words = 4, .words = 24, .range = 255}
+#define IN_9 {.k = 9, .groups = 1, .group_elems = 9, .last_elems = 9, .group_blocks = 2, .x_blocks = 2, .group_words = 3, .last_words = 3, .words = 3, .range = 14}
+#define IN_6 {.k = 6, .groups = 1, .group_elems = 6, .last_elems = 6, .group_blocks = 1, .x_blocks = 1, .group_words = 2, .last_words = 2, .words = 2, .range = 14}
+#define IN_3 {.k = 3, .groups = 1, .group_elems = 3, .last_elems = 3, .group_blocks = 1, .x_blocks = 1, .group_words = 1, .last_words = 1, .words = 1, .range = 14}
+
 /* Matrices in the order of a pass. */
 enum {
-    LAYER0_QKV_A,
-    LAYER0_QKV,
-    LAYER0_O,
-    LAYER0_GATE_UP_A,
-    LAYER0_GATE_UP,
-    LAYER0_DOWN_A,
-    LAYER0_DOWN,
-    LAYER1_QKV_A,
-    LAYER1_QKV,
-    LAYER1_O_A,
-    LAYER1_O,
-    LAYER1_GATE_UP_A,
-    LAYER1_GATE_UP,
-    LAYER1_DOWN_A,
-    LAYER1_DOWN,
-    HEAD,
+    LAYER0_QKV_A, LAYER0_QKV, LAYER0_O, LAYER0_GATE_UP_A,
+    LAYER0_GATE_UP, LAYER0_DOWN_A, LAYER0_DOWN, LAYER1_QKV_A,
+    LAYER1_QKV, LAYER1_O_A, LAYER1_O, LAYER1_GATE_UP_A,
+    LAYER1_GATE_UP, LAYER1_DOWN_A, LAYER1_DOWN, HEAD,
 };
 
 /* 9 -> 128, 8 bit, per channel, 1792 bytes */
-static SC_L1_DATA const sc_matrix adapter_0_qkv = {
-     .offset = 0u, .block_bytes = 112, .rows = 128, .blocks = 16, .tile_blocks = 1,
-     .in = {.k = 9, .groups = 1, .group_elems = 9, .last_elems = 9, .group_blocks = 2, .blocks = 2, .group_words = 3, .last_words = 3, .words = 3, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 4, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+static SC_L1_DATA const sc_matrix adapter_0_qkv = {.offset = 0u, .block_bytes = 112, .rows = 128, .blocks = 16, .tile_blocks = 1, .in = IN_9, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 4, .engine = SC_ON_CORES, .taps = 0, .adapter = 0};
 /* 6 -> 192, 8 bit, per channel, 1920 bytes */
-static SC_L1_DATA const sc_matrix adapter_0_gate_up = {
-     .offset = 0u, .block_bytes = 80, .rows = 192, .blocks = 24, .tile_blocks = 1,
-     .in = {.k = 6, .groups = 1, .group_elems = 6, .last_elems = 6, .group_blocks = 1, .blocks = 1, .group_words = 2, .last_words = 2, .words = 2, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 3, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+static SC_L1_DATA const sc_matrix adapter_0_gate_up = {.offset = 0u, .block_bytes = 80, .rows = 192, .blocks = 24, .tile_blocks = 1, .in = IN_6, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 3, .engine = SC_ON_CORES, .taps = 0, .adapter = 0};
 /* 3 -> 64, 8 bit, per channel, 384 bytes */
-static SC_L1_DATA const sc_matrix adapter_0_down = {
-     .offset = 0u, .block_bytes = 48, .rows = 64, .blocks = 8, .tile_blocks = 1,
-     .in = {.k = 3, .groups = 1, .group_elems = 3, .last_elems = 3, .group_blocks = 1, .blocks = 1, .group_words = 1, .last_words = 1, .words = 1, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+static SC_L1_DATA const sc_matrix adapter_0_down = {.offset = 0u, .block_bytes = 48, .rows = 64, .blocks = 8, .tile_blocks = 1, .in = IN_3, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .adapter = 0};
 /* 9 -> 128, 8 bit, per channel, 1792 bytes */
-static SC_L1_DATA const sc_matrix adapter_1_qkv = {
-     .offset = 0u, .block_bytes = 112, .rows = 128, .blocks = 16, .tile_blocks = 1,
-     .in = {.k = 9, .groups = 1, .group_elems = 9, .last_elems = 9, .group_blocks = 2, .blocks = 2, .group_words = 3, .last_words = 3, .words = 3, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 4, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+static SC_L1_DATA const sc_matrix adapter_1_qkv = {.offset = 0u, .block_bytes = 112, .rows = 128, .blocks = 16, .tile_blocks = 1, .in = IN_9, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 4, .engine = SC_ON_CORES, .taps = 0, .adapter = 0};
 /* 3 -> 64, 8 bit, per channel, 384 bytes */
-static SC_L1_DATA const sc_matrix adapter_1_o = {
-     .offset = 0u, .block_bytes = 48, .rows = 64, .blocks = 8, .tile_blocks = 1,
-     .in = {.k = 3, .groups = 1, .group_elems = 3, .last_elems = 3, .group_blocks = 1, .blocks = 1, .group_words = 1, .last_words = 1, .words = 1, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+static SC_L1_DATA const sc_matrix adapter_1_o = {.offset = 0u, .block_bytes = 48, .rows = 64, .blocks = 8, .tile_blocks = 1, .in = IN_3, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_CORES, .taps = 0, .adapter = 0};
 /* 6 -> 192, 8 bit, per channel, 1920 bytes */
-static SC_L1_DATA const sc_matrix adapter_1_gate_up = {
-     .offset = 0u, .block_bytes = 80, .rows = 192, .blocks = 24, .tile_blocks = 1,
-     .in = {.k = 6, .groups = 1, .group_elems = 6, .last_elems = 6, .group_blocks = 1, .blocks = 1, .group_words = 2, .last_words = 2, .words = 2, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 8, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+static SC_L1_DATA const sc_matrix adapter_1_gate_up = {.offset = 0u, .block_bytes = 80, .rows = 192, .blocks = 24, .tile_blocks = 1, .in = IN_6, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 8, .engine = SC_ON_CORES, .taps = 0, .adapter = 0};
 /* 3 -> 64, 8 bit, per channel, 384 bytes */
-static SC_L1_DATA const sc_matrix adapter_1_down = {
-     .offset = 0u, .block_bytes = 48, .rows = 64, .blocks = 8, .tile_blocks = 1,
-     .in = {.k = 3, .groups = 1, .group_elems = 3, .last_elems = 3, .group_blocks = 1, .blocks = 1, .group_words = 1, .last_words = 1, .words = 1, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+static SC_L1_DATA const sc_matrix adapter_1_down = {.offset = 0u, .block_bytes = 48, .rows = 64, .blocks = 8, .tile_blocks = 1, .in = IN_3, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .adapter = 0};
 
 static const uint16_t perm_0_0[] = {
     2, 5, 10, 12, 17, 18, 32, 38, 39, 40, 44, 48, 54, 55, 56, 63, 1, 11, 13, 22,
@@ -123,109 +98,48 @@ const sc_result sc_results[SC_LAYER_STEPS] = {
 };
 
 /* 64 -> 107, 8 bit, groups of 16, 8736 bytes */
-SC_L1_DATA const sc_matrix sc_embedding = {
-     .offset = 66736u, .block_bytes = 624, .rows = 107, .blocks = 14, .tile_blocks = 14,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 20, .engine = SC_ON_CORES, .taps = 0, .b = 0 };
+SC_L1_DATA const sc_matrix sc_embedding = {.offset = 66736u, .block_bytes = 624, .rows = 107, .blocks = 14, .tile_blocks = 14, .in = IN_64, .level = SC_IN_WMEM, .format = 8 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 20, .engine = SC_ON_CORES, .taps = 0, .adapter = 0};
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    [LAYER0_QKV_A] = {
-     .offset = 9888u, .block_bytes = 528, .rows = 9, .blocks = 2, .tile_blocks = 2,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 9, 8 bit, groups of 16, 1056 bytes */
-    [LAYER0_QKV] = {
-     .offset = 10944u, .block_bytes = 432, .rows = 128, .blocks = 16, .tile_blocks = 16,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_0_qkv }, /* 64 -> 128, 4 bit, groups of 16, 6912 bytes */
-    [LAYER0_O] = {
-     .offset = 0u, .block_bytes = 512, .rows = 64, .blocks = 8, .tile_blocks = 8,
-     .in = {.k = 64, .groups = 1, .group_elems = 64, .last_elems = 64, .group_blocks = 8, .blocks = 8, .group_words = 54, .last_words = 16, .words = 54, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_NEUREKA_BOTH, .taps = 3, .b = 0 }, /* 64 -> 64, 8 bit, per channel, 4096 bytes */
-    [LAYER0_GATE_UP_A] = {
-     .offset = 17856u, .block_bytes = 528, .rows = 6, .blocks = 1, .tile_blocks = 1,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 6, 8 bit, groups of 16, 528 bytes */
-    [LAYER0_GATE_UP] = {
-     .offset = 18384u, .block_bytes = 400, .rows = 192, .blocks = 24, .tile_blocks = 24,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_0_gate_up }, /* 64 -> 192, 4 bit, groups of 16, 9600 bytes */
-    [LAYER0_DOWN_A] = {
-     .offset = 27984u, .block_bytes = 784, .rows = 3, .blocks = 1, .tile_blocks = 1,
-     .in = {.k = 96, .groups = 6, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 12, .group_words = 4, .last_words = 4, .words = 24, .range = 255},
-     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 3, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 96 -> 3, 8 bit, groups of 16, 784 bytes */
-    [LAYER0_DOWN] = {
-     .offset = 28768u, .block_bytes = 520, .rows = 64, .blocks = 8, .tile_blocks = 8,
-     .in = {.k = 96, .groups = 6, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 12, .group_words = 4, .last_words = 4, .words = 24, .range = 255},
-     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 5, .shift = 18, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_0_down }, /* 96 -> 64, 4 bit, groups of 16, 4160 bytes */
-    [LAYER1_QKV_A] = {
-     .offset = 32928u, .block_bytes = 528, .rows = 9, .blocks = 2, .tile_blocks = 2,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 9, 8 bit, groups of 16, 1056 bytes */
-    [LAYER1_QKV] = {
-     .offset = 33984u, .block_bytes = 432, .rows = 128, .blocks = 16, .tile_blocks = 16,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_1_qkv }, /* 64 -> 128, 4 bit, groups of 16, 6912 bytes */
-    [LAYER1_O_A] = {
-     .offset = 40896u, .block_bytes = 528, .rows = 3, .blocks = 1, .tile_blocks = 1,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 6, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 3, 8 bit, groups of 16, 528 bytes */
-    [LAYER1_O] = {
-     .offset = 41424u, .block_bytes = 368, .rows = 64, .blocks = 8, .tile_blocks = 8,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 23, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_1_o }, /* 64 -> 64, 4 bit, groups of 16, 2944 bytes */
-    [LAYER1_GATE_UP_A] = {
-     .offset = 44368u, .block_bytes = 528, .rows = 6, .blocks = 1, .tile_blocks = 1,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 6, 8 bit, groups of 16, 528 bytes */
-    [LAYER1_GATE_UP] = {
-     .offset = 44896u, .block_bytes = 704, .rows = 192, .blocks = 24, .tile_blocks = 24,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_1_gate_up }, /* 64 -> 192, 8 bit, groups of 16, 16896 bytes */
-    [LAYER1_DOWN_A] = {
-     .offset = 61792u, .block_bytes = 784, .rows = 3, .blocks = 1, .tile_blocks = 1,
-     .in = {.k = 96, .groups = 6, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 12, .group_words = 4, .last_words = 4, .words = 24, .range = 255},
-     .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 3, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 96 -> 3, 8 bit, groups of 16, 784 bytes */
-    [LAYER1_DOWN] = {
-     .offset = 62576u, .block_bytes = 520, .rows = 64, .blocks = 8, .tile_blocks = 8,
-     .in = {.k = 96, .groups = 6, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 12, .group_words = 4, .last_words = 4, .words = 24, .range = 255},
-     .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 5, .shift = 18, .engine = SC_ON_CORES, .taps = 0, .b = &adapter_1_down }, /* 96 -> 64, 4 bit, groups of 16, 4160 bytes */
-    [HEAD] = {
-     .offset = 66736u, .block_bytes = 624, .rows = 107, .blocks = 14, .tile_blocks = 14,
-     .in = {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 20, .engine = SC_ON_CORES, .taps = 0, .b = 0 }, /* 64 -> 107, 8 bit, groups of 16, 8736 bytes */
+    [LAYER0_QKV_A] = {.offset = 9888u, .block_bytes = 528, .rows = 9, .blocks = 2, .tile_blocks = 2, .in = IN_64, .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .adapter = 0}, /* 64 -> 9, 8 bit, groups of 16, 1056 bytes */
+    [LAYER0_QKV] = {.offset = 10944u, .block_bytes = 432, .rows = 128, .blocks = 16, .tile_blocks = 16, .in = IN_64, .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .adapter = &adapter_0_qkv}, /* 64 -> 128, 4 bit, groups of 16, 6912 bytes */
+    [LAYER0_O] = {.offset = 0u, .block_bytes = 512, .rows = 64, .blocks = 8, .tile_blocks = 8, .in = IN_64_B, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_NEUREKA_BOTH, .taps = 3, .adapter = 0}, /* 64 -> 64, 8 bit, per channel, 4096 bytes */
+    [LAYER0_GATE_UP_A] = {.offset = 17856u, .block_bytes = 528, .rows = 6, .blocks = 1, .tile_blocks = 1, .in = IN_64, .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .adapter = 0}, /* 64 -> 6, 8 bit, groups of 16, 528 bytes */
+    [LAYER0_GATE_UP] = {.offset = 18384u, .block_bytes = 400, .rows = 192, .blocks = 24, .tile_blocks = 24, .in = IN_64, .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .adapter = &adapter_0_gate_up}, /* 64 -> 192, 4 bit, groups of 16, 9600 bytes */
+    [LAYER0_DOWN_A] = {.offset = 27984u, .block_bytes = 784, .rows = 3, .blocks = 1, .tile_blocks = 1, .in = IN_96, .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 3, .engine = SC_ON_CORES, .taps = 0, .adapter = 0}, /* 96 -> 3, 8 bit, groups of 16, 784 bytes */
+    [LAYER0_DOWN] = {.offset = 28768u, .block_bytes = 520, .rows = 64, .blocks = 8, .tile_blocks = 8, .in = IN_96, .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 5, .shift = 18, .engine = SC_ON_CORES, .taps = 0, .adapter = &adapter_0_down}, /* 96 -> 64, 4 bit, groups of 16, 4160 bytes */
+    [LAYER1_QKV_A] = {.offset = 32928u, .block_bytes = 528, .rows = 9, .blocks = 2, .tile_blocks = 2, .in = IN_64, .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .adapter = 0}, /* 64 -> 9, 8 bit, groups of 16, 1056 bytes */
+    [LAYER1_QKV] = {.offset = 33984u, .block_bytes = 432, .rows = 128, .blocks = 16, .tile_blocks = 16, .in = IN_64, .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .adapter = &adapter_1_qkv}, /* 64 -> 128, 4 bit, groups of 16, 6912 bytes */
+    [LAYER1_O_A] = {.offset = 40896u, .block_bytes = 528, .rows = 3, .blocks = 1, .tile_blocks = 1, .in = IN_64, .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 6, .engine = SC_ON_CORES, .taps = 0, .adapter = 0}, /* 64 -> 3, 8 bit, groups of 16, 528 bytes */
+    [LAYER1_O] = {.offset = 41424u, .block_bytes = 368, .rows = 64, .blocks = 8, .tile_blocks = 8, .in = IN_64, .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 4, .shift = 23, .engine = SC_ON_CORES, .taps = 0, .adapter = &adapter_1_o}, /* 64 -> 64, 4 bit, groups of 16, 2944 bytes */
+    [LAYER1_GATE_UP_A] = {.offset = 44368u, .block_bytes = 528, .rows = 6, .blocks = 1, .tile_blocks = 1, .in = IN_64, .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .adapter = 0}, /* 64 -> 6, 8 bit, groups of 16, 528 bytes */
+    [LAYER1_GATE_UP] = {.offset = 44896u, .block_bytes = 704, .rows = 192, .blocks = 24, .tile_blocks = 24, .in = IN_64, .level = SC_IN_WMEM, .format = 8 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 19, .engine = SC_ON_CORES, .taps = 0, .adapter = &adapter_1_gate_up}, /* 64 -> 192, 8 bit, groups of 16, 16896 bytes */
+    [LAYER1_DOWN_A] = {.offset = 61792u, .block_bytes = 784, .rows = 3, .blocks = 1, .tile_blocks = 1, .in = IN_96, .level = SC_IN_WMEM, .format = 8, .drop = 0, .shift = 3, .engine = SC_ON_CORES, .taps = 0, .adapter = 0}, /* 96 -> 3, 8 bit, groups of 16, 784 bytes */
+    [LAYER1_DOWN] = {.offset = 62576u, .block_bytes = 520, .rows = 64, .blocks = 8, .tile_blocks = 8, .in = IN_96, .level = SC_IN_WMEM, .format = 4 | SC_FMT_GROUPED | SC_FMT_ASYM | SC_FMT_ZEROS, .drop = 5, .shift = 18, .engine = SC_ON_CORES, .taps = 0, .adapter = &adapter_1_down}, /* 96 -> 64, 4 bit, groups of 16, 4160 bytes */
+    [HEAD] = {.offset = 66736u, .block_bytes = 624, .rows = 107, .blocks = 14, .tile_blocks = 14, .in = IN_64, .level = SC_IN_WMEM, .format = 8 | SC_FMT_GROUPED | SC_FMT_ASYM, .drop = 4, .shift = 20, .engine = SC_ON_CORES, .taps = 0, .adapter = 0}, /* 64 -> 107, 8 bit, groups of 16, 8736 bytes */
 };
 
 SC_L1_DATA const int32_t sc_norm_weights[2 * SC_LAYERS + 1][SC_HIDDEN] = {
-    {
-    1544709420, 1519794752, 1854937222, 1523813247, 1187867077, 1587305465, 1682945643, 1739204570, 1617042327, 2067113750, 1674908653, 1710271407, 1400043605, 1531046537, 1682945643, 1700627020, 1641956995, 1469161717, 1893514773, 1650797684,
+    {1544709420, 1519794752, 1854937222, 1523813247, 1187867077, 1587305465, 1682945643, 1739204570, 1617042327, 2067113750, 1674908653, 1710271407, 1400043605, 1531046537, 1682945643, 1700627020, 1641956995, 1469161717, 1893514773, 1650797684,
     1544709420, 1967455078, 1616238628, 1638742199, 1674908653, 1629097812, 1370306743, 1547120517, 1638742199, 2062291556, 1510954063, 1514168859, 1676516051, 1408080595, 1617846026, 1600164649, 1805107886, 1538279828, 2075150740, 1732774979,
     1843685436, 1928877527, 1526224343, 1550335313, 2147483647, 1604986842, 1695804826, 1782604315, 1684553040, 1710271407, 1739204570, 1599360950, 1428976768, 1686160438, 1334140290, 1535868731, 1811537478, 1527831741, 1798678294, 1637938500,
-    1890299977, 1528635440, 1883870385, 1607397939,
-    },
-    {
-    1654518777, 1713639785, 1693642973, 1799713016, 1538015616, 1670168456, 1893611086, 1727550610, 2083146080, 1784063338, 1997942276, 1703206666, 1984031450, 2074451814, 1710162078, 1644955085, 1656257631, 2147483647, 1596267197, 1876222555,
+    1890299977, 1528635440, 1883870385, 1607397939},
+    {1654518777, 1713639785, 1693642973, 1799713016, 1538015616, 1670168456, 1893611086, 1727550610, 2083146080, 1784063338, 1997942276, 1703206666, 1984031450, 2074451814, 1710162078, 1644955085, 1656257631, 2147483647, 1596267197, 1876222555,
     1458028371, 1944037828, 1516279952, 1921432737, 1905783058, 1869267142, 1477155756, 1935343562, 1792757603, 1398037937, 1907521912, 2062279842, 2076190668, 2032719339, 1465853210, 1937082415, 1784063338, 1626697127, 1848400904, 1839706638,
     1825795813, 1668429603, 1711900932, 1579748092, 1973598331, 1926649296, 1698859533, 1808407282, 1668429603, 1398907364, 1898827646, 1609308595, 1853617464, 1763197100, 1531929630, 1654518777, 1734506023, 1394560231, 1628435980, 1787541044,
-    1703206666, 1825795813, 1591920064, 1611916875,
-    },
-    {
-    1534403462, 1931202582, 1909063575, 1488422448, 1701297513, 1720882018, 1618701988, 1728545521, 1719179018, 1606780984, 1603374983, 1745575526, 1827319551, 1594859981, 1829022551, 1796665541, 1599117482, 1700446012, 2147483647, 1643395495,
+    1703206666, 1825795813, 1591920064, 1611916875},
+    {1534403462, 1931202582, 1909063575, 1488422448, 1701297513, 1720882018, 1618701988, 1728545521, 1719179018, 1606780984, 1603374983, 1745575526, 1827319551, 1594859981, 1829022551, 1796665541, 1599117482, 1700446012, 2147483647, 1643395495,
     1784744538, 1725139520, 1829022551, 1832428552, 1571017973, 1931202582, 1638286494, 1530997461, 1970371594, 1881815567, 1719179018, 1856270559, 1658722500, 1571017973, 1960153591, 1745575526, 1468837943, 1547175966, 1839240554, 1594008480,
     1705555014, 1673198004, 1404123923, 1817101547, 1553136468, 1698743012, 1873300564, 1755793529, 1741318025, 1685970508, 1459471440, 1690228009, 1589750979, 1857973560, 1421153928, 1602523483, 1698743012, 1764308532, 1857973560, 1510561455,
-    2142374645, 1643395495, 1599968982, 1486719448,
-    },
-    {
-    1911260446, 1851791668, 1708075455, 1511498105, 1399994147, 1627957795, 1646954766, 1371911668, 1637869258, 1754328949, 1608134870, 1850139757, 1513975971, 1777455696, 1514801926, 1658518140, 1807190084, 1916216177, 1856747399, 1888133699,
+    2142374645, 1643395495, 1599968982, 1486719448},
+    {1911260446, 1851791668, 1708075455, 1511498105, 1399994147, 1627957795, 1646954766, 1371911668, 1637869258, 1754328949, 1608134870, 1850139757, 1513975971, 1777455696, 1514801926, 1658518140, 1807190084, 1916216177, 1856747399, 1888133699,
     1701467813, 1774151875, 1492501135, 1665125782, 1641173079, 1784063338, 1593267675, 1455333148, 1642824990, 1959165850, 1822057279, 1394212460, 1529669121, 1627131840, 1769196143, 1856747399, 1523887434, 1655214319, 1737809844, 1906304714,
     2147483647, 1523061479, 1643650945, 1661821961, 1636217348, 1325658174, 1898045162, 1747721307, 1640347124, 1609786780, 1947602477, 1846835936, 1757632770, 1899697072, 1770848054, 1311616935, 1462766746, 1694860171, 1779107606, 1608960825,
-    1627131840, 1949254387, 1802234353, 1762588501,
-    },
-    {
-    2147483647, 1478021889, 1587836394, 1703344984, 1719613799, 1590276716, 1615493380, 1783062180, 1576448223, 1895317007, 1833495508, 1607358972, 1857898731, 1442230495, 1604105209, 1560179407, 1935989045, 1412133186, 1565873493, 1750524549,
+    1627131840, 1949254387, 1802234353, 1762588501},
+    {2147483647, 1478021889, 1587836394, 1703344984, 1719613799, 1590276716, 1615493380, 1783062180, 1576448223, 1895317007, 1833495508, 1607358972, 1857898731, 1442230495, 1604105209, 1560179407, 1935989045, 1412133186, 1565873493, 1750524549,
     1737509496, 1608985854, 1344617602, 1683822405, 1861152494, 1830241745, 1812346048, 1949004098, 1887182599, 1716360036, 1698464339, 1905078296, 1670807353, 1661046063, 1645590689, 1517880487, 1755405193, 1572381019, 1644777248, 1698464339,
     1661046063, 1508932638, 1706598747, 1444670817, 1644777248, 1495917586, 1385289640, 1791196587, 1569127256, 1856271849, 1719613799, 1652911656, 1807465403, 1555298763, 1773300890, 1478021889, 1875794428, 1610612735, 1792823469, 1771674009,
-    1646404129, 1660232623, 1665113267, 1784689061,
-    },
+    1646404129, 1660232623, 1665113267, 1784689061},
 };
 
 const int32_t sc_end_tokens[] = { 2, -1 };

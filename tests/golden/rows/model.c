@@ -13,16 +13,15 @@ SC_L1_DATA const sc_engine *const sc_engines[] = {
     [SC_ON_NEUREKA_BOTH] = &sc_engine_neureka_both,
 };
 
+/* Layouts of input vectors. */
+#define IN_16 {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .x_blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14}
+#define IN_16_B {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .x_blocks = 2, .group_words = 4, .last_words = 4, .words = 4, .range = 14}
+#define IN_24 {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .x_blocks = 3, .group_words = 18, .last_words = 6, .words = 18, .range = 14}
+
 /* Matrices in the order of a pass. */
 enum {
-    LAYER0_QKV,
-    LAYER0_O,
-    LAYER0_GATE_UP,
-    LAYER0_DOWN,
-    LAYER1_QKV,
-    LAYER1_O,
-    LAYER1_GATE_UP,
-    LAYER1_DOWN,
+    LAYER0_QKV, LAYER0_O, LAYER0_GATE_UP, LAYER0_DOWN,
+    LAYER1_QKV, LAYER1_O, LAYER1_GATE_UP, LAYER1_DOWN,
     HEAD,
 };
 
@@ -52,66 +51,26 @@ const sc_result sc_results[SC_LAYER_STEPS] = {
 };
 
 /* 16 -> 107, 8 bit, per channel, 3584 bytes */
-SC_L1_DATA const sc_matrix sc_embedding = {
-     .offset = 12928u, .block_bytes = 256, .rows = 107, .blocks = 14, .tile_blocks = 14,
-     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 };
+SC_L1_DATA const sc_matrix sc_embedding = {.offset = 12928u, .block_bytes = 256, .rows = 107, .blocks = 14, .tile_blocks = 14, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .adapter = 0};
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    [LAYER0_QKV] = {
-     .offset = 0u, .block_bytes = 256, .rows = 32, .blocks = 4, .tile_blocks = 4,
-     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 4, .last_words = 4, .words = 4, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_1X1, .taps = 0, .b = 0 }, /* 16 -> 32, 8 bit, per channel, 1024 bytes */
-    [LAYER0_O] = {
-     .offset = 1088u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2,
-     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 16 -> 16, 8 bit, per channel, 512 bytes */
-    [LAYER0_GATE_UP] = {
-     .offset = 2176u, .block_bytes = 256, .rows = 48, .blocks = 6, .tile_blocks = 6,
-     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 16 -> 48, 8 bit, per channel, 1536 bytes */
-    [LAYER0_DOWN] = {
-     .offset = 5376u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2,
-     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 18, .last_words = 6, .words = 18, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 24 -> 16, 8 bit, per channel, 512 bytes */
-    [LAYER1_QKV] = {
-     .offset = 6464u, .block_bytes = 256, .rows = 32, .blocks = 4, .tile_blocks = 4,
-     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 4, .last_words = 4, .words = 4, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_1X1, .taps = 0, .b = 0 }, /* 16 -> 32, 8 bit, per channel, 1024 bytes */
-    [LAYER1_O] = {
-     .offset = 7552u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2,
-     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 16 -> 16, 8 bit, per channel, 512 bytes */
-    [LAYER1_GATE_UP] = {
-     .offset = 8640u, .block_bytes = 256, .rows = 48, .blocks = 6, .tile_blocks = 6,
-     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 16 -> 48, 8 bit, per channel, 1536 bytes */
-    [LAYER1_DOWN] = {
-     .offset = 11840u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2,
-     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 18, .last_words = 6, .words = 18, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 24 -> 16, 8 bit, per channel, 512 bytes */
-    [HEAD] = {
-     .offset = 12928u, .block_bytes = 256, .rows = 107, .blocks = 14, .tile_blocks = 14,
-     .in = {.k = 16, .groups = 1, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .blocks = 2, .group_words = 12, .last_words = 4, .words = 12, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .b = 0 }, /* 16 -> 107, 8 bit, per channel, 3584 bytes */
+    [LAYER0_QKV] = {.offset = 0u, .block_bytes = 256, .rows = 32, .blocks = 4, .tile_blocks = 4, .in = IN_16_B, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_1X1, .taps = 0, .adapter = 0}, /* 16 -> 32, 8 bit, per channel, 1024 bytes */
+    [LAYER0_O] = {.offset = 1088u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .adapter = 0}, /* 16 -> 16, 8 bit, per channel, 512 bytes */
+    [LAYER0_GATE_UP] = {.offset = 2176u, .block_bytes = 256, .rows = 48, .blocks = 6, .tile_blocks = 6, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .adapter = 0}, /* 16 -> 48, 8 bit, per channel, 1536 bytes */
+    [LAYER0_DOWN] = {.offset = 5376u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .adapter = 0}, /* 24 -> 16, 8 bit, per channel, 512 bytes */
+    [LAYER1_QKV] = {.offset = 6464u, .block_bytes = 256, .rows = 32, .blocks = 4, .tile_blocks = 4, .in = IN_16_B, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_1X1, .taps = 0, .adapter = 0}, /* 16 -> 32, 8 bit, per channel, 1024 bytes */
+    [LAYER1_O] = {.offset = 7552u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .adapter = 0}, /* 16 -> 16, 8 bit, per channel, 512 bytes */
+    [LAYER1_GATE_UP] = {.offset = 8640u, .block_bytes = 256, .rows = 48, .blocks = 6, .tile_blocks = 6, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .adapter = 0}, /* 16 -> 48, 8 bit, per channel, 1536 bytes */
+    [LAYER1_DOWN] = {.offset = 11840u, .block_bytes = 256, .rows = 16, .blocks = 2, .tile_blocks = 2, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .adapter = 0}, /* 24 -> 16, 8 bit, per channel, 512 bytes */
+    [HEAD] = {.offset = 12928u, .block_bytes = 256, .rows = 107, .blocks = 14, .tile_blocks = 14, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1, .adapter = 0}, /* 16 -> 107, 8 bit, per channel, 3584 bytes */
 };
 
 SC_L1_DATA const int32_t sc_norm_weights[2 * SC_LAYERS + 1][SC_HIDDEN] = {
-    {
-    2043895342, 1859401381, 1816287770, 2147483647, 1612224361, 1879776018, 2001709188, 1902157808, 1676837433, 1893295621, 2050809644, 1965368951, 1957862434, 1955918620, 1923231657, 1662039072,
-    },
-    {
-    1760018913, 1994155261, 1910767395, 1902751261, 1710160655, 1459835820, 1703689653, 1775166496, 2147483647, 1977296514, 1929955047, 1761900458, 1734326250, 1990597119, 1801151193, 1807728125,
-    },
-    {
-    1787561570, 1869079525, 1971326208, 1866167144, 1841583375, 2008581220, 1938074552, 1889731201, 1796198280, 1898552301, 1733741414, 2147483647, 1921095755, 1952210225, 1748282055, 1826393584,
-    },
-    {
-    2073568609, 1950116070, 1784451548, 2054235134, 1884952648, 2147483647, 1916389962, 2019230302, 1683140877, 2043145793, 1880574394, 1623906349, 1600580823, 1764283804, 2107739521, 1540439328,
-    },
-    {
-    1654471200, 1894119636, 1789464489, 1943689221, 1916151126, 1977812838, 2124417339, 1938452952, 1955962601, 2023107544, 1696689788, 1756608650, 1844317310, 1789966684, 2147483647, 1858868369,
-    },
+    {2043895342, 1859401381, 1816287770, 2147483647, 1612224361, 1879776018, 2001709188, 1902157808, 1676837433, 1893295621, 2050809644, 1965368951, 1957862434, 1955918620, 1923231657, 1662039072},
+    {1760018913, 1994155261, 1910767395, 1902751261, 1710160655, 1459835820, 1703689653, 1775166496, 2147483647, 1977296514, 1929955047, 1761900458, 1734326250, 1990597119, 1801151193, 1807728125},
+    {1787561570, 1869079525, 1971326208, 1866167144, 1841583375, 2008581220, 1938074552, 1889731201, 1796198280, 1898552301, 1733741414, 2147483647, 1921095755, 1952210225, 1748282055, 1826393584},
+    {2073568609, 1950116070, 1784451548, 2054235134, 1884952648, 2147483647, 1916389962, 2019230302, 1683140877, 2043145793, 1880574394, 1623906349, 1600580823, 1764283804, 2107739521, 1540439328},
+    {1654471200, 1894119636, 1789464489, 1943689221, 1916151126, 1977812838, 2124417339, 1938452952, 1955962601, 2023107544, 1696689788, 1756608650, 1844317310, 1789966684, 2147483647, 1858868369},
 };
 
 const int32_t sc_end_tokens[] = { 2, -1 };

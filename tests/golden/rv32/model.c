@@ -5,16 +5,14 @@
 
 #include "sc_runtime.h"
 
+/* Layouts of input vectors. */
+#define IN_24 {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .x_blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14}
+#define IN_42 {.k = 42, .groups = 1, .group_elems = 42, .last_elems = 42, .group_blocks = 6, .x_blocks = 6, .group_words = 11, .last_words = 11, .words = 11, .range = 14}
+
 /* Matrices in the order of a pass. */
 enum {
-    LAYER0_QKV,
-    LAYER0_O,
-    LAYER0_GATE_UP,
-    LAYER0_DOWN,
-    LAYER1_QKV,
-    LAYER1_O,
-    LAYER1_GATE_UP,
-    LAYER1_DOWN,
+    LAYER0_QKV, LAYER0_O, LAYER0_GATE_UP, LAYER0_DOWN,
+    LAYER1_QKV, LAYER1_O, LAYER1_GATE_UP, LAYER1_DOWN,
     HEAD,
 };
 
@@ -44,71 +42,31 @@ const sc_result sc_results[SC_LAYER_STEPS] = {
 };
 
 /* 24 -> 107, 8 bit, per channel, 2912 bytes */
-SC_L1_DATA const sc_matrix sc_embedding = {
-     .offset = 9696u, .block_bytes = 208, .rows = 107, .blocks = 14, .tile_blocks = 14,
-     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 };
+SC_L1_DATA const sc_matrix sc_embedding = {.offset = 9696u, .block_bytes = 208, .rows = 107, .blocks = 14, .tile_blocks = 14, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0};
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    [LAYER0_QKV] = {
-     .offset = 0u, .block_bytes = 208, .rows = 70, .blocks = 9, .tile_blocks = 9,
-     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 }, /* 24 -> 70, 8 bit, per channel, 1872 bytes */
-    [LAYER0_O] = {
-     .offset = 1872u, .block_bytes = 368, .rows = 24, .blocks = 3, .tile_blocks = 3,
-     .in = {.k = 42, .groups = 1, .group_elems = 42, .last_elems = 42, .group_blocks = 6, .blocks = 6, .group_words = 11, .last_words = 11, .words = 11, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .b = 0 }, /* 42 -> 24, 8 bit, per channel, 1104 bytes */
-    [LAYER0_GATE_UP] = {
-     .offset = 2976u, .block_bytes = 208, .rows = 48, .blocks = 6, .tile_blocks = 6,
-     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 }, /* 24 -> 48, 8 bit, per channel, 1248 bytes */
-    [LAYER0_DOWN] = {
-     .offset = 4224u, .block_bytes = 208, .rows = 24, .blocks = 3, .tile_blocks = 3,
-     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .b = 0 }, /* 24 -> 24, 8 bit, per channel, 624 bytes */
-    [LAYER1_QKV] = {
-     .offset = 4848u, .block_bytes = 208, .rows = 70, .blocks = 9, .tile_blocks = 9,
-     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 }, /* 24 -> 70, 8 bit, per channel, 1872 bytes */
-    [LAYER1_O] = {
-     .offset = 6720u, .block_bytes = 368, .rows = 24, .blocks = 3, .tile_blocks = 3,
-     .in = {.k = 42, .groups = 1, .group_elems = 42, .last_elems = 42, .group_blocks = 6, .blocks = 6, .group_words = 11, .last_words = 11, .words = 11, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .b = 0 }, /* 42 -> 24, 8 bit, per channel, 1104 bytes */
-    [LAYER1_GATE_UP] = {
-     .offset = 7824u, .block_bytes = 208, .rows = 48, .blocks = 6, .tile_blocks = 6,
-     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 }, /* 24 -> 48, 8 bit, per channel, 1248 bytes */
-    [LAYER1_DOWN] = {
-     .offset = 9072u, .block_bytes = 208, .rows = 24, .blocks = 3, .tile_blocks = 3,
-     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .b = 0 }, /* 24 -> 24, 8 bit, per channel, 624 bytes */
-    [HEAD] = {
-     .offset = 9696u, .block_bytes = 208, .rows = 107, .blocks = 14, .tile_blocks = 14,
-     .in = {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14},
-     .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .b = 0 }, /* 24 -> 107, 8 bit, per channel, 2912 bytes */
+    [LAYER0_QKV] = {.offset = 0u, .block_bytes = 208, .rows = 70, .blocks = 9, .tile_blocks = 9, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0}, /* 24 -> 70, 8 bit, per channel, 1872 bytes */
+    [LAYER0_O] = {.offset = 1872u, .block_bytes = 368, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_42, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .adapter = 0}, /* 42 -> 24, 8 bit, per channel, 1104 bytes */
+    [LAYER0_GATE_UP] = {.offset = 2976u, .block_bytes = 208, .rows = 48, .blocks = 6, .tile_blocks = 6, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0}, /* 24 -> 48, 8 bit, per channel, 1248 bytes */
+    [LAYER0_DOWN] = {.offset = 4224u, .block_bytes = 208, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .adapter = 0}, /* 24 -> 24, 8 bit, per channel, 624 bytes */
+    [LAYER1_QKV] = {.offset = 4848u, .block_bytes = 208, .rows = 70, .blocks = 9, .tile_blocks = 9, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0}, /* 24 -> 70, 8 bit, per channel, 1872 bytes */
+    [LAYER1_O] = {.offset = 6720u, .block_bytes = 368, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_42, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .adapter = 0}, /* 42 -> 24, 8 bit, per channel, 1104 bytes */
+    [LAYER1_GATE_UP] = {.offset = 7824u, .block_bytes = 208, .rows = 48, .blocks = 6, .tile_blocks = 6, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0}, /* 24 -> 48, 8 bit, per channel, 1248 bytes */
+    [LAYER1_DOWN] = {.offset = 9072u, .block_bytes = 208, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .adapter = 0}, /* 24 -> 24, 8 bit, per channel, 624 bytes */
+    [HEAD] = {.offset = 9696u, .block_bytes = 208, .rows = 107, .blocks = 14, .tile_blocks = 14, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0}, /* 24 -> 107, 8 bit, per channel, 2912 bytes */
 };
 
 SC_L1_DATA const int32_t sc_norm_weights[2 * SC_LAYERS + 1][SC_HIDDEN] = {
-    {
-    1898685840, 1954734722, 1741881449, 1593927506, 2020336520, 1770084632, 1580215984, 2103503955, 1661222704, 1740827267, 2104439652, 1908227003, 1711468939, 1786310934, 1645270018, 1727066279, 2007001499, 1285977246, 1651326194, 1912790530,
-    1414846086, 1729651572, 2145135323, 2147483647,
-    },
-    {
-    2081506415, 1721151828, 1823595744, 1586694168, 1898396958, 1789233420, 2147483647, 1708566613, 1756388867, 2004323165, 1820216144, 1513594257, 1748963077, 1759456807, 2012929946, 1509378254, 1707516808, 1621858701, 1702055116, 1629433935,
-    1592898966, 1963707811, 1780837508, 1909167519,
-    },
-    {
-    2023965269, 1823352529, 1873859635, 1688650618, 2147483647, 1974044593, 1907943481, 1735515047, 1900056655, 1692763148, 1967054925, 1746570399, 1468739629, 1722580604, 1641135723, 1904906251, 1782935069, 1668633783, 1796741957, 1611499847,
-    1589976646, 1871566993, 1849920876, 1824120110,
-    },
-    {
-    1839340162, 2147483647, 1840160112, 1951684904, 1991487816, 1894215188, 1916504140, 1936017006, 1923152712, 1900300998, 1919236769, 1995468199, 1849954096, 2087651775, 1859407190, 1858866100, 1805199499, 1896478849, 1764104574, 1752987961,
-    1805209589, 1957257028, 1760876375, 1755131111,
-    },
-    {
-    1651006810, 1797219338, 1933595114, 1904443063, 1548315726, 1830823701, 1620855198, 1957844591, 1766486506, 1752264137, 1496070399, 2129794681, 2053086478, 2147483647, 1846353310, 1833738568, 1609329329, 1628213075, 1961555979, 1843510316,
-    1801620493, 1631085453, 1809228234, 1913138832,
-    },
+    {1898685840, 1954734722, 1741881449, 1593927506, 2020336520, 1770084632, 1580215984, 2103503955, 1661222704, 1740827267, 2104439652, 1908227003, 1711468939, 1786310934, 1645270018, 1727066279, 2007001499, 1285977246, 1651326194, 1912790530,
+    1414846086, 1729651572, 2145135323, 2147483647},
+    {2081506415, 1721151828, 1823595744, 1586694168, 1898396958, 1789233420, 2147483647, 1708566613, 1756388867, 2004323165, 1820216144, 1513594257, 1748963077, 1759456807, 2012929946, 1509378254, 1707516808, 1621858701, 1702055116, 1629433935,
+    1592898966, 1963707811, 1780837508, 1909167519},
+    {2023965269, 1823352529, 1873859635, 1688650618, 2147483647, 1974044593, 1907943481, 1735515047, 1900056655, 1692763148, 1967054925, 1746570399, 1468739629, 1722580604, 1641135723, 1904906251, 1782935069, 1668633783, 1796741957, 1611499847,
+    1589976646, 1871566993, 1849920876, 1824120110},
+    {1839340162, 2147483647, 1840160112, 1951684904, 1991487816, 1894215188, 1916504140, 1936017006, 1923152712, 1900300998, 1919236769, 1995468199, 1849954096, 2087651775, 1859407190, 1858866100, 1805199499, 1896478849, 1764104574, 1752987961,
+    1805209589, 1957257028, 1760876375, 1755131111},
+    {1651006810, 1797219338, 1933595114, 1904443063, 1548315726, 1830823701, 1620855198, 1957844591, 1766486506, 1752264137, 1496070399, 2129794681, 2053086478, 2147483647, 1846353310, 1833738568, 1609329329, 1628213075, 1961555979, 1843510316,
+    1801620493, 1631085453, 1809228234, 1913138832},
 };
 
 const int32_t sc_end_tokens[] = { 2, -1 };
