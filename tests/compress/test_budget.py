@@ -19,7 +19,7 @@ from shrinkc.compression import budget as budgets
 from shrinkc.compression.budget import allowed_bytes, decide, space_of, stages_of
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.choices import FUSED, Choice, Space, best, narrow_loss
-from shrinkc.compression.compiled_choices import CompiledMatrices, OnTarget
+from shrinkc.compression.compiled_choices import CompiledMatrices, OnTarget, compiled_bytes
 from shrinkc.compression.facts import facts_of
 from shrinkc.compression.knapsack import Option, knapsack
 from shrinkc.compression.recipe import load_recipe, parse_recipe, parse_toml
@@ -396,6 +396,7 @@ def test_the_bytes_on_a_chip_are_those_of_the_compiled_program(
     assert sizes is not None
     counted = {f"layer{i}.{s}": sizes.units[s][widths[i][s]] for i in (0, 1) for s in FUSED}
     assert placed == counted | {"head": space.embeddings()[tables]}
+    assert compiled_bytes(tmp_path / "model") == (None if rank else sum(placed.values()))
     assert isinstance(space, OnTarget)
     planned = space.planned(choice)
     assert planned is not None
