@@ -21,7 +21,8 @@ from shrinkc.compression.facts import FLOAT_BYTES, ModelFacts
 from shrinkc.compression.fingerprint import run_fingerprint, stage_fingerprint
 from shrinkc.compression.fisher import Estimated, estimate_costs
 from shrinkc.compression.preflight import resolve_recipe
-from shrinkc.compression.recipe import BudgetSettings, Recipe, parse_toml
+from shrinkc.compression.recipe import Recipe, parse_toml
+from shrinkc.compression.recipe_settings import BudgetSettings
 from shrinkc.compression.sensitivity import FITTED, Sensitivity, measure
 from shrinkc.compression.stages import depth, gptq, width
 from shrinkc.compression.stages.context import Stage

@@ -14,7 +14,7 @@ import numpy as np
 
 from shrinkc.compression.facts import FLOAT_BYTES, vector_values
 from shrinkc.compression.knapsack import Option, knapsack
-from shrinkc.compression.recipe import CUTS
+from shrinkc.compression.recipe_settings import CUTS
 from shrinkc.compression.sensitivity import MODULES, Costs, LayerSensitivity
 from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.gptq import WIDTHS

@@ -16,7 +16,7 @@ from shrinkc.compression.choices import (
     gptq_of,
 )
 from shrinkc.compression.knapsack import largest_that_fits
-from shrinkc.compression.recipe import CUTS
+from shrinkc.compression.recipe_settings import CUTS
 from shrinkc.compression.sensitivity import Costs
 from shrinkc.compression.stages import gptq
 from shrinkc.compression.stages.gptq import WIDTHS

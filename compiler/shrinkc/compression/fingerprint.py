@@ -9,7 +9,8 @@ from pathlib import Path
 import shrinkc
 from shrinkc.checkpoints import versions
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.recipe import PATH_KEYS, EvaluateSettings, Recipe
+from shrinkc.compression.recipe import PATH_KEYS, Recipe
+from shrinkc.compression.recipe_settings import EvaluateSettings
 from shrinkc.compression.stages.context import Stage
 from shrinkc.compression.texts import read_texts
 from shrinkc.core.artifact import file_record

@@ -12,7 +12,8 @@ from typing import Any
 
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.facts import ModelFacts
-from shrinkc.compression.recipe import EvaluateSettings, Recipe
+from shrinkc.compression.recipe import Recipe
+from shrinkc.compression.recipe_settings import EvaluateSettings
 from shrinkc.compression.run_directory import saved_state_bytes, step_name
 from shrinkc.compression.self_generated import SelfGeneratedSettings
 from shrinkc.compression.stages.context import Stage
