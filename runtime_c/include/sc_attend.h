@@ -21,10 +21,15 @@ SC_PHASE static void sc_step_heads(const int32_t *qkv, uint32_t stride, uint32_t
 #if SC_KV_BITS == 4
     h.orders = sc_key_orders[layer][0];
 #endif
+#ifndef SC_KV_STREAMED
     if (sc_now.next) h.value_scales = value_scales[layer];
+#endif
     const uint32_t wanted = sc_first_wanted(layer); /* tokens before it need no queries */
     for (uint32_t t = 0, head = (uint32_t)core; t < sc_now.tokens; t++) {
         h.position = sc_now.position + t;
+#ifdef SC_KV_STREAMED
+        h.position -= sc_now.position / SC_KV_POSITIONS * SC_KV_POSITIONS; /* in the new blocks */
+#endif
 #ifdef SC_WINDOW
         h.position = sc_place_of_position(layer, h.position);
 #endif
@@ -37,6 +42,7 @@ SC_PHASE static void sc_step_heads(const int32_t *qkv, uint32_t stride, uint32_t
     }
 }
 
+#ifndef SC_KV_STREAMED
 /* Combines the scales of the values: up to each token of this pass, for the barrier that follows. A pass of
  * one token has done its own in heads_prepare() if the earlier ones were known. The arena starts as zeros. */
 SC_WARM static void scales_of_pass(uint32_t layer, int core) {
@@ -55,6 +61,7 @@ SC_WARM static void scales_of_pass(uint32_t layer, int core) {
         value_scales[layer][kv] = (uint16_t)kept;
     }
 }
+#endif
 
 #if SC_KV_IN_L1 || SC_KV_WINDOW > 0
 
@@ -149,7 +156,9 @@ static inline void attend_whole(int32_t *dst, uint32_t stride, uint32_t index, i
 
 #endif
 
-#if !SC_KV_IN_L1 && SC_KV_WINDOW < SC_LONGEST_BLOCKS
+#ifdef SC_KV_STREAMED
+#include "sc_attend_streamed.h"
+#elif !SC_KV_IN_L1 && SC_KV_WINDOW < SC_LONGEST_BLOCKS
 
 /* What a core does with a part of the cache: positions first .. first + 4 * blocks - 1. */
 enum kv_pass { PASS_SCORES, PASS_WEIGH, PASS_VALUES };
@@ -269,7 +278,9 @@ SC_PHASE static void attend_in_pieces(int32_t *dst, uint32_t stride, uint32_t in
 #endif
 
 SC_PHASE static void sc_step_attention(int32_t *dst, uint32_t stride, uint32_t index, int core) {
-#if SC_KV_IN_L1 || SC_KV_WINDOW >= SC_LONGEST_BLOCKS
+#ifdef SC_KV_STREAMED
+    attend_streamed(dst, stride, index, core);
+#elif SC_KV_IN_L1 || SC_KV_WINDOW >= SC_LONGEST_BLOCKS
     attend_whole(dst, stride, index, core);
 #elif SC_KV_WINDOW == 0
     attend_in_pieces(dst, stride, index, core);

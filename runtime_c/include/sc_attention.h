@@ -78,10 +78,16 @@ static inline int sc_block_runs(uint32_t layer, uint32_t from, uint32_t to, sc_b
 
 /* A core's scratch buffer for one head over the whole context. */
 typedef struct {
+#ifdef SC_KV_STREAMED /* for a piece of the cache */
+    int32_t score[SC_KV_TILE_BLOCKS * SC_KV_POSITIONS];
+    uint16_t weight[SC_KV_TILE_BLOCKS * SC_KV_POSITIONS + 4];
+    uint8_t skew[SC_HEAD_SCRATCH_BYTES - 6 * SC_KV_TILE_BLOCKS * SC_KV_POSITIONS - 8];
+#else
     int32_t score[SC_KV_BLOCKS * SC_KV_POSITIONS];
     /* probability * value scale; zeros after the last position */
     uint16_t weight[SC_KV_BLOCKS * SC_KV_POSITIONS + 4];
     uint8_t skew[SC_HEAD_SCRATCH_BYTES - 6 * SC_KV_BLOCKS * SC_KV_POSITIONS - 8]; /* different L1 banks */
+#endif
 } sc_head_scratch;
 
 /* The heads of one token: inputs and outputs. */

@@ -69,7 +69,10 @@ SC_VIEW(pass_scales, PASS_SCALES, uint16_t[SC_KV_HEADS], SC_CHUNK);
 /* Per core. */
 SC_VIEW(tops, TOPS, sc_top[SC_CORES], SC_VERIFIED); /* for each token of a pass */
 SC_VIEW(scratch, HEAD_SCRATCH, sc_head_scratch, SC_HEAD_CORES_OF_SEVERAL);
-#ifdef SC_AT_HEAD_STATE
+#ifdef SC_KV_STREAMED
+SC_VIEW(state, HEAD_STATE, sc_head_state,
+        SC_KV_STREAMED *SC_HEADS); /* of all heads that attend at the same time */
+#elif defined(SC_AT_HEAD_STATE)
 SC_VIEW(state, HEAD_STATE, sc_head_state, SC_HEAD_CORES); /* more if cores share heads */
 #else
 static sc_head_state *const state = 0;

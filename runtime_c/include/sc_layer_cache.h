@@ -29,7 +29,9 @@ static inline int kv_whole(uint32_t layer) {
 }
 #endif
 
-#if SC_KV_WINDOW > 0
+#ifdef SC_KV_STREAMED
+#include "sc_streamed_cache.h"
+#elif SC_KV_WINDOW > 0
 
 /* L1 holds the current layer's keys, then its values. If matrices travel in tiles, the next layer's cache is
  * loaded from the last gate and up tile on, when the fewest weights follow: the DMA works in order.

@@ -159,7 +159,8 @@ const uint8_t *sc_stream_tile(int core);
 /* ---- KV cache outside L1 ---- */
 uint8_t *sc_cache_keys(uint32_t layer); /* the layer's cache, or its copy in L2 */
 static inline uint8_t *sc_cache_values(uint32_t layer) { return sc_cache_keys(layer) + SC_VALUES_AT(layer); }
-#if SC_KV_LAYERS_HYPERRAM > 0
+#ifdef SC_KV_STREAMED /* sc_streamed_cache.h */
+#elif SC_KV_LAYERS_HYPERRAM > 0
 /* By one core. swap: after a layer's attention, when its new positions are stored. await: before the next
  * layer's cache is read or written. */
 void sc_cache_swap(uint32_t layer);

@@ -8,7 +8,7 @@
 
 #include "sc_buffers.h"
 
-#if !SC_KV_IN_L1
+#if !SC_KV_IN_L1 && !defined(SC_KV_STREAMED)
 
 _Static_assert(SC_LONGEST_BLOCKS *(SC_K_BLOCK + SC_V_BLOCK) <= SC_KV_LAYER_BYTES,
                "planned bytes of a layer's cache");

@@ -23,6 +23,7 @@ from shrinkc.memory.parts import (
     kv_layers_bytes,
     kv_shape,
     kv_shapes,
+    kv_stage_bytes,
     layer_bytes,
     norm_weights_in_l1,
 )
@@ -123,6 +124,8 @@ class Values:
     caches: list[CCache]
     kv_block: tuple[int, int]
     kv_tile_bytes: int
+    kv_stage_bytes: int
+    """Bytes of L2 for KV caches that stream from HyperRAM."""
     sizes: PassSizes
     shared_products: bool
     """Whether another engine multiplies several tokens for the cores."""
@@ -263,7 +266,9 @@ def values_of(
         second_layout=any(taps),
         taps=taps.pop() if len(taps) == 1 else None,
         engine_table=max((engine_named(name).table for name in engines), default=0),
-        head_scratch=head_scratch_bytes(graph.context),
+        head_scratch=head_scratch_bytes(
+            4 * plan.kv_tile_blocks if plan.kv_streamed else graph.context
+        ),
         head_state=head_state_bytes(graph.head_dim),
         layer_bytes=layer_bytes(shape),
         ram_bytes=sum(plan.used.get(level, 0) for level in OUTSIDE),
@@ -274,7 +279,10 @@ def values_of(
         ring_blocks=min(c.blocks for c in caches),
         caches=caches,
         kv_block=kv_block_bytes(graph.kv_heads, graph.head_dim, graph.kv_bits),
-        kv_tile_bytes=align(plan.kv_tile_blocks * max(kv.k_block, kv.v_block)),
+        kv_tile_bytes=held["kv_tile"] // 2
+        if plan.kv_streamed
+        else align(plan.kv_tile_blocks * max(kv.k_block, kv.v_block)),
+        kv_stage_bytes=kv_stage_bytes(shape, plan.chunk, plan.kv_tile_blocks),
         sizes=sizes,
         shared_products=sizes.shared_products and "products" in held,
         flat=flat,

@@ -12,20 +12,23 @@ class Work:
 
     ``features``: name -> count on the busiest core.  Another engine does ``<engine>.<name>`` while the cores do
     ``overlapped.<name>``; the longer of the two counts.  ``moved``: bytes that the DMA copies during the op, without
-    weight tiles.  ``fetched``: bytes from flash for which the op waits."""
+    weight tiles.  ``fetched``: bytes from flash for which the op waits.  ``swapped``: bytes that the HyperBus moves from and
+    to HyperRAM during the op, or would move in the time that they take."""
 
     features: Mapping[str, float] = field(default_factory=dict)
     moved: float = 0.0
     fetched: float = 0.0
+    swapped: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         names = {**self.features, **other.features}
         both = {n: self.features.get(n, 0.0) + other.features.get(n, 0.0) for n in names}
-        return Work(both, self.moved + other.moved, self.fetched + other.fetched)
+        fetched, swapped = self.fetched + other.fetched, self.swapped + other.swapped
+        return Work(both, self.moved + other.moved, fetched, swapped)
 
     def __truediv__(self, n: float) -> Work:
         features = {name: count / n for name, count in self.features.items()}
-        return Work(features, self.moved / n, self.fetched / n)
+        return Work(features, self.moved / n, self.fetched / n, self.swapped / n)
 
 
 @dataclass(frozen=True)

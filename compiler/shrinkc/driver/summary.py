@@ -213,7 +213,11 @@ def _schedule(planned: Planned) -> list[Row]:
         ("weights", "read in place in flash")
         if planned.target.board
         else ("weight tiles", f"{tiles} per forward pass, of at most {show_size(p.tile_bytes)}"),
-        ("KV cache", f"{planned.request.kv_bits} bit, {listed(cache)}"),
+        (
+            "KV cache",
+            f"{planned.request.kv_bits} bit, {listed(cache)}"
+            + ", streamed through L2 and L1" * (p.kv_streamed > 0),
+        ),
         ("logits", f"in {planned.target.kind(L1 if p.logits_in_l1 else L2).label}"),
         *(
             (_TABLES[x.name], f"{show_size(x.bytes)} in {planned.target.kind(x.level).label}")

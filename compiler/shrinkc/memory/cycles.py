@@ -267,7 +267,9 @@ def _pass(steps: list[StepWork], table: CostTable, unknown: dict[str, None]) -> 
         takes = known[alike]
         works = takes.whole
         fetch = step.work.fetched / table.flash
-        waits = {DMA: max(0.0, step.work.moved / table.dma - works), FLASH: fetch}
+        swapped = step.work.swapped / table.flash
+        copied = max(0.0, step.work.moved / table.dma - max(works, swapped))
+        waits = {DMA: copied, FLASH: fetch + max(0.0, swapped - works)}
         begin, now = now, now + sum(waits.values())
         if id(step.tiles) not in cut:
             cut[id(step.tiles)] = _Runs.of(step.tiles)
@@ -282,6 +284,6 @@ def _pass(steps: list[StepWork], table: CostTable, unknown: dict[str, None]) -> 
         if not step.tiles:
             now += works
         busy = {CORES: takes.cores, **takes.others, DMA: (whole + step.work.moved) / table.dma}
-        busy[FLASH] = fetch + fetched / table.flash
+        busy[FLASH] = fetch + swapped + fetched / table.flash
         out.append(StepCost(step.layer, step.name, now - begin, busy, waits))
     return out

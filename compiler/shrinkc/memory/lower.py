@@ -47,6 +47,7 @@ class LowerNeeds:
     ``stages``: number of L2 buffers for tiles from flash.  ``interleave_matrices``: the matrices on the chip are
     spread over the pass instead of being its first ones, so that flash is busy all the time.
     ``interleave_head`` n > 0: every n-th tile of the LM head gets a place on the chip before any other matrix.
+    ``kv_stage``: bytes of L2 through which every layer's KV cache streams from HyperRAM; 0: it does not stream.
     """
 
     kv_in_l1: bool
@@ -56,6 +57,7 @@ class LowerNeeds:
     stages: int = 2
     interleave_matrices: bool = False
     interleave_head: int = 0
+    kv_stage: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _reserve(
         fixed.append(("table stage", table_stage))
     swapped = any(v in OUTSIDE for v in strategy.cache)
     if swapped and not needs.kv_in_l1:
-        fixed.append(("kv stage", max(kv_layers_bytes(s, needs.chunk))))
+        fixed.append(("kv stage", needs.kv_stage or max(kv_layers_bytes(s, needs.chunk))))
     free = {v.name: v.bytes for v in t.levels[1:]}
     free[L2] -= sum(align(size) for _, size in fixed)
     buffers = [(name, L2, size) for name, size in fixed]
@@ -175,6 +177,10 @@ def _reserve(
             continue
         tables.append(Table(name, where, at[where], table))
         at[where], free[where] = at[where] + table, free[where] - table
+    if left and needs.kv_stage:
+        (level,) = strategy.cache
+        need, name = sum(kv_layers_bytes(s, needs.chunk)), t.kind(level).label
+        return Lack(level, need, t.room(level), (("kv cache", need),), name=name)
     if left and L2 not in strategy.cache:
         return None
     if not left and swapped and not any(v in OUTSIDE for v in kv_layers):
@@ -255,7 +261,7 @@ def _arrange(
         {v: at[v] + reserved.bytes(v) for v in at},
         reserved.stage, reserved.embed, reserved.table_stage,
         _flash_cycles(s, t, placements, strategy)
-        + _hyperram_cycles(s, needs.chunk, sum(reserved.kv_layers.get(v, 0) for v in OUTSIDE)),
+        + _hyperram_cycles(s, needs, sum(reserved.kv_layers.get(v, 0) for v in OUTSIDE)),
     )  # fmt: skip
 
 
@@ -327,14 +333,17 @@ def _flash_cycles(
     return cycles + sum(FETCH_CYCLES + row for row in rows)
 
 
-def _hyperram_cycles(s: ModelShape, chunk: int, layers: int) -> int:
+def _hyperram_cycles(s: ModelShape, needs: LowerNeeds, layers: int) -> int:
     """Return the cycles of HyperRAM to read and write the cache of the last ``layers`` layers in a pass of one token,
-    at half of the context."""
+    at half of the context.  If it streams, keys are read twice."""
+    chunk = needs.chunk
     kv = kv_shapes(s, chunk)[-1]
     written = (kv.k_block + kv.v_block) * 20 // 11  # 0.55 bytes per cycle
     last = kv_layers_bytes(s, chunk)[s.num_layers - layers :]
-    half = align(-(-s.context // 4) * (kv.k_block + kv.v_block)) // 2
-    return sum(min(size, half) for size in last) + layers * (written + 4 * FETCH_CYCLES)
+    blocks = -(-s.context // 4)
+    half = align(blocks * (kv.k_block + kv.v_block)) // 2
+    again = layers * blocks * kv.k_block // 2 if needs.kv_stage else 0
+    return sum(min(size, half) for size in last) + again + layers * (written + 4 * FETCH_CYCLES)
 
 
 def _strategies(s: ModelShape, t: Target, needs: LowerNeeds) -> Iterator[_Strategy]:
@@ -343,7 +352,9 @@ def _strategies(s: ModelShape, t: Target, needs: LowerNeeds) -> Iterator[_Strate
     orders: list[tuple[str, ...]] = [ON_CHIP]
     if not needs.kv_in_l1 and any(t.written(v) for v in ON_CHIP if v != L2):
         orders.append(ON_CHIP[::-1])
-    if not needs.kv_in_l1 and any(t.room(v) for v in OUTSIDE):
+    if needs.kv_stage:
+        orders = [OUTSIDE]
+    elif not needs.kv_in_l1 and any(t.room(v) for v in OUTSIDE):
         orders += [CACHE_LEVELS, OUTSIDE]
     tables = list(table_sizes(s)) if from_outside else []
     subsets = [
@@ -393,7 +404,8 @@ def reserved_bytes(s: ModelShape, t: Target, needs: LowerNeeds) -> int:
 
     Raises DoesNotFit if L2 is too small for them.
     """
-    found = _reserve(s, t, needs, _Strategy(ON_CHIP, frozenset(), staged=False))
+    cache = OUTSIDE if needs.kv_stage else ON_CHIP
+    found = _reserve(s, t, needs, _Strategy(cache, frozenset(), staged=False))
     if isinstance(found, Lack):
         raise DoesNotFit.of(found)
     assert found is not None, "L2 may hold a cache"

@@ -16,6 +16,7 @@ from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, KV_BITS, MatrixShape
 from shrinkc.targets import KIB, Target
 
+KV_POSITIONS = 4  # of a block of the KV cache
 TILE_ROUND = 8  # row blocks: one per core
 NORM_WEIGHTS_L1_MAX = 8 * KIB
 POST_NORM_BYTES = 24  # of sc_post_norm
@@ -151,6 +152,14 @@ def kv_shape(s: ModelShape, chunk: int) -> KvShape:
 def kv_layers_bytes(s: ModelShape, chunk: int) -> list[int]:
     """Return the bytes of each layer's KV cache in a lower memory: keys, then values."""
     return [align(kv.blocks * (kv.k_block + kv.v_block)) for kv in kv_shapes(s, chunk)]
+
+
+def kv_stage_bytes(s: ModelShape, chunk: int, tile: int) -> int:
+    """Return the bytes of L2 with which a layer's KV cache streams from HyperRAM: two pieces of ``tile`` blocks, and the
+    blocks that a pass writes, whose first position may be the last one of a block."""
+    kv = kv_shape(s, chunk)
+    new = (chunk + 2 * KV_POSITIONS - 2) // KV_POSITIONS
+    return (2 * tile + new) * (kv.k_block + kv.v_block)
 
 
 def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:

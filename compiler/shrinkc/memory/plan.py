@@ -39,7 +39,8 @@ class Plan:
     layer's KV cache is copied into L1 with that layer's first matrix instead of during the previous layer.
     ``kv_layers``: memory -> number of layers whose KV cache it holds; the first layers are in L2, the last ones in
     HyperRAM.  ``lower_buffers``: buffers of the lower memories, without weights and tables.  ``verified``: the most
-    tokens for which one pass can choose the next token (for prompt lookup).
+    tokens for which one pass can choose the next token (for prompt lookup).  ``kv_streamed``: no layer's cache fits L2,
+    so each streams from HyperRAM while the heads of at most that many tokens attend; 0: caches do not stream.
     """
 
     target: str
@@ -67,6 +68,7 @@ class Plan:
     capacity: dict[str, int]
     version: int = PLAN_VERSION
     notes: list[str] = field(default_factory=list)
+    kv_streamed: int = 0
 
     @property
     def arena_bytes(self) -> int:
@@ -87,8 +89,11 @@ class Plan:
         return memory_kind(level, board=self.board).label
 
     def to_json(self) -> dict[str, object]:
-        """Return the fields as JSON; placements leave out the engine "cores" and interleaving that is off."""
+        """Return the fields as JSON, without a cache that does not stream; placements leave out the engine "cores" and
+        interleaving that is off."""
         out = asdict(self)
+        if not self.kv_streamed:
+            del out["kv_streamed"]
         for placement in out["placements"]:
             if placement["engine"] == CORES:
                 del placement["engine"]
@@ -115,11 +120,12 @@ class KvUse(NamedTuple):
     """Use of L1 by the KV cache, in blocks of 4 positions.
 
     All layers' caches are in L1; or one layer's at a time while it has at most ``window`` blocks, and otherwise pieces
-    of ``tile`` blocks."""
+    of ``tile`` blocks.  ``streamed``: the pieces come from HyperRAM (``Plan.kv_streamed``)."""
 
     all_in_l1: bool
     window: int
     tile: int
+    streamed: int = 0
 
 
 def pass_sizes(
@@ -156,13 +162,13 @@ def pass_sizes(
         multipliers=multiplier_bytes(s) if keeps_multipliers else 0,
         in_place=in_place, perms=s.perms > 0,
         remainders=any(engine_named(m.engine).remainders(m.k, m.bits) for m in s.kinds),
-        windows=s.windows, rope_tables=s.rope_tables, kv_bits=s.kv_bits,
+        windows=s.windows, rope_tables=s.rope_tables, kv_bits=s.kv_bits, kv_streamed=kv.streamed,
     )  # fmt: skip
 
 
 def planned_sizes(s: ModelShape, t: Target, plan: Plan) -> PassSizes:
     """Return the sizes from which the steps computed the buffers of a finished plan."""
-    kv = KvUse(plan.kv_in_l1, plan.kv_window_blocks, plan.kv_tile_blocks)
+    kv = KvUse(plan.kv_in_l1, plan.kv_window_blocks, plan.kv_tile_blocks, plan.kv_streamed)
     use = (plan.chunk, plan.tile_bytes, kv, plan.logits_in_l1, plan.in_place)
     return pass_sizes(s, t, *use, plan.verified, plan.keeps_multipliers)
 

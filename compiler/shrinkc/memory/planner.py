@@ -22,16 +22,21 @@ from shrinkc.memory.parts import (
     align,
     fixed_in_l1,
     kv_shape,
+    kv_stage_bytes,
     multiplier_bytes,
 )
 from shrinkc.memory.plan import KvUse, Plan, l1_buffers, pass_sizes, place
 from shrinkc.schedule.shapes import ModelShape
 from shrinkc.storage import ALIGN, MatrixShape
-from shrinkc.targets import KIB, L1, L2, Target, fetched
+from shrinkc.targets import KIB, L1, L2, OUTSIDE, Target, fetched
 
 CHUNKS = (PROMPT, 12, 8, 4, 2, 1)
 KV_TILE_CAP = 16 * KIB
 KV_WINDOWS = (6, 4, 2, 1)  # eighths of a layer's cache
+LONG_CONTEXT = (
+    1024  # positions; with more, the KV cache also streams if L1 has no room for all scores
+)
+STREAMED = (4, 2, 1)  # tokens that attend at the same time while the KV cache streams from HyperRAM
 # More than two buffers for tiles from flash: one is copied into L1, the others form a queue for the HyperBus.
 STAGES = (3, 4, 6, 8)
 # n: every n-th tile of the LM head is on the chip.
@@ -94,11 +99,12 @@ def _choose_l1(
     arena: _Arena,
     chunks: Sequence[int] = CHUNKS,
     in_place: bool = False,
+    streamed: bool = False,
 ) -> L1Use:
     """Choose a use of L1 within ``total`` bytes.
 
     Preferences in order: KV cache and logits in L1; long prefill chunks; if not the whole cache is in L1, as much as
-    possible of one layer's; large tiles.  Raises DoesNotFit if the smallest use of L1 does not fit.
+    possible of one layer's; large tiles.  ``streamed``: the cache streams from HyperRAM.  Raises DoesNotFit if the smallest use of L1 does not fit.
     """
     overhead = fixed_in_l1(s, t)
     budget = total - overhead
@@ -120,7 +126,12 @@ def _choose_l1(
 
     in_l1 = KvUse(True, 0, kv_tiles)
     outside = pieces
-    if pass_sizes(s, t, 1, 0, in_l1, False).prefetches_next_cache:
+    if streamed:
+        # the buffers in L2 have to be small beside a layer's cache, which does not fit there
+        most = max(1, min(kv.blocks // 8, kv_tiles))
+        sizes = dict.fromkeys((most, most // 2 or 1, 1))
+        outside = pieces = [KvUse(False, 0, tile, n) for tile in sizes for n in STREAMED]
+    elif pass_sizes(s, t, 1, 0, in_l1, False).prefetches_next_cache:
         outside = by_layer + pieces
 
     def tile_for(chunk: int, use: KvUse, logits_l1: bool, least: int) -> int:
@@ -141,6 +152,7 @@ def _choose_l1(
 
     comfortable = min(want, max(align(block), 8 * KIB, align(TILE_ROUND * block)))
     places = ((True, True), (False, True), (False, False))  # of the cache and the logits in L1
+    places = places[1:] if streamed else places
     ways = (
         (least, kv_l1, logits_l1, chunk)
         for least in (comfortable, align(block))
@@ -181,8 +193,35 @@ def _with_multipliers(s: ModelShape, l1: list[Buffer], room: int) -> list[Buffer
     return [*l1, Buffer("multipliers", L1, size, tuple(range(len(s.steps))), end)]
 
 
-def _needs_of(use: L1Use) -> LowerNeeds:
-    return LowerNeeds(use.kv.all_in_l1, use.logits, use.chunk, use.tile)
+def _needs_of(s: ModelShape, use: L1Use) -> LowerNeeds:
+    stage = kv_stage_bytes(s, use.chunk, use.kv.tile) if use.kv.streamed else 0
+    return LowerNeeds(use.kv.all_in_l1, use.logits, use.chunk, use.tile, kv_stage=stage)
+
+
+class _Candidate(NamedTuple):
+    chosen: L1Use
+    needs: LowerNeeds
+    plan: Plan
+
+
+def _first(s: ModelShape, t: Target, total_l1: int, arena: _Arena) -> _Candidate:
+    """Return the plan for the first use of L1 that fits.  The KV cache streams only if it cannot lie elsewhere.
+
+    Raises DoesNotFit of the way that lacks less."""
+    refused: list[DoesNotFit] = []
+    streams = not t.board and not any(s.windows) and any(t.room(v) for v in OUTSIDE)
+    for streamed in (False, True)[: 1 + streams]:
+        try:
+            chosen = _choose_l1(s, t, total_l1, arena, streamed=streamed)
+            return _Candidate(chosen, _needs_of(s, chosen), _plan(s, t, total_l1, arena, chosen))
+        except DoesNotFit as error:
+            refused.append(error)
+            level = error.lacks[0].level
+            if level not in (L1, L2) or (level == L1 and s.context <= LONG_CONTEXT):
+                break
+    # room for weights, or for a cache that streams, is the real problem if everything else has room
+    last = ("weights", *OUTSIDE)
+    raise min(refused, key=lambda e: (e.lacks[0].level not in last, e.lacks[0].excess))
 
 
 def bytes_without_weights(s: ModelShape, t: Target) -> int:
@@ -195,16 +234,18 @@ def bytes_without_weights(s: ModelShape, t: Target) -> int:
     try:
         plan = make_plan(s, t)
     except DoesNotFit:  # the weights are too large, which does not matter here
-        return reserved_bytes(s, t, _needs_of(_choose_l1(s, t, t.l1, _Arena(s, t))))
-    needs = LowerNeeds(plan.kv_in_l1, plan.logits_in_l1, plan.chunk, plan.tile_bytes)
-    return reserved_bytes(s, t, needs)
+        return reserved_bytes(s, t, _needs_of(s, _choose_l1(s, t, t.l1, _Arena(s, t))))
+    kv = KvUse(plan.kv_in_l1, plan.kv_window_blocks, plan.kv_tile_blocks, plan.kv_streamed)
+    return reserved_bytes(
+        s, t, _needs_of(s, L1Use(plan.chunk, plan.tile_bytes, kv, plan.logits_in_l1))
+    )
 
 
 def _beside_weights(s: ModelShape, t: Target) -> int:
     """Return the bytes that everything but weights takes, buffers for weights from flash included."""
     arena = _Arena(s, t)
     try:
-        used = _plan(s, t, t.l1, arena, _choose_l1(s, t, t.l1, arena)).used
+        used = _first(s, t, t.l1, arena).plan.used
     except DoesNotFit as error:
         (lack,) = error.lacks
         if lack.level != "weights":
@@ -215,8 +256,7 @@ def _beside_weights(s: ModelShape, t: Target) -> int:
 
 def check_fits(s: ModelShape, t: Target, l1_budget: int | None = None) -> None:
     """Raise DoesNotFit if :func:`make_plan` would; faster, because it compares no plans."""
-    total_l1, arena = _room(t, l1_budget), _Arena(s, t)
-    _plan(s, t, total_l1, arena, _choose_l1(s, t, total_l1, arena))
+    _first(s, t, _room(t, l1_budget), _Arena(s, t))
 
 
 def _room(t: Target, l1_budget: int | None) -> int:
@@ -231,8 +271,8 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     (``_cycles``).  Raises DoesNotFit with need, have and excess of a memory and its largest consumers.
     """
     total_l1, arena = _room(t, l1_budget), _Arena(s, t)
-    first, table = _choose_l1(s, t, total_l1, arena), cost_table(t.name)
-    best = _Candidate(first, _needs_of(first), _plan(s, t, total_l1, arena, first))
+    best, table = _first(s, t, total_l1, arena), cost_table(t.name)
+    first = best.chosen
     if table is None:
         return best.plan
     cycles = _cycles(s, t, best.plan, table)
@@ -257,10 +297,11 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
     for chunk in (chunk for chunk in dict.fromkeys([*longer, *CHUNKS]) if chunk > first.chunk):
         for in_place in (False, True) if supports_in_place(s) else (False,):
             try:
-                chosen = _choose_l1(s, t, total_l1, arena, [chunk], in_place)
+                streamed = first.kv.streamed > 0
+                chosen = _choose_l1(s, t, total_l1, arena, [chunk], in_place, streamed)
             except DoesNotFit:
                 continue
-            try_plan(chosen, _needs_of(chosen))
+            try_plan(chosen, _needs_of(s, chosen))
     if best.plan.stage_bytes:
         for stages in STAGES:
             try_plan(best.chosen, replace(best.needs, stages=stages))
@@ -272,12 +313,6 @@ def make_plan(s: ModelShape, t: Target, l1_budget: int | None = None) -> Plan:
             if try_plan(best.chosen, replace(best.needs, interleave_head=interleave)):
                 break
     return best.plan
-
-
-class _Candidate(NamedTuple):
-    chosen: L1Use
-    needs: LowerNeeds
-    plan: Plan
 
 
 def _cycles(s: ModelShape, t: Target, plan: Plan, table: CostTable) -> float:
@@ -304,7 +339,7 @@ def _plan(
 ) -> Plan:
     """Make the plan of a use of L1; ``needs`` replaces the usual requirements on the lower memories."""
     chunk, tile, kv, logits_l1, in_place = chosen
-    needs = needs or _needs_of(chosen)
+    needs = needs or _needs_of(s, chosen)
     verified = _verified(s, t, total_l1, arena, chosen)
     room = total_l1 - fixed_in_l1(s, t)
     l1 = _with_multipliers(s, place(arena.buffers(chosen, verified)), room)
@@ -321,7 +356,7 @@ def _plan(
         stage_bytes=lower.stage_bytes, stages=needs.stages if lower.stage_bytes else 0,
         embed_stage=lower.embed_stage, table_stage=lower.table_stage, steps=[step.name for step in s.steps], l1=l1,
         lower_buffers=lower.buffers, tables=lower.tables, placements=lower.placements,
-        used=lower.used, capacity=capacity,
+        used=lower.used, capacity=capacity, kv_streamed=kv.streamed,
     )  # fmt: skip
     plan.used[L1] = plan.arena_bytes + fixed_in_l1(s, t)
     return plan

@@ -122,6 +122,7 @@ def _sizes(plan: Plan, s: ModelShape, t: Target) -> PassSizes:
         any(ENGINES[e].products for e in t.engines) and any(_shared_products(m, 1) for m in s.matrices),
         norm_weights_outside_l1(s) and not t.board, _multipliers(plan, s, t), plan.in_place,
         any(_remainders(m) for m in s.matrices), s.perms > 0, s.windows, s.rope_tables, s.kv_bits,
+        plan.kv_streamed,
     )  # fmt: skip
 
 
@@ -198,7 +199,7 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     """Return the minimum bytes of each L1 buffer that the verifier knows."""
     chunk, cores, head_cores = plan.chunk, t.cores, _head_cores(plan, t)
     readers = [m for m in s.matrices if m.name != "embedding"]
-    positions = (s.context + 3) // 4 * 4
+    positions = 4 * plan.kv_tile_blocks if plan.kv_streamed else (s.context + 3) // 4 * 4
     head = (s.head_dim + 3) // 4 * 4
     query, k_block, v_block = _head_bytes(s)
     qkv = (s.heads + 2 * s.kv_heads) * s.head_dim
@@ -225,7 +226,10 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     # for one token the controller helps only if the busiest core then has fewer heads
     fewer = len(range(0, s.heads, head_cores)) < len(range(0, s.heads, cores))
     one_token = head_cores if fewer else cores
-    if states := one_token * _head_states(s, plan, one_token):
+    states = one_token * _head_states(s, plan, one_token)
+    if plan.kv_streamed:  # all heads of some tokens at a time
+        states = s.heads * min(chunk, plan.kv_streamed)
+    if states:
         out["head_state"] = states * skewed(16 + 4 * head)
     mlps = [step for step in s.steps if step.in_layer and step.matrix == "gate_up"]
     if norm_weights_outside_l1(s) and not t.board and len(mlps) == 1:
@@ -260,7 +264,8 @@ def _bytes(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
         out["v_cache"] = blocks * v_block
     elif plan.kv_window_blocks:
         out["kv_layer"] = plan.kv_window_blocks * (k_block + v_block)
-    piece = (plan.kv_tile_blocks * max(k_block, v_block) + 15) // 16 * 16
+    block = k_block + v_block if plan.kv_streamed else max(k_block, v_block)
+    piece = (plan.kv_tile_blocks * block + 15) // 16 * 16
     if plan.kv_window_blocks and 4 * plan.kv_window_blocks < max(cached_positions_of(s, chunk)):
         out["kv_layer"] = max(out["kv_layer"], 2 * piece)  # a longer cache comes in pieces
     elif not plan.kv_in_l1 and not plan.kv_window_blocks:

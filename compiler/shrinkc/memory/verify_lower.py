@@ -15,6 +15,7 @@ from shrinkc.memory.verify_sizes import (
     norm_weight_bytes,
     norm_weights_outside_l1,
     post_norm_bytes,
+    streamed_bytes,
     table_bytes,
     vector_words,
 )
@@ -44,7 +45,9 @@ def _l2_needs(plan: Plan, s: ModelShape, t: Target) -> dict[str, int]:
     if plan.stage_bytes:
         needs["flash stage"] = plan.stages * plan.stage_bytes
         needs["embedding stage"] = plan.embed_stage
-    if any(level in OUTSIDE for level in plan.kv_layers):
+    if plan.kv_streamed:
+        needs["kv stage"] = streamed_bytes(s, plan.chunk, plan.kv_tile_blocks)
+    elif any(level in OUTSIDE for level in plan.kv_layers):
         needs["kv stage"] = max(layer_caches_bytes(s, plan.chunk))
     if plan.table_stage:
         needs["table stage"] = plan.table_stage
@@ -56,6 +59,12 @@ def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
     layers = 0 if plan.kv_in_l1 else s.num_layers
     if sum(plan.kv_layers.values()) != layers or any(n < 1 for n in plan.kv_layers.values()):
         yield f"the cache of {layers} layers lies in the lower memories, planned are {plan.kv_layers}"
+    if plan.kv_streamed and (plan.kv_window_blocks or {*plan.kv_layers} - {*OUTSIDE}):
+        yield f"kv cache: streamed from {sorted(plan.kv_layers)}, of which L1 holds {plan.kv_window_blocks} blocks"
+    if plan.kv_streamed and any(s.windows):
+        yield "kv cache: rings of sliding windows cannot be streamed"
+    if plan.kv_streamed < 0 or plan.kv_streamed and plan.kv_tile_blocks < 1:
+        yield f"kv cache: {plan.kv_streamed} tokens at a time, in pieces of {plan.kv_tile_blocks} blocks"
     sizes = iter(layer_caches_bytes(s, plan.chunk))
     have = {b.level: b.bytes for b in plan.lower_buffers if b.name == "kv cache"}
     if sorted(have) != sorted(plan.kv_layers):

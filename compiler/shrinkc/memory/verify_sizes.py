@@ -80,6 +80,13 @@ def cached_head_bytes(s: ModelShape) -> tuple[int, int]:
     return 8 + wide + (d - wide + 7) // 8 * 4, 1 + d // 2
 
 
+def streamed_bytes(s: ModelShape, chunk: int, tile: int) -> int:
+    """Return the bytes of L2 for caches that stream from HyperRAM: two pieces of ``tile`` blocks, and the blocks of a
+    pass that begins at the last position of a block."""
+    touched = {(3 + token) // 4 for token in range(chunk)}
+    return (2 * tile + len(touched)) * 4 * s.kv_heads * sum(cached_head_bytes(s))
+
+
 def layer_caches_bytes(s: ModelShape, chunk: int) -> list[int]:
     """Return the bytes of each layer's keys, values and scales in a lower memory."""
     sizes = [

@@ -94,10 +94,12 @@ def shared_from(sizes: PassSizes) -> int:
 
 def states_per_core(sizes: PassSizes) -> int:
     """Return the attention states that each core needs: one if the KV cache comes in pieces at some position, or one
-    per part of a head if cores share heads.
+    per part of a head if cores share heads; 0 if the cache streams from HyperRAM, where each head has one.
 
     Heads left over after an equal distribution are divided among the cores by ranges of positions (sc_shares.h), if
     the cache is in L1, each core gets at most SHARES_MAX parts, and the context is long enough."""
+    if sizes.kv_streamed:
+        return 0
     least = 0 if sizes.kv_in_l1 or sizes.kv_layer_in_l1 else 1
     cores = sizes.head_cores_for(1)
     left = sizes.heads % cores
@@ -123,6 +125,13 @@ def heads_shared(sizes: PassSizes, position: int, window: int = 0) -> tuple[int,
     if shares > SHARES_MAX or position + 1 < shared_from(sizes) or not fits:
         return 0, 1
     return shares, ranges
+
+
+SCORES_AGAIN = 1.5
+"""Work with a cache that streams, times that with one in L1: scores are computed twice."""
+
+HYPERRAM_BEGIN, HYPERRAM_WRITE = 250, 20 / 11
+"""Bytes that HyperRAM could be read in the time that a transfer takes to begin, and that a written byte takes."""
 
 
 @dataclass
@@ -203,9 +212,11 @@ class Attention(Op):
         yield from (Use(name, Access.READ) for name in ("q8", "q_scale"))
         yield scales_use(sizes)
         yield Use("pass_scales", Access.SCRATCH, 2 * sizes.chunk * sizes.kv_heads)
-        scratch = sizes.head_cores * head_scratch_bytes(sizes.context)
+        positions = 4 * sizes.kv_tile if sizes.kv_streamed else sizes.context
+        scratch = sizes.head_cores * head_scratch_bytes(positions)
         yield Use("head_scratch", Access.SCRATCH, scratch)
-        if states := sizes.head_cores_for(1) * states_per_core(sizes):
+        of_cores = sizes.head_cores_for(1) * states_per_core(sizes)
+        if states := of_cores or sizes.turn * sizes.heads:
             yield Use("head_state", Access.SCRATCH, states * head_state_bytes(sizes.head_dim))
         yield from cache_uses(sizes)
         in_l1 = sizes.kv_in_l1 or sizes.kv_window > 0
@@ -213,7 +224,9 @@ class Attention(Op):
             yield Use("exp2", Access.KEEP, EXP2_STEPS_BYTES)
         if not in_l1:
             kv = KvShape.of(sizes.most_cached, sizes)
-            piece = -(-sizes.kv_tile * max(kv.k_block, kv.v_block) // 16) * 16
+            both = kv.k_block + kv.v_block
+            block = both if sizes.kv_streamed else max(kv.k_block, kv.v_block)
+            piece = -(-sizes.kv_tile * block // 16) * 16
             yield Use("kv_tile", Access.SCRATCH, 2 * piece)
         yield Use("y", Access.WRITE, sizes.words(cls.width(step, sizes)))
 
@@ -250,7 +263,25 @@ class Attention(Op):
             features["position_channels"] *= CODES_PER_CHANNEL
             features["positions"] *= CODES_PER_POSITION
             features["channels"] *= 1 + rotation_bits(d) * ROTATION_STAGE
-        return Work(features, moved=cls._moved(call))
+        if not sizes.kv_streamed:
+            return Work(features, moved=cls._moved(call))
+        features["positions"] *= SCORES_AGAIN
+        features["position_channels"] *= SCORES_AGAIN
+        moved, swapped = cls._streamed(call)
+        return Work(features, moved, swapped=swapped)
+
+    @classmethod
+    def _streamed(cls, call: Call) -> tuple[float, float]:
+        """Return the bytes that stream through L1 in all turns, and those that the HyperBus moves in the time that it
+        needs for them: with begins of transfers, and the pass's blocks, which are written first."""
+        sizes, kv = call.sizes, KvShape.of(call.cached, call.sizes)
+        turns = share(call.tokens, sizes.turn)
+        streamed = turns * kv.blocks * (2.0 * kv.k_block + kv.v_block)
+        transfers = turns * 3 * -(-kv.blocks // sizes.kv_tile)
+        new = KvShape.of(call.position % 4 + call.tokens, sizes)
+        written = new.blocks * (kv.k_block + kv.v_block) * HYPERRAM_WRITE
+        first = turns * min(sizes.kv_tile, kv.blocks) * kv.k_block
+        return streamed, streamed + first + written + transfers * HYPERRAM_BEGIN
 
     @classmethod
     def _moved(cls, call: Call) -> float:

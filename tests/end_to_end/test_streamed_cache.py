@@ -1,0 +1,168 @@
+"""A KV cache of which no layer fits L2 streams from HyperRAM, and no number changes: contexts and pieces of all lengths,
+prompts that begin and end within a block, wrong drafts, and a conversation that goes back."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.tiers import in_tiers
+from helpers.tiny_llama import write_tiny_llama
+from shrinkc.abi import Trace
+from shrinkc.importer import load_model
+from shrinkc.ir.interpreter import Interpreter
+from shrinkc.memory.parts import kv_layers_bytes
+from shrinkc.memory.planner import make_plan
+from shrinkc.quantize import QuantOptions, lower
+from shrinkc.schedule.shapes import ModelShape
+from shrinkc.simulate import KeptProgram
+from shrinkc.simulate.proof import Request, compare, followed, parse, reference
+from shrinkc.targets import KIB, SIRACUSA, Target
+
+from .programs import (
+    ENV,
+    WARM,
+    Program,
+    compile_graph,
+    need,
+    prove_on_host_and_qemu,
+    random_request,
+    shape_of,
+)
+
+
+LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """``l1``: budget in KiB with which the planner chooses ``chosen``: blocks of a piece, tokens that attend at the same
+    time, and tokens of a pass."""
+
+    context: int
+    l1: float
+    chosen: tuple[int, int, int]
+    kv_bits: int = 8
+    heads: int = 6
+    kv_heads: int = 3
+    head_dim: int = 10
+
+
+CASES = {
+    "four tokens": Case(90, 52, (2, 4, 16)),
+    "two tokens": Case(61, 41, (2, 2, 16)),
+    "one token, pieces of a block": Case(90, 40, (1, 1, 16)),
+    "passes of one token": Case(90, 23, (2, 4, 1)),
+    "4 bits": Case(93, 36.5, (3, 4, 8), kv_bits=4),
+    "more heads than cores": Case(67, 53, (2, 2, 8), heads=12, kv_heads=2, head_dim=16),
+    "4 bits, long heads": Case(72, 63.5, (2, 4, 12), kv_bits=4, heads=4, kv_heads=4, head_dim=32),
+    "long pieces": Case(330, 36.5, (5, 4, 16), heads=4, kv_heads=1, head_dim=8),
+}
+
+
+def cramped(shape: ModelShape, l1: int) -> Target:
+    """Siracusa with an L2 that lacks a sixteenth of a layer's cache, and no other memory for one."""
+    levels = tuple(replace(v, writable=0) if v.name == "wmem" else v for v in SIRACUSA.levels)
+    target = replace(SIRACUSA, levels=levels)
+    plan = make_plan(shape, target, l1)
+    assert not plan.kv_in_l1
+    others = sum(b.bytes for b in plan.lower_buffers if b.level == "l2" and b.name != "kv cache")
+    layer = max(kv_layers_bytes(shape, plan.chunk))
+    return target.with_room(l2=others + layer - layer // 16)
+
+
+def build_case(folder: Path, name: str) -> Program:
+    case = CASES[name]
+    write_tiny_llama(
+        folder / "model", hidden=36, intermediate=74, layers=LAYERS, heads=case.heads,
+        kv_heads=case.kv_heads, head_dim=case.head_dim, seed=5, max_position=512,
+    )  # fmt: skip
+    model = load_model(folder / "model")
+    graph = lower(model, QuantOptions(kv_bits=case.kv_bits), case.context)
+    budget = int(case.l1 * KIB)
+    target = cramped(shape_of(graph, model), budget)
+    program = compile_graph(graph, model, folder / "out", target, budget)
+    plan = program.plan
+    assert plan.kv_layers == {"hyperram": LAYERS}
+    assert (plan.kv_tile_blocks, plan.kv_streamed, plan.chunk) == case.chosen
+    return program
+
+
+def request_of(program: Program) -> Request:
+    """To the end of the context."""
+    context = program.graph.context
+    prompt = min(context // 2 + 1, 45)
+    return random_request(
+        program.graph, np.random.default_rng(3), prompt, min(context - prompt, 60), WARM
+    )
+
+
+@pytest.mark.parametrize(("name", "sanitizers"), in_tiers(CASES, "four tokens", "4 bits"))
+def test_host_and_qemu(tmp_path: Path, name: str, sanitizers: dict[str, str]) -> None:
+    need("host")
+    program = build_case(tmp_path, name)
+    prove_on_host_and_qemu(program, request_of(program), sanitizers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["four tokens", "one token, pieces of a block"])
+def test_races(tmp_path: Path, name: str) -> None:
+    """Eight threads, and transfers that come late or at once."""
+    need("host")
+    program = build_case(tmp_path, name)
+    want = reference(program.graph, request_of(program))
+    for lazy in ({}, {"LAZY": "1"}):
+        program.build("host", SAN="thread", CORES="8", **lazy)
+        program.prove("host", request_of(program), want)
+
+
+@pytest.mark.gvsoc
+@pytest.mark.parametrize("name", CASES)
+def test_gvsoc(tmp_path: Path, name: str) -> None:
+    need("gvsoc")
+    program = build_case(tmp_path, name).build("gvsoc")
+    program.prove("gvsoc", request_of(program), timeout_s=300)
+
+
+@pytest.mark.parametrize(
+    ("name", "sanitizers"), in_tiers(["four tokens", "two tokens"], "four tokens")
+)
+def test_wrong_drafts(tmp_path: Path, name: str, sanitizers: dict[str, str]) -> None:
+    """The next pass writes to the blocks of rejected tokens once more."""
+    need("host")
+    program = build_case(tmp_path, name).build("host", **sanitizers)
+    ids = np.random.default_rng(4).integers(3, program.graph.vocab, 5)
+    request = Request((1, *map(int, (*ids, *ids[:4], *ids))), 40, ignore_eos=True)
+    want = reference(program.graph, request)
+    wrong = 0
+    for most in (2, 8):
+        got = parse(program.run("host", replace(request, prompt_lookup=most)))
+        assert compare(got, want, program.graph).ok
+        wrong += sum(p.tokens - p.kept for p in got.passes)
+    assert wrong > 0
+
+
+@pytest.mark.parametrize("on", ["host", pytest.param("gvsoc", marks=pytest.mark.gvsoc)])
+def test_a_conversation_that_goes_back(tmp_path: Path, on: str) -> None:
+    """Blocks of earlier texts are half overwritten."""
+    need(on)
+    program = build_case(tmp_path, "one token, pieces of a block").build(on)
+    interpreter = Interpreter(program.graph)
+    rng = np.random.default_rng(5)
+    said: list[int] = []
+    with closing(KeptProgram(program.out, on, env=ENV, target=program.target)) as kept:
+        # tokens that stay of all so far, and new ones of the prompt
+        for same, new in ((0, 30), (33, 3), (38, 2), (21, 30), (48, 2), (2, 9), (11, 4), (0, 3)):
+            ids = (*said[:same], *map(int, rng.integers(3, program.graph.vocab, new)))
+            request = Request(ids, 4, WARM, ignore_eos=True, kept=same, more=True)
+            lines = kept.run(request.words(program.graph.context, Trace.PROOF), timeout_s=300).lines
+            got = parse(lines)
+            want = followed(program.graph, request, got.tokens, 1, interpreter)
+            assert want is not None
+            assert compare(got, want, program.graph).ok, (same, new)
+            assert got.tokens == reference(program.graph, replace(request, kept=0)).tokens
+            said = [*ids, *got.tokens]
