@@ -97,8 +97,8 @@ def test_all_levels_that_lack_are_named(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "big/model.safetensors").unlink()
     result = cli("plan", tmp_path / "big", "--context", 4000)
     assert result.code == 30
-    assert "L1: need" in result.words and "L2: need" in result.words
-    assert "Weights: need" in result.words
+    for memory in ("L1", "L2", "HyperRAM", "Weights"):
+        assert f"{memory}: need" in result.words
 
 
 # --- combinations ---------------------------------------------------------------------------
@@ -149,7 +149,7 @@ ALL = "--context --bits --embedding-bits --l1"
     [
         pytest.param(
             SMOL,
-            "--context 4096 --l1 64KiB --engines cores",
+            "--context 1000 --l1 72KiB --engines cores",
             ["--context", "--l1"],
             marks=pytest.mark.slow,
         ),
@@ -166,15 +166,30 @@ ALL = "--context --bits --embedding-bits --l1"
             ["--context", "--bits", "--l1"],
             marks=pytest.mark.slow,
         ),
-        pytest.param(LARGE, "--context 4000 --bits 3", ["--context"], marks=pytest.mark.slow),
+        pytest.param(
+            LARGE,
+            "--context 4000 --bits 3 --hyperram 32MiB",
+            ["--context", "--kv-bits", "--hyperram"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(LARGE, "--context 2", ["--fit", "--bits", "--flash"], marks=pytest.mark.slow),
-        pytest.param(LARGE, "--context 4000", ["--context --bits"], marks=pytest.mark.slow),
+        pytest.param(
+            LARGE,
+            "--context 4000 --hyperram 32MiB",
+            ["--context --bits"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(LARGE, "--context 64 --l1 64KiB", ["--bits --l1"], marks=pytest.mark.slow),
         pytest.param(
-            LARGE, "--context 4000 --l1 64KiB", ["--context --bits --l1"], marks=pytest.mark.slow
+            LARGE,
+            "--context 4000 --l1 64KiB --hyperram 32MiB",
+            ["--context --bits --l1"],
+            marks=pytest.mark.slow,
         ),
         pytest.param(VAST, "--context 2", ["--bits --embedding-bits"], marks=pytest.mark.slow),
-        pytest.param(VAST, "--context 4000 --l1 64KiB", [ALL], marks=pytest.mark.slow),
+        pytest.param(
+            VAST, "--context 4000 --l1 64KiB --hyperram 8MiB", [ALL], marks=pytest.mark.slow
+        ),
         (TINY, "--l1 32KiB --engines cores", ["--context", "--bits", "--l1"]),
         (TINY, "--l1 30KiB", ["--context", "--l1"]),
         (TINY, "--l1 13000 --context 3", ["--l1"]),
@@ -196,11 +211,12 @@ def test_every_hint_can_be_followed(
 @pytest.mark.slow
 def test_no_more_is_offered_than_is_needed(cli: Cli, tmp_path: Path) -> None:
     model = sizes(tmp_path, LARGE)
-    (found,) = offered(cli("plan", model, "--context", 4000, "--l1", "64KiB"))
-    assert found == ["--context", "3040", "--bits", "3", "--l1", "228KiB"]
-    for one_too_little in (3048, 3, "256KiB"), (3040, 4, "228KiB"), (3040, 3, "224KiB"):
+    memories = ["--hyperram", "32MiB", "--l1"]
+    (found,) = offered(cli("plan", model, "--context", 4000, *memories, "64KiB"))
+    assert found == ["--context", "3176", "--bits", "3", "--l1", "124KiB"]
+    for one_too_little in (3184, 3, "256KiB"), (3176, 4, "124KiB"), (3176, 3, "120KiB"):
         context, bits, l1 = one_too_little
-        assert cli("plan", model, "--context", context, "--bits", bits, "--l1", l1).code == 30
+        assert cli("plan", model, "--context", context, "--bits", bits, *memories, l1).code == 30
 
 
 @pytest.mark.slow

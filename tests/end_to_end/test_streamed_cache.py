@@ -1,5 +1,5 @@
-"""A KV cache of which no layer fits L2 streams from HyperRAM, and no number changes: contexts and pieces of all lengths,
-prompts that begin and end within a block, wrong drafts, and a conversation that goes back."""
+"""A KV cache of which no layer fits L2 streams from HyperRAM, and no number changes: contexts and pieces of all
+lengths, prompts that end within a block, wrong drafts, and a conversation that goes back."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ from .programs import (
     shape_of,
 )
 
-
 LAYERS = 3
 
 
 @dataclass(frozen=True)
 class Case:
-    """``l1``: budget in KiB with which the planner chooses ``chosen``: blocks of a piece, tokens that attend at the same
-    time, and tokens of a pass."""
+    """``l1``: budget in KiB with which the planner chooses ``chosen``: blocks of a piece, tokens that attend at the
+    same time, and tokens of a pass."""
 
     context: int
     l1: float

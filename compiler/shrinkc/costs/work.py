@@ -12,8 +12,8 @@ class Work:
 
     ``features``: name -> count on the busiest core.  Another engine does ``<engine>.<name>`` while the cores do
     ``overlapped.<name>``; the longer of the two counts.  ``moved``: bytes that the DMA copies during the op, without
-    weight tiles.  ``fetched``: bytes from flash for which the op waits.  ``swapped``: bytes that the HyperBus moves from and
-    to HyperRAM during the op, or would move in the time that they take."""
+    weight tiles.  ``fetched``: bytes from flash for which the op waits.  ``swapped``: bytes from HyperRAM that arrive
+    during the op; other transfers count as the bytes that arrive in their time."""
 
     features: Mapping[str, float] = field(default_factory=dict)
     moved: float = 0.0

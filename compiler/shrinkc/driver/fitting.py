@@ -33,7 +33,7 @@ def shortfalls(shape: ModelShape, target: Target, l1: int | None) -> tuple[Lack,
     given = target if l1 is None else target.with_room(l1=min(l1, target.l1))
     while (lack := _lack(shape, given)) is not None:
         out.append(lack)
-        if lack.level == "weights" or len(out) > 2:
+        if lack.level == "weights" or len(out) > 3:
             break
         given = _enough(shape, given, lack.level)
     return tuple(out)

@@ -156,8 +156,8 @@ class PassSizes:
     ``tile``: bytes of a weight tile, 0 if no weights are copied.  ``scratch``: bytes of L1 for other engines.
     ``kv_tile``: blocks of a piece of the KV cache that is not in L1.  ``kv_window``: the most blocks with which one
     layer's cache is copied into L1 as a whole; 0 if it never is.
-    ``kv_streamed``: the tokens whose heads attend at the same time while a layer's cache streams from HyperRAM in pieces of
-    keys and values; 0 if it does not.
+    ``kv_streamed``: the tokens whose heads attend at the same time while a layer's cache streams from HyperRAM, in
+    pieces of keys and values; 0 if it does not.
     ``verified``: the most tokens for which a pass can choose the next token.  ``logit_tokens``: the number of tokens
     for which the logits buffer has room.
     ``split``: the cores split the blocks of some tile.  ``shared_products``: another engine multiplies grouped matrices

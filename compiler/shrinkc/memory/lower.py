@@ -167,7 +167,7 @@ def _reserve(
             free[level] -= size
             buffers.append(("kv cache", level, size))
 
-    tables, missing = [], [("kv cache", sum(left))] if left else []
+    tables, missing = [], [("kv cache", sum(left))] if left and not needs.kv_stage else []
     at = dict.fromkeys(free, 0)
     for name, table in table_sizes(s).items():
         levels = by_access(FETCHED) if name in strategy.in_flash else ON_CHIP
@@ -177,11 +177,7 @@ def _reserve(
             continue
         tables.append(Table(name, where, at[where], table))
         at[where], free[where] = at[where] + table, free[where] - table
-    if left and needs.kv_stage:
-        (level,) = strategy.cache
-        need, name = sum(kv_layers_bytes(s, needs.chunk)), t.kind(level).label
-        return Lack(level, need, t.room(level), (("kv cache", need),), name=name)
-    if left and L2 not in strategy.cache:
+    if left and not needs.kv_stage and L2 not in strategy.cache:
         return None
     if not left and swapped and not any(v in OUTSIDE for v in kv_layers):
         return None
@@ -193,6 +189,10 @@ def _reserve(
             total[name] = total.get(name, 0) + align(size)
         largest = sorted(total.items(), key=lambda f: -f[1])[:3]
         return Lack(L2, sum(total.values()), t.l2, tuple(largest))
+    if left:  # of a cache that streams
+        (level,) = strategy.cache
+        need, name = sum(kv_layers_bytes(s, needs.chunk)), t.kind(level).label
+        return Lack(level, need, t.room(level), (("kv cache", need),), name=name)
     return _Reserved(buffers, tables, kv_layers, stage, embed, table_stage)
 
 

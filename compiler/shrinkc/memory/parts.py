@@ -155,8 +155,10 @@ def kv_layers_bytes(s: ModelShape, chunk: int) -> list[int]:
 
 
 def kv_stage_bytes(s: ModelShape, chunk: int, tile: int) -> int:
-    """Return the bytes of L2 with which a layer's KV cache streams from HyperRAM: two pieces of ``tile`` blocks, and the
-    blocks that a pass writes, whose first position may be the last one of a block."""
+    """Return the bytes of L2 with which a layer's KV cache streams from HyperRAM.
+
+    They hold two pieces of ``tile`` blocks, and the blocks that a pass writes, whose first position may be the last
+    one of a block."""
     kv = kv_shape(s, chunk)
     new = (chunk + 2 * KV_POSITIONS - 2) // KV_POSITIONS
     return (2 * tile + new) * (kv.k_block + kv.v_block)

@@ -104,7 +104,8 @@ def _choose_l1(
     """Choose a use of L1 within ``total`` bytes.
 
     Preferences in order: KV cache and logits in L1; long prefill chunks; if not the whole cache is in L1, as much as
-    possible of one layer's; large tiles.  ``streamed``: the cache streams from HyperRAM.  Raises DoesNotFit if the smallest use of L1 does not fit.
+    possible of one layer's; large tiles.  ``streamed``: the cache streams from HyperRAM.  Raises DoesNotFit if the
+    smallest use of L1 does not fit.
     """
     overhead = fixed_in_l1(s, t)
     budget = total - overhead
@@ -151,8 +152,9 @@ def _choose_l1(
         return tile
 
     comfortable = min(want, max(align(block), 8 * KIB, align(TILE_ROUND * block)))
-    places = ((True, True), (False, True), (False, False))  # of the cache and the logits in L1
-    places = places[1:] if streamed else places
+    places = ((True, True), (False, True), (False, False))[
+        streamed:
+    ]  # of the cache and the logits in L1
     ways = (
         (least, kv_l1, logits_l1, chunk)
         for least in (comfortable, align(block))
@@ -207,7 +209,7 @@ class _Candidate(NamedTuple):
 def _first(s: ModelShape, t: Target, total_l1: int, arena: _Arena) -> _Candidate:
     """Return the plan for the first use of L1 that fits.  The KV cache streams only if it cannot lie elsewhere.
 
-    Raises DoesNotFit of the way that lacks less."""
+    Raises DoesNotFit of the way that comes further, or else lacks less."""
     refused: list[DoesNotFit] = []
     streams = not t.board and not any(s.windows) and any(t.room(v) for v in OUTSIDE)
     for streamed in (False, True)[: 1 + streams]:
@@ -219,9 +221,8 @@ def _first(s: ModelShape, t: Target, total_l1: int, arena: _Arena) -> _Candidate
             level = error.lacks[0].level
             if level not in (L1, L2) or (level == L1 and s.context <= LONG_CONTEXT):
                 break
-    # room for weights, or for a cache that streams, is the real problem if everything else has room
-    last = ("weights", *OUTSIDE)
-    raise min(refused, key=lambda e: (e.lacks[0].level not in last, e.lacks[0].excess))
+    in_order = [L1, L2, *OUTSIDE, "weights"]
+    raise max(refused, key=lambda e: (in_order.index(e.lacks[0].level), -e.lacks[0].excess))
 
 
 def bytes_without_weights(s: ModelShape, t: Target) -> int:

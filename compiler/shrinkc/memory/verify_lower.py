@@ -63,7 +63,7 @@ def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         yield f"kv cache: streamed from {sorted(plan.kv_layers)}, of which L1 holds {plan.kv_window_blocks} blocks"
     if plan.kv_streamed and any(s.windows):
         yield "kv cache: rings of sliding windows cannot be streamed"
-    if plan.kv_streamed < 0 or plan.kv_streamed and plan.kv_tile_blocks < 1:
+    if plan.kv_streamed < 0 or (plan.kv_streamed and plan.kv_tile_blocks < 1):
         yield f"kv cache: {plan.kv_streamed} tokens at a time, in pieces of {plan.kv_tile_blocks} blocks"
     sizes = iter(layer_caches_bytes(s, plan.chunk))
     have = {b.level: b.bytes for b in plan.lower_buffers if b.name == "kv cache"}
