@@ -53,6 +53,8 @@ PADDED = make_shape(
     hidden=60, ffn=80, options=QuantOptions(bits=2, group_size=20, short_last_group=True)
 )
 DEEP = make_shape(layers=17)  # its RMSNorm weights are in a lower memory
+LONG = make_shape(context=2000, head_dim=16)  # a layer's cache of 288,000 bytes
+LONG_BUDGET, LONG_L2 = 128 * KIB, SIRACUSA.with_room(wmem=60_000, l2=330 * KIB)
 BUDGETS = (None, 48 * KIB)
 STREAMED = SIRACUSA.with_room(wmem=60_000, l2=220 * KIB)
 CRAMPED = SIRACUSA.with_room(
@@ -70,6 +72,9 @@ def cases() -> list[tuple[str, ModelShape, Target, Plan]]:
                 found.append((label, s, t, make_plan(s, t, budget)))
     found.append(("groups that padding makes whole", PADDED, SIRACUSA, make_plan(PADDED, SIRACUSA)))
     found.append(("norm weights in lower memory", DEEP, SIRACUSA, make_plan(DEEP, SIRACUSA)))
+    plan = make_plan(LONG, LONG_L2, LONG_BUDGET)
+    assert plan.kv_streamed
+    found.append(("cache that streams", LONG, LONG_L2, plan))
     found.append((f"in place, L1 {IN_PLACE_PLAN[0]}", ENGINED, SIRACUSA, IN_PLACE_PLAN[1]))
     return found
 
@@ -460,6 +465,30 @@ def test_kv_pieces_larger_than_their_buffer() -> None:
     out = copy.deepcopy(plan)
     out.kv_tile_blocks *= 4
     assert refused(out, s, t)
+
+
+def test_a_cache_that_streams() -> None:
+    """Buffers in L1 and L2 that are too small for it, and memories and windows from which none streams."""
+    _, s, t, plan = next(c for c in CASES if c[3].kv_streamed)
+    turn, tile = plan.kv_streamed, plan.kv_tile_blocks
+    assert 0 < turn < plan.chunk and tile > 1
+
+    def less(name: str) -> Plan:
+        out = copy.deepcopy(plan)
+        out.l1 = [replace(b, bytes=b.bytes - 16 * (b.name == name)) for b in plan.l1]
+        lower = plan.lower_buffers
+        out.lower_buffers = [replace(b, bytes=b.bytes - 16 * (b.name == name)) for b in lower]
+        assert out != plan
+        return out
+
+    for mutant in (
+        *map(less, ("kv stage", "kv_tile", "head_state", "head_scratch")),
+        *(replace(plan, kv_streamed=n) for n in (-1, 0, turn + 1)),
+        *(replace(plan, kv_tile_blocks=n) for n in (0, tile + 1)),
+        replace(plan, kv_window_blocks=1),
+    ):
+        assert refused(mutant, s, t)
+    assert refused(plan, replace(s, windows=(8, 0, 0, 0, 0)), t)
 
 
 @pytest.mark.slow

@@ -198,6 +198,7 @@ class Planned:
             "tile_bytes": p.tile_bytes,
             "kv_in_l1": p.kv_in_l1,
             "kv_layers": p.kv_layers,
+            "kv_streamed": p.kv_streamed > 0,
             "tables": {x.name: {"level": x.level, "bytes": x.bytes} for x in p.tables},
             "logits_in_l1": p.logits_in_l1,
             "notes": list(self.notes),

@@ -221,7 +221,9 @@ def _first(s: ModelShape, t: Target, total_l1: int, arena: _Arena) -> _Candidate
             level = error.lacks[0].level
             if level not in (L1, L2) or (level == L1 and s.context <= LONG_CONTEXT):
                 break
-    in_order = [L1, L2, *OUTSIDE, "weights"]
+    if len(refused) == 1:
+        raise refused[0]
+    in_order = (L1, L2, *OUTSIDE, "weights")
     raise max(refused, key=lambda e: (in_order.index(e.lacks[0].level), -e.lacks[0].excess))
 
 
