@@ -66,8 +66,7 @@ typedef struct sc_matrix {
     uint8_t remainders; /* which jobs have remainders: Remainders in engines/engine.py */
 #endif
 #ifdef SC_ENGINE_SECOND_LAYOUT
-    /* second layout: taps per vector (engines/neureka_both.py); 0: no second layout */
-    uint8_t taps;
+    uint8_t taps; /* per vector of the second layout (engines/neureka_both.py); 0: no second layout */
 #endif
     const struct sc_matrix *adapter; /* its second matrix b, or NULL: y += b @ quantise(a @ x) */
 } sc_matrix;

@@ -17,6 +17,7 @@ KNOWN = Known(
     Constants({"ON": "1", "OFF": "0", "SIZE": "(2 * HALF)", "HALF": "2u"}, frozenset({"XPULP"})),
     {"never": "0", "place": "AT_X", "half": "HALF"},
     frozenset({"nothing"}),
+    frozenset({"pure"}),
 )
 
 
@@ -51,6 +52,18 @@ def body(code: str) -> str:
         ("if (__builtin_expect(a && ON, 1)) b = 1;", "if (__builtin_expect(a, 1)) b = 1;"),
         ("const int n = never(a);\n    if (n) b = 1;\n    a = n;", "const int n = 0;\n    a = n;"),
         ("const int n = half(a);\n    if (n > 1) b = 1;", "b = 1;"),
+        # a variable without a use goes alone; what its value does stays
+        ("const int c = a, d = b;\n    if (OFF) a = c;\n    b = d;", "const int d = b;\n    b = d;"),
+        ("const int c = a, d = b;\n    if (OFF) a = d;\n    b = c;", "const int c = a;\n    b = c;"),
+        ("const int c = pure(a, 1);\n    if (OFF) a = c;\n    b = 1;", "b = 1;"),
+        ("const int c = g(&a);\n    if (OFF) a = c;\n    b = 1;", "g(&a);\n    b = 1;"),
+        ("const int c = a, d = g(&a), e = a;\n    if (OFF) a = d;\n    b = c + e;",
+         "const int c = a;\n    g(&a);\n    const int e = a;\n    b = c + e;"),
+        ("const int c = a++;\n    if (OFF) a = c;\n    b = 1;", "a++;\n    b = 1;"),
+        ("const int c = pure(a = 2, 1);\n    if (OFF) a = c;\n    b = 1;", "pure(a = 2, 1);\n    b = 1;"),
+        ("const int c = *(volatile int *)&a;\n    if (OFF) a = c;\n    b = 1;",
+         "*(volatile int *)&a;\n    b = 1;"),
+        ("const int c = 1;\n    if (OFF) a = 1;\n    b = 1;", "const int c = 1;\n    b = 1;"),
         # unchanged: variables, a name that is declared twice, what a directive divides, side effects
         ("if (unknown) a = 1;", "if (unknown) a = 1;"),
         ("if (XPULP && a) b = 1;", "if (XPULP && a) b = 1;"),
@@ -81,11 +94,15 @@ def test_functions_that_are_known() -> None:
         "nop": "static inline void nop(int a) { (void)a; }\n",
         "some": "static inline int some(int a) { return a; }\n",
         "work": "static inline void work(int a) { g(a); }\n",
+        "twice": "static inline int twice(int a) { return a ? 2 * some(a) : 0; }\n",
+        "count": "static inline int count(int *a) { return (*a)++; }\n",
+        "call": "static inline int call(int a) { return g(a); }\n",
     }
     known = Known(KNOWN.constants)
     for _ in range(3):
         known = known_functions(functions, known)
     assert known.calls == {"zero": "0", "one": "1"} and known.empty == {"nop"}
+    assert known.pure == {"zero", "one", "some", "twice"}
 
 
 def test_the_c_compiler_agrees(tmp_path: Path) -> None:

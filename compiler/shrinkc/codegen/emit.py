@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 
 from shrinkc.codegen.blobs import sampled_hash, write_blobs
+from shrinkc.codegen.comments import without_missing_names
 from shrinkc.codegen.formats import formats_header
 from shrinkc.codegen.runtime import specialised, with_short_headers_inside
 from shrinkc.codegen.tables import constant, tables_of
@@ -153,3 +154,15 @@ def _keep_what_is_used(out: Path, target: Target, without: Mapping[str, bool]) -
             file.write_text(texts[name], encoding="utf-8")
         else:
             file.unlink()
+    sources = {
+        file.relative_to(src).as_posix(): file.read_text(encoding="utf-8")
+        for file in sorted(src.rglob("*.[chS]"))
+    }
+    for path, text in without_missing_names(sources, _build_files(out)).items():
+        if path != "runtime/llm.h" and text != sources[path]:
+            (src / path).write_text(text, encoding="utf-8")
+
+
+def _build_files(out: Path) -> list[str]:
+    """Texts that name macros of the program besides its sources."""
+    return [(out / name).read_text(encoding="utf-8") for name in ("Makefile", "CMakeLists.txt")]

@@ -7,9 +7,10 @@ code, so the machine code stays the same.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from shrinkc.codegen.conditionals import Constants, value_of
@@ -31,18 +32,26 @@ FUNCTION = re.compile(
 )
 NUMBER = r"(?:0x[0-9A-Fa-f]+|\d+)[uUlL]*"
 LOCAL = re.compile(rf"\bconst (?:u?int\d+_t|int) (?:\*const )?(\w+) = ({NUMBER}|[A-Z]\w*);")
-ALONE = re.compile(
-    r"(?m)^[ \t]*(?:const [\w ]+?(?: \*const | \*| )(\w+) = [^;{}]*|u?int\d+_t (\w+)\[\w+\]);[^\n;]*\n"
+VARIABLES = re.compile(
+    r"(?m)^(?P<indent>[ \t]*)"
+    r"(?P<type>const (?:(?:struct|enum|unsigned) )?\w+ (?=[^;{}]* = )|u?int\d+_t (?=\w+\[\w+\];))"
+    r"(?P<given>[^;{}]*);(?P<rest>[^\n;]*\n)"
 )
+"""A line that declares constants with values, or an array."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """Macros of the model, by function the number that it returns, and the functions without code."""
+    """What is known of macros and functions of the model.
+
+    ``calls``: by function the number that it returns; ``empty``: functions without code; ``pure``: functions that only
+    return a value, without changing anything.
+    """
 
     constants: Constants
     calls: Mapping[str, str] = field(default_factory=dict)
     empty: frozenset[str] = frozenset()
+    pure: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -384,7 +393,7 @@ def folded(code: str, known: Known) -> str:
     given = set(LOCAL.findall(code))
     new, values = code, dict(known.constants.values)
     while True:
-        inner = Known(Constants(values, known.constants.open_names), known.calls, known.empty)
+        inner = replace(known, constants=Constants(values, known.constants.open_names))
         try:
             changed = _once(new, inner)
         except (ValueError, IndexError):  # a statement that begins in one branch of an #if
@@ -395,16 +404,42 @@ def folded(code: str, known: Known) -> str:
         values.update(set(LOCAL.findall(new)) - given)
     if new == code:
         return code
-    while True:
-        gone = [
-            found
-            for found in ALONE.finditer(new)
-            if _count(found[1] or found[2], new) == 1 < _count(found[1] or found[2], code)
-        ]
-        if not gone:
-            break
-        new = new[: gone[0].start()] + new[gone[0].end() :]
+    while (left := _without_unused_variable(new, code, known.pure)) != new:
+        new = left
     return _with_unused_arguments(new, parts[1])
+
+
+def _without_unused_variable(new: str, code: str, pure: Collection[str]) -> str:
+    """``new`` without the first variable that only ``code`` uses. A value that does something stays as a statement."""
+    for found in VARIABLES.finditer(new):
+        given, indent, kind = found["given"], found["indent"], found["type"]
+        declared = [_text(given, part) for part in _split(_tokens(given), ",")]
+        for i, text in enumerate(declared):
+            name = re.findall(r"\w+", text.split("=")[0].split("[")[0])[-1]
+            if not _count(name, new) == 1 < _count(name, code):
+                continue
+            value = text.split("=", 1)[1].strip() if "=" in text else ""
+            acts = value and not _is_pure(value, pure)
+            before, after = ", ".join(declared[:i]), ", ".join(declared[i + 1 :])
+            statements = [kind + before, value if acts else "", kind + after]
+            if not acts:  # one declaration
+                statements = [kind + ", ".join(filter(None, (before, after)))]
+            lines = [f"{indent}{s};" for s in statements if s not in ("", kind)]
+            rest = found["rest"] if lines else ""
+            return new[: found.start()] + "\n".join(lines) + rest + new[found.end() :]
+    return new
+
+
+def _is_pure(expression: str, pure: Collection[str]) -> bool:
+    """Whether an expression changes nothing: it assigns nothing, and calls only ``pure`` functions."""
+    tokens = _tokens(expression)
+    for token, following in itertools.zip_longest(tokens, tokens[1:]):
+        if token.text in (*ASSIGN, "++", "--", "volatile"):
+            return False
+        called = token.kind == "word" and following is not None and following.text == "("
+        if called and token.text not in ("sizeof", *pure):
+            return False
+    return True
 
 
 def _count(name: str, code: str) -> int:
@@ -425,11 +460,11 @@ def _with_unused_arguments(code: str, arguments: Sequence[str]) -> str:
 
 
 def known_functions(functions: Mapping[str, str], known: Known) -> Known:
-    """``known`` with the functions that return a number and those without code.
+    """``known`` with the functions that return a number, those without code and those that only return a value.
 
     ``functions``: by name the text of each function that the runtime defines once.
     """
-    calls, empty = dict(known.calls), set(known.empty)
+    calls, empty, pure = dict(known.calls), set(known.empty), set(known.pure)
     for name, code in functions.items():
         parts = _parts(code)
         if parts is None:
@@ -437,9 +472,11 @@ def known_functions(functions: Mapping[str, str], known: Known) -> Known:
         body = parts[2]
         if VOIDS.fullmatch(body) and " void " in f" {code.split('(')[0]} ":
             empty.add(name)
-        returned = re.fullmatch(r"\s*(?:\(void\)[^;]*;\s*)?return ([^;?]*);\s*", body)
-        if returned:
+        returned = re.fullmatch(r"\s*(?:\(void\)[^;]*;\s*)?return ([^;]*);\s*", body)
+        if returned and _is_pure(returned[1], pure):
+            pure.add(name)
+        if returned and "?" not in returned[1]:
             value, _ = _simplified(returned[1], _tokens(returned[1]), known)
             if value is not None:
                 calls[name] = returned[1] if returned[1].isidentifier() else str(value)
-    return Known(known.constants, calls, frozenset(empty))
+    return Known(known.constants, calls, frozenset(empty), frozenset(pure))

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 from shrinkc.codegen.conditionals import Constants, resolved, value_of
+from shrinkc.codegen.fields import with_read_fields
 from shrinkc.codegen.fold import Known, folded, known_functions
 from shrinkc.codegen.unused import (
     Item,
@@ -44,13 +45,34 @@ def specialised(
     The C compiler gets the same definitions in the same order as from the whole runtime.
     """
     texts, constants = _resolved({**generated, **runtime}, others, options, memories)
-    texts = _folded(_with_layer_fields(texts), constants)
-    files = {name: items_of(text) for name, text in texts.items() if name not in PUBLIC}
+    texts = every = _with_layer_fields(texts)
+    outside = {header for text in others for header in INCLUDE.findall(text)}
     roots = {"SC_MODEL", *options}
     for text in [*others, *(runtime[name] for name in PUBLIC)]:
         roots |= words_of(text)
-    outside = {header for text in others for header in INCLUDE.findall(text)}
-    every = {name: texts[name] for name in files}
+    while True:  # what is left out may have been the only use of something else
+        printed = _used(_folded(texts, constants), every, roots, outside)
+        printed = with_read_fields(printed, others)
+        if printed == texts:
+            break
+        texts = printed
+    printed = _with_headers_inside(printed, outside)
+    tidy = {name: _tidy(text) for name, text in printed.items()}
+    return {**tidy, **{name: runtime[name] for name in PUBLIC}}
+
+
+def _used(
+    texts: Mapping[str, str],
+    every: Mapping[str, str],
+    roots: Collection[str],
+    outside: Collection[str],
+) -> dict[str, str]:
+    """What ``roots`` need of each file.
+
+    ``every``: the files with what they include; ``outside``: headers that other sources include.
+    """
+    files = {name: items_of(text) for name, text in texts.items() if name not in PUBLIC}
+    every = {name: text for name, text in every.items() if name not in PUBLIC}
     units = sources_of(files, outside)
     # A header that no file includes any more may have been the only one that referred to another item.
     while True:
@@ -60,11 +82,8 @@ def specialised(
         }
         printed = _included(_without_missing_headers(printed, every), outside)
         if printed.keys() == files.keys():
-            break
+            return printed
         files = {name: files[name] for name in printed}
-    printed = _with_headers_inside(printed, outside)
-    tidy = {name: _tidy(text) for name, text in printed.items()}
-    return {**tidy, **{name: runtime[name] for name in PUBLIC}}
 
 
 @lru_cache(maxsize=1024)

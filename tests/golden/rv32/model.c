@@ -6,8 +6,8 @@
 #include "sc_runtime.h"
 
 /* Layouts of input vectors. */
-#define IN_24 {.k = 24, .groups = 1, .group_elems = 24, .last_elems = 24, .group_blocks = 3, .x_blocks = 3, .group_words = 6, .last_words = 6, .words = 6, .range = 14}
-#define IN_42 {.k = 42, .groups = 1, .group_elems = 42, .last_elems = 42, .group_blocks = 6, .x_blocks = 6, .group_words = 11, .last_words = 11, .words = 11, .range = 14}
+#define IN_24 {.k = 24, .groups = 1, .group_elems = 24, .group_words = 6, .last_words = 6, .words = 6, .range = 14}
+#define IN_42 {.k = 42, .groups = 1, .group_elems = 42, .group_words = 11, .last_words = 11, .words = 11, .range = 14}
 
 /* Matrices in the order of a pass. */
 enum {
@@ -42,18 +42,18 @@ const sc_result sc_results[SC_LAYER_STEPS] = {
 };
 
 /* 24 -> 107, 8 bit, per channel, 2912 bytes */
-SC_L1_DATA const sc_matrix sc_embedding = {.offset = 9696u, .block_bytes = 208, .rows = 107, .blocks = 14, .tile_blocks = 14, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0};
+SC_L1_DATA const sc_matrix sc_embedding = {.offset = 9696u, .block_bytes = 208, .rows = 107, .blocks = 14, .tile_blocks = 14, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21};
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    [LAYER0_QKV] = {.offset = 0u, .block_bytes = 208, .rows = 70, .blocks = 9, .tile_blocks = 9, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0}, /* 24 -> 70, 8 bit, per channel, 1872 bytes */
-    [LAYER0_O] = {.offset = 1872u, .block_bytes = 368, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_42, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .adapter = 0}, /* 42 -> 24, 8 bit, per channel, 1104 bytes */
-    [LAYER0_GATE_UP] = {.offset = 2976u, .block_bytes = 208, .rows = 48, .blocks = 6, .tile_blocks = 6, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0}, /* 24 -> 48, 8 bit, per channel, 1248 bytes */
-    [LAYER0_DOWN] = {.offset = 4224u, .block_bytes = 208, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .adapter = 0}, /* 24 -> 24, 8 bit, per channel, 624 bytes */
-    [LAYER1_QKV] = {.offset = 4848u, .block_bytes = 208, .rows = 70, .blocks = 9, .tile_blocks = 9, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0}, /* 24 -> 70, 8 bit, per channel, 1872 bytes */
-    [LAYER1_O] = {.offset = 6720u, .block_bytes = 368, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_42, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19, .adapter = 0}, /* 42 -> 24, 8 bit, per channel, 1104 bytes */
-    [LAYER1_GATE_UP] = {.offset = 7824u, .block_bytes = 208, .rows = 48, .blocks = 6, .tile_blocks = 6, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0}, /* 24 -> 48, 8 bit, per channel, 1248 bytes */
-    [LAYER1_DOWN] = {.offset = 9072u, .block_bytes = 208, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16, .adapter = 0}, /* 24 -> 24, 8 bit, per channel, 624 bytes */
-    [HEAD] = {.offset = 9696u, .block_bytes = 208, .rows = 107, .blocks = 14, .tile_blocks = 14, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21, .adapter = 0}, /* 24 -> 107, 8 bit, per channel, 2912 bytes */
+    [LAYER0_QKV] = {.offset = 0u, .block_bytes = 208, .rows = 70, .blocks = 9, .tile_blocks = 9, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21}, /* 24 -> 70, 8 bit, per channel, 1872 bytes */
+    [LAYER0_O] = {.offset = 1872u, .block_bytes = 368, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_42, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19}, /* 42 -> 24, 8 bit, per channel, 1104 bytes */
+    [LAYER0_GATE_UP] = {.offset = 2976u, .block_bytes = 208, .rows = 48, .blocks = 6, .tile_blocks = 6, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21}, /* 24 -> 48, 8 bit, per channel, 1248 bytes */
+    [LAYER0_DOWN] = {.offset = 4224u, .block_bytes = 208, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16}, /* 24 -> 24, 8 bit, per channel, 624 bytes */
+    [LAYER1_QKV] = {.offset = 4848u, .block_bytes = 208, .rows = 70, .blocks = 9, .tile_blocks = 9, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21}, /* 24 -> 70, 8 bit, per channel, 1872 bytes */
+    [LAYER1_O] = {.offset = 6720u, .block_bytes = 368, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_42, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 19}, /* 42 -> 24, 8 bit, per channel, 1104 bytes */
+    [LAYER1_GATE_UP] = {.offset = 7824u, .block_bytes = 208, .rows = 48, .blocks = 6, .tile_blocks = 6, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21}, /* 24 -> 48, 8 bit, per channel, 1248 bytes */
+    [LAYER1_DOWN] = {.offset = 9072u, .block_bytes = 208, .rows = 24, .blocks = 3, .tile_blocks = 3, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 16}, /* 24 -> 24, 8 bit, per channel, 624 bytes */
+    [HEAD] = {.offset = 9696u, .block_bytes = 208, .rows = 107, .blocks = 14, .tile_blocks = 14, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .drop = 0, .shift = 21}, /* 24 -> 107, 8 bit, per channel, 2912 bytes */
 };
 
 SC_L1_DATA const int32_t sc_norm_weights[2 * SC_LAYERS + 1][SC_HIDDEN] = {
