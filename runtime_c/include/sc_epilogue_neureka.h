@@ -28,9 +28,10 @@
 /* clang-format on */
 #endif
 
-#ifdef SC_HAS_ENGINES
+/* SC_JOIN_PORTABLE: without Xpulp instructions, for tests. */
+#if defined(SC_HAS_ENGINES) && (SC_XPULP || defined(SC_JOIN_PORTABLE))
 
-#if SC_XPULP
+#ifndef SC_JOIN_PORTABLE
 /* sc_team_barrier() as the first instruction, if `barrier`. The loop's constants are in registers by then. */
 #define BARRIER ".if %[barrier]\n" P_ELW("x0", "%[team]", "%[event]") ".endif\n"
 #define BARRIER_OPERANDS(barrier)                                                                            \
@@ -145,9 +146,11 @@ SC_INLINE void silu_of_several(const uint16_t *r, uint32_t blocks, const int32_t
 }
 #endif
 
+#if !SC_EVEN_ROWS
 /* join_rows(), one row at a time. high: 0 if low holds the combined sums. */
 void sc_join_rest(const uint16_t *r, uint32_t n, const int32_t *low, const int32_t *high, uint32_t mantissa,
                   int32_t right, int add, int32_t *y);
+#endif
 
 /* y = low + 256 * high, rescaled as in rescale_rows(), for right shifts of at least 1. With `add`: y += that,
  * and left shifts up to 30 are possible too. With `barrier`: calls sc_team_barrier() first. */
@@ -155,7 +158,7 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
                                                             const int32_t *high, uint32_t mantissa,
                                                             int32_t right, int add, int32_t *y,
                                                             const int barrier, const int summed) {
-#if SC_XPULP
+#ifndef SC_JOIN_PORTABLE
     int32_t s, t, a, b, h, i;
     /* clang-format off */
 #define JOIN_TWO                                                                                             \
@@ -209,16 +212,20 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
 #else
     if (barrier) sc_team_barrier();
 #endif
+#if !SC_EVEN_ROWS
     if (__builtin_expect(n > 0, !SC_XPULP))
         sc_join_rest(r, n, low, summed ? 0 : high, mantissa, right, add, y);
+#endif
 }
 
-/* Slow path: shifts that join_rows() cannot do, or a bias. high: as above. */
+/* Slow path: shifts that join_rows() cannot do, or a bias. high: 0 if low holds the combined sums. */
 void sc_join_any(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                  const int32_t *high, const sc_qvec *x, const sc_output *out, int32_t *dst);
+#if !SC_SILU_JOINED
 /* Gate and up rows that are not whole blocks, or whose shifts joined_silu() cannot do. */
 void sc_join_gates(const uint16_t *r, uint32_t rows, const int32_t *low, const int32_t *high,
                    uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst);
+#endif
 
 /* The first three equal enum sc_epilogue: join_rows(), or joined_silu() of whole blocks. */
 enum join_how { JOIN_STORE = SC_STORE, JOIN_ADD = SC_ADD, JOIN_SILU = SC_SILU, JOIN_GATES, JOIN_ANY };
@@ -262,13 +269,14 @@ static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_
 /* Sums of one token, of several, or of several with high sums already added to low ones. */
 enum row_sums { OF_ONE, OF_SEVERAL, OF_SEVERAL_SUMMED };
 
-/* sc_matrix_joined() for rows below m->rows. With `barrier`: calls sc_team_barrier() first. */
+/* Finishes rows row .. row + rows - 1 of one token, all below m->rows. With `barrier`: calls sc_team_barrier()
+ * first. */
 SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                     const int32_t *high, int32_t *dst, const int barrier, const enum row_sums kind) {
     const sc_output *const out = j->out;
     const int summed = kind == OF_SEVERAL_SUMMED;
-#if SC_XPULP
-    if (j->how == JOIN_SILU && rows % SC_ROWS == 0) {
+#ifndef SC_JOIN_PORTABLE
+    if (j->how == JOIN_SILU && (SC_SILU_JOINED || rows % SC_ROWS == 0)) {
         if (kind != OF_ONE && (summed || SC_CHUNK <= SC_SUMS_APART))
             silu_of_several(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, summed);
         else
@@ -283,10 +291,13 @@ SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t 
     } else {
         if (barrier) sc_team_barrier();
         if (summed) high = 0;
-        if (j->how == JOIN_ANY)
-            sc_join_any(j->m, r, row, rows, low, high, j->x, out, dst);
-        else
+#if !SC_SILU_JOINED
+        if (j->how != JOIN_ANY) {
             sc_join_gates(r, rows, low, high, j->mantissa, j->right, out, dst + row / 2);
+            return;
+        }
+#endif
+        sc_join_any(j->m, r, row, rows, low, high, j->x, out, dst);
     }
 }
 #endif

@@ -40,8 +40,8 @@ SC_PHASE static void embed(int core) {
 #if SC_EMBED_ON_ENGINE /* one core per token; the cores share the remaining tokens */
         const int alone = t < sc_now.tokens - sc_now.tokens % SC_CORES;
         if (alone && t % SC_CORES != (uint32_t)core) continue;
-        sc_engine_of(m)->row(m, in_place(m), id, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t],
-                             alone ? 0 : core, alone ? 1 : SC_CORES);
+        sc_engine_row(m, in_place(m), id, SC_HIDDEN, SC_EMBED_FACTOR, SC_EMBED_SHIFT, x[t], alone ? 0 : core,
+                      alone ? 1 : SC_CORES);
 #else
         const sc_place at = sc_place_of(m, id / SC_ROWS);
         const uint8_t *block = SC_BLOB(at.level) + at.offset;
@@ -88,7 +88,7 @@ static inline
 #ifdef SC_HAS_ENGINES
     if (sc_on_engine(m)) {
         if (out->kind == SC_SILU) prefetch_with_matrix(SC_GU, core);
-        sc_engine_of(m)->end(m, in_place(m), in, tokens, out, core);
+        sc_engine_end(m, in_place(m), in, tokens, out, core);
         return;
     }
 #endif
@@ -308,7 +308,7 @@ void sc_start(void *unused, int core) {
 #ifdef SC_HAS_ENGINES
     if (core != SC_LAST_CORE(SC_CORES)) return;
     for (const sc_matrix *m = sc_matrices; m < sc_matrices + SC_MATRICES; m++)
-        if (sc_on_engine(m) && sc_engine_of(m)->start) sc_engine_of(m)->start(m, in_place(m), xq[0]);
+        if (sc_on_engine(m)) sc_engine_start(m, in_place(m), xq[0]);
 #endif
 }
 
@@ -342,7 +342,7 @@ static inline void before(int core) {
 SC_PHASE static void await_token(const sc_matrix *m, int norm) {
     if (norm) (void)norm_weights_of(0, SC_CORES); /* waits for the RMSNorm weights */
     sc_team_barrier();
-    sc_engine_prepare(m, 1, norm);
+    if (sc_on_engine(m)) sc_engine_prepare(m, 1, norm);
     sc_team_barrier();
 #ifdef SC_HAS_ENGINES
     if (!sc_on_engine(m)) return;
@@ -353,7 +353,7 @@ SC_PHASE static void await_token(const sc_matrix *m, int norm) {
     const uint64_t squares = norm ? q16_sum(parts[0], SC_NORM_EPS) : 0;
 #endif
     sc_team_barrier();
-    sc_engine_begin(m, xv, 1);
+    sc_engine_begin(m, 1);
 #if SC_Q16
     if (norm) sc_q16_normed(squares, xv);
 #endif
@@ -396,7 +396,7 @@ SC_PHASE static void controller_matrix(enum sc_slot slot, uint32_t layer) {
     const sc_matrix *const m = sc_layers[layer].m[slot];
     const uint32_t first = sc_first_of(slot, layer);
     prefetch_with_matrix(slot, SC_CORES);
-    sc_engine_control(m, sc_now.tokens - first);
+    if (sc_on_engine(m)) sc_engine_control(m, sc_now.tokens - first);
 #if SC_RANK > 0
     if (m->adapter) quantize(m->adapter, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
 #endif
@@ -431,7 +431,7 @@ static inline void controller_head(void) {
     else
         quantize(m, x[0], SC_HIDDEN, norm_weights_of(2 * SC_LAYERS, SC_CORES), SC_PERM(sc_head_perm), first,
                  xq[0], xv, SC_CORES);
-    sc_engine_control(m, sc_now.tokens - first);
+    if (sc_on_engine(m)) sc_engine_control(m, sc_now.tokens - first);
 }
 #endif
 

@@ -49,9 +49,10 @@ static inline void norm_several(uint32_t mine, uint32_t shared, sc_qvec *out) {
 SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
     sc_q16_job j = *job;
     const uint32_t tokens = j.tokens;
-    if (!sc_is_worker(core) && tokens > 1 && !WORKERS_START_JOBS) sc_engine_prepare(m, tokens, 0);
+    const int starts = !sc_is_worker(core) && sc_on_engine(m); /* engine jobs */
+    if (starts && tokens > 1 && !WORKERS_START_JOBS) sc_engine_prepare(m, tokens, 0);
     sc_team_barrier();
-    if (!sc_is_worker(core) && (tokens == 1 || WORKERS_START_JOBS)) sc_engine_prepare(m, tokens, 0);
+    if (starts && (tokens == 1 || WORKERS_START_JOBS)) sc_engine_prepare(m, tokens, 0);
     const int alone = j.gain || !(SC_PERMS && j.perm);
     const uint32_t whole = SC_IN_PLACE && j.spill ? tokens : alone ? whole_tokens(tokens) : 0;
     if (SC_IN_PLACE && j.spill) j.spill += core * SC_SPILL_WORDS;
@@ -67,7 +68,7 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
     if (tokens == 1)
         norm_several(mine, shared, j.out + whole); /* before the barrier: the next step needs it */
     if (SC_TEAM > SC_CORES || sc_on_engine(m)) sc_team_barrier();
-    if (!sc_is_worker(core)) sc_engine_begin(m, j.out, tokens);
+    if (starts) sc_engine_begin(m, tokens);
     if (tokens > 1) norm_several(mine, shared, j.out + whole);
 }
 

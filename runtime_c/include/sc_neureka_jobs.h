@@ -99,14 +99,14 @@ static inline int32_t *sums_of(const job_split *c, uint32_t job) {
 SC_INLINE sc_neureka_job job_of(const sc_matrix *m, const uint8_t *at, const int8_t *q, const job_split *c,
                                 uint32_t job) {
     const job_share p = share_of_job(c, job);
-    const uint32_t pitch = sc_q16_pitch(m, c->tokens), in = channels(m), ki = tiles_of(m, 0);
+    const uint32_t pitch = sc_q16_pitch(m, c->tokens), in = channels(m), ki = tiles_of(m);
     const uint32_t last = in - (ki - 1) * channels_of_tile(m);
     const uint32_t ko = (p.count + OUTPUTS - 1) / OUTPUTS;
     sc_neureka_job j = {
         .weights = (uint32_t)(uintptr_t)at - NEUREKA_WMEM + p.first / SC_ROWS * m->block_bytes,
         .in = (uint32_t)(uintptr_t)q + 2 * pitch * p.token,
         .out = (uint32_t)(uintptr_t)sums_of(c, job),
-        .weight_row = row_bytes_of(m, 0),
+        .weight_row = tile_bytes(m) * tiles_of(m),
         .last_out_in = (p.count - (ko - 1) * OUTPUTS) << 16 | last,
         .tiles_out_in = ko << 16 | ki,
         .tiles_of_pixels = 1u << 16 | 1u,

@@ -10,6 +10,7 @@
 
 /* Of a row: 8 bit planes of 32 inputs (1x1 mode), or a bit plane of 9 taps of 28 inputs (3x3 mode). */
 #define TILE_BYTES 32u
+#define INPUTS 32u /* per tile in 1x1 mode */
 #define TAPS 9u
 #define CHANNELS 28u /* per tile in 3x3 mode */
 
@@ -27,7 +28,7 @@ static inline int is_1x1(const sc_matrix *m) {
 }
 
 static inline uint32_t bits_of(const sc_matrix *m) { return m->format & SC_FMT_BITS; }
-static inline uint32_t channels_of_tile(const sc_matrix *m) { return is_1x1(m) ? 32 : CHANNELS; }
+static inline uint32_t channels_of_tile(const sc_matrix *m) { return is_1x1(m) ? INPUTS : CHANNELS; }
 static inline const uint16_t *multipliers(const sc_matrix *m, const uint8_t *at) {
     return (const uint16_t *)(const void *)(at + m->blocks * m->block_bytes);
 }
@@ -48,13 +49,12 @@ static inline uint32_t channels(const sc_matrix *m) {
     return is_1x1(m) ? m->in.k : 4u * m->in.words / (tail_column(m) ? TAPS + 3 : TAPS);
 }
 
-/* Tiles that the engine reads of a row; tailed: whether the row has a tail. */
-static inline uint32_t tiles_of(const sc_matrix *m, int tailed) {
-    return (channels(m) + channels_of_tile(m) - 1) / channels_of_tile(m) -
-           (tailed && !tail_column(m) ? 1 : 0);
+/* Tiles of a row. */
+static inline uint32_t tiles_of(const sc_matrix *m) {
+    return (channels(m) + channels_of_tile(m) - 1) / channels_of_tile(m);
 }
-static inline uint32_t row_bytes_of(const sc_matrix *m, int tailed) {
-    return TILE_BYTES * (is_1x1(m) ? 1 : bits_of(m)) * tiles_of(m, tailed);
+static inline uint32_t tile_bytes(const sc_matrix *m) {
+    return is_1x1(m) ? TILE_BYTES : TILE_BYTES * bits_of(m);
 }
 
 #ifdef SC_ENGINE_REMAINDERS
@@ -65,16 +65,21 @@ static inline uint32_t row_bytes_of(const sc_matrix *m, int tailed) {
 static inline int has_tail(const sc_matrix *m, uint32_t row) {
     return job_has_tails(m->remainders, row >> ROWS_LOG);
 }
+/* Tiles that the engine reads of a row with a tail, and of any row. */
+static inline uint32_t tiles_before_tail(const sc_matrix *m) { return tiles_of(m) - !tail_column(m); }
+static inline uint32_t tiles_of_row(const sc_matrix *m, uint32_t row) {
+    return has_tail(m, row) ? tiles_before_tail(m) : tiles_of(m);
+}
 /* Inputs of a tail: 4 of the last channels for each tap, then the next 4; with nibbles, 8 for each tap. */
 typedef struct {
     uint32_t first, count, step; /* first input; words per group, `step` inputs apart */
     uint32_t groups, apart;      /* groups, `apart` inputs apart */
 } tail_place;
 static inline int has_nibbles(const sc_matrix *m) {
-    return bits_of(m) <= 4 && (tail_column(m) || channels(m) - CHANNELS * tiles_of(m, 1) == 8);
+    return bits_of(m) <= 4 && (tail_column(m) || channels(m) - CHANNELS * tiles_before_tail(m) == 8);
 }
 static inline tail_place tail_of(const sc_matrix *m) {
-    const uint32_t c = channels(m), whole = CHANNELS * tiles_of(m, 1);
+    const uint32_t c = channels(m), whole = CHANNELS * tiles_before_tail(m);
     const uint32_t first = tail_column(m) ? TAPS * c : whole, words = (m->in.k - TAPS * c + 3) / 4;
     if (has_nibbles(m))
         return (tail_place){first, 2, 4, tail_column(m) ? (words + 1) / 2 : TAPS, tail_column(m) ? 8 : c};
@@ -90,12 +95,12 @@ static inline const uint8_t *job_at(const sc_matrix *m, const uint8_t *at, uint3
     return at + (row >> ROWS_LOG) * ((1u << ROWS_LOG) / SC_ROWS) * m->block_bytes;
 }
 static inline const uint8_t *row_at(const sc_matrix *m, const uint8_t *at, uint32_t row) {
-    return job_at(m, at, row) + row % (1u << ROWS_LOG) * row_bytes_of(m, has_tail(m, row));
+    return job_at(m, at, row) + row % (1u << ROWS_LOG) * tile_bytes(m) * tiles_of_row(m, row);
 }
 /* Tails of the row's block. */
 static inline const uint8_t *tails_at(const sc_matrix *m, const uint8_t *at, uint32_t row) {
     const uint32_t left = padded_rows(m) - (row >> ROWS_LOG << ROWS_LOG), most = 1u << ROWS_LOG;
-    return job_at(m, at, row) + (left < most ? left : most) * row_bytes_of(m, 1) +
+    return job_at(m, at, row) + (left < most ? left : most) * tile_bytes(m) * tiles_before_tail(m) +
            row % most / SC_ROWS * TAIL_BLOCK(tail_words(m));
 }
 
@@ -195,12 +200,9 @@ static inline const uint8_t *dot_tails(sc_rows *sums, const uint8_t *w, const in
     return w;
 }
 #else
-static inline int has_tail(const sc_matrix *m, uint32_t row) {
-    (void)m, (void)row;
-    return 0;
-}
+#define tiles_of_row(m, row) tiles_of(m)
 static inline const uint8_t *row_at(const sc_matrix *m, const uint8_t *at, uint32_t row) {
-    return at + row * row_bytes_of(m, 0);
+    return at + row * tile_bytes(m) * tiles_of(m);
 }
 #endif
 
@@ -209,11 +211,8 @@ typedef struct {
     uint32_t first, count;
 } piece;
 
-#define PIECE_MAX 32u
-
-static inline uint32_t pieces_of(const sc_matrix *m, int tailed) {
-    return (is_1x1(m) ? 1 : TAPS) * tiles_of(m, tailed);
-}
+#define PIECE_MAX INPUTS
+static inline uint32_t pieces_of_tile(const sc_matrix *m) { return is_1x1(m) ? 1 : TAPS; }
 
 /* Location of piece i of a row in its bit planes. */
 typedef struct {
@@ -284,8 +283,8 @@ SC_INLINE void read_four(uint32_t word, uint32_t count, int32_t scale, uint32_t 
 }
 
 /* Dequantises an embedding row: four inputs at a time, so that all cores have work. */
-SC_WARM static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
-                             int shift, int32_t *x, int core, int cores) {
+SC_WARM void sc_engine_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
+                           int shift, int32_t *x, int core, int cores) {
     const uint8_t *weights = row_at(m, at, row);
     const int32_t scale = multipliers(m, at)[row];
     if (is_1x1(m)) {
@@ -297,7 +296,8 @@ SC_WARM static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row
         return;
     }
     const uint32_t bits = bits_of(m), quads = (channels_of_tile(m) + 3) / 4;
-    for (uint32_t i = (uint32_t)core; i < pieces_of(m, has_tail(m, row)) * quads; i += (uint32_t)cores) {
+    for (uint32_t i = (uint32_t)core; i < pieces_of_tile(m) * tiles_of_row(m, row) * quads;
+         i += (uint32_t)cores) {
         const place p = place_of(m, i / quads);
         const uint32_t q = i % quads;
         uint32_t word = 0;

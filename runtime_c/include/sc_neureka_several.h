@@ -95,16 +95,14 @@ static inline void prepare_next(const sc_matrix *m, uint32_t tokens) {
     if (next <= last || sc_now.first_wanted == 0) prepare_several(next, tokens);
 }
 
-SC_WARM static void begin_several(const sc_matrix *m, uint32_t tokens) {
-    sc_neureka_commit();
+static inline void begun_several(const sc_matrix *m, uint32_t tokens) {
     first_written = 0;
 #ifndef SC_AT_MULTIPLIERS
     const job_split c = split_of(m, tokens);
     fetch_scales(m, &c, 0);
     if (!c.summed) fetch_scales(m, &c, 1);
-#else
-    (void)tokens;
 #endif
+    (void)m, (void)tokens;
     fetch_tails(jobs_of(m), 0);
 }
 

@@ -10,6 +10,21 @@
 
 #if defined(SC_ON_NEUREKA_1X1) || defined(SC_ON_NEUREKA_3X3) || defined(SC_ON_NEUREKA_BOTH)
 
+#ifndef SC_ONLY_ENGINE /* sc_engines[] has them, under these names */
+#undef sc_engine_start
+#undef sc_engine_prepare
+#undef sc_engine_begin
+#undef sc_engine_control
+#undef sc_engine_end
+#undef sc_engine_row
+#define sc_engine_start neureka_start
+#define sc_engine_prepare neureka_prepare
+#define sc_engine_begin neureka_begin
+#define sc_engine_control neureka_control
+#define sc_engine_end neureka_end
+#define sc_engine_row neureka_row
+#endif
+
 #include "sc_epilogue_neureka.h"
 #include "sc_neureka_rows.h"
 
@@ -102,7 +117,7 @@ static inline matrix_jobs *jobs_of(const sc_matrix *m) { return &jobs_of_matrice
 
 #include "sc_neureka_copies.h"
 
-static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
+void sc_engine_start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     matrix_jobs *const i = jobs_of(m);
     i->multipliers = keep_multipliers(m, at);
     if (sc_taps(m)) {
@@ -130,7 +145,7 @@ static void start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     i->tails = m->remainders;
     if (m->remainders) {
         i->tail_words = (uint8_t)tail_words(m), i->tail_at = (uint16_t)tail_of(m).first;
-        i->tail_row = (uint16_t)row_bytes_of(m, 1), i->high = (uint16_t)(4 * m->in.words);
+        i->tail_row = (uint16_t)(tile_bytes(m) * tiles_before_tail(m)), i->high = (uint16_t)(4 * m->in.words);
         i->nibbles = has_nibbles(m) & 1;
         i->last_each = i->last_blocks;
         i->config_id |= (uint32_t)m->remainders << 5;
@@ -182,7 +197,7 @@ SC_WARM static void prepare_first(const sc_matrix *m) {
 
 #include "sc_neureka_several.h"
 
-SC_HOT static void prepare(const sc_matrix *m, uint32_t tokens, int after_norm) {
+SC_HOT void sc_engine_prepare(const sc_matrix *m, uint32_t tokens, int after_norm) {
     if (tokens > 1) {
         prepare_several(m, tokens);
         return;
@@ -199,16 +214,12 @@ SC_HOT static void prepare(const sc_matrix *m, uint32_t tokens, int after_norm) 
 }
 
 /* The first job starts before anything else: all cores wait for it. */
-SC_HOT static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) {
-    (void)x;
-    if (tokens > 1) {
-        begin_several(m, tokens);
-        return;
-    }
+SC_HOT void sc_engine_begin(const sc_matrix *m, uint32_t tokens) {
     sc_neureka_commit();
+    if (tokens > 1) begun_several(m, tokens);
 }
 
-SC_HOT static void control(const sc_matrix *m, uint32_t tokens) {
+SC_HOT void sc_engine_control(const sc_matrix *m, uint32_t tokens) {
     if (tokens > 1) {
         control_several(m, tokens);
         return;
@@ -244,8 +255,8 @@ SC_HOT static void control(const sc_matrix *m, uint32_t tokens) {
 #define BARRIER_IN_JOIN 1
 #endif
 
-SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
-                       const sc_output *out, int core) {
+SC_HOT void sc_engine_end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
+                          const sc_output *out, int core) {
     (void)at; /* matrix_jobs has everything */
     if (tokens > 1) {
         end_several(m, x, tokens, out, core);
@@ -289,12 +300,12 @@ SC_HOT static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, 
 
 #else
 
-#define start 0
-static void prepare(const sc_matrix *m, uint32_t tokens, int after_norm) {
+void sc_engine_start(const sc_matrix *m, const uint8_t *at, const int8_t *q) { (void)m, (void)at, (void)q; }
+void sc_engine_prepare(const sc_matrix *m, uint32_t tokens, int after_norm) {
     (void)m, (void)tokens, (void)after_norm;
 }
-static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) { (void)m, (void)x, (void)tokens; }
-static void control(const sc_matrix *m, uint32_t tokens) {
+void sc_engine_begin(const sc_matrix *m, uint32_t tokens) { (void)m, (void)tokens; }
+void sc_engine_control(const sc_matrix *m, uint32_t tokens) {
     (void)m, (void)tokens;
     sc_team_barrier();
 }
@@ -310,13 +321,13 @@ static inline int32_t dot(const int8_t *w, const int8_t *low, const int8_t *high
     return l + 256 * h;
 }
 
-static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
-                const sc_output *out, int core) {
+void sc_engine_end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
+                   const sc_output *out, int core) {
     const uint32_t pitch = sc_q16_pitch(m, tokens);
     sc_team_barrier();
     for (uint32_t b = (uint32_t)core; b < m->blocks; b += SC_CORES) {
         int32_t acc[SC_CHUNK][SC_ROWS] = {{0}};
-        const uint32_t pieces = pieces_of(m, has_tail(m, b * SC_ROWS));
+        const uint32_t pieces = pieces_of_tile(m) * tiles_of_row(m, b * SC_ROWS);
         for (uint32_t r = 0; r < SC_ROWS; r++) {
             for (uint32_t i = 0; i < pieces; i++) {
                 int8_t w[PIECE_MAX];
@@ -344,14 +355,11 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
 
 #endif
 
-#ifdef SC_ON_NEUREKA_1X1
-SC_L1_DATA const sc_engine sc_engine_neureka_1x1 = {start, prepare, begin, control, end, read_row};
-#endif
-#ifdef SC_ON_NEUREKA_BOTH
-SC_L1_DATA const sc_engine sc_engine_neureka_both = {start, prepare, begin, control, end, read_row};
-#endif
-#ifdef SC_ON_NEUREKA_3X3
-SC_L1_DATA const sc_engine sc_engine_neureka_3x3 = {start, prepare, begin, control, end, read_row};
+#ifndef SC_ONLY_ENGINE
+#define FUNCTIONS                                                                                            \
+    {sc_engine_start, sc_engine_prepare, sc_engine_begin, sc_engine_control, sc_engine_end, sc_engine_row}
+SC_L1_DATA const sc_engine sc_engine_neureka_1x1 = FUNCTIONS, sc_engine_neureka_both = FUNCTIONS,
+                           sc_engine_neureka_3x3 = FUNCTIONS;
 #endif
 
 #endif

@@ -29,7 +29,7 @@ static inline int32_t gelu_argument(int32_t x16) {
 SC_INLINE void silu_rows(const sc_output *out, const int32_t *gate, uint32_t blocks, uint32_t n,
                          int32_t *dst) {
     const int gate_shift = out->gate_shift, shift = out->silu_shift, up_shift = out->up_shift;
-#if SC_XPULP && !defined(SC_GELU)
+#if SC_XPULP && !defined(SC_GELU) && !SC_SILU_JOINED
     if (gate_shift > 0 && gate_shift < 16) { /* at 16 the rounding could overflow */
         int32_t g, u, v, i;
         /* clang-format off */
@@ -107,8 +107,6 @@ SC_HOT void sc_finish_rows(const sc_output *out, int32_t *dst, uint32_t row, uin
 }
 
 #ifdef SC_HAS_ENGINES
-#define JOINED_SILU 64u /* rows of gate and up at a time */
-
 /* Finishes rows row .. row + rows - 1 (at most a block) from their rescaled values y. */
 static inline void finish_block(const sc_matrix *m, uint32_t row, uint32_t rows, int32_t *y,
                                 const sc_output *out, int32_t *dst) {
@@ -119,6 +117,8 @@ static inline void finish_block(const sc_matrix *m, uint32_t row, uint32_t rows,
     sc_finish_rows(out, dst, row, rows, y);
 }
 
+#if SC_XPULP || defined(SC_JOIN_PORTABLE)
+#if !SC_EVEN_ROWS
 void sc_join_rest(const uint16_t *r, uint32_t n, const int32_t *low, const int32_t *high, uint32_t mantissa,
                   int32_t right, int add, int32_t *y) {
     for (; n; n--, r++, y++) {
@@ -128,6 +128,7 @@ void sc_join_rest(const uint16_t *r, uint32_t n, const int32_t *low, const int32
         *y = add ? sc_add_to_residual(*y, v) : v;
     }
 }
+#endif
 
 void sc_join_any(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                  const int32_t *high, const sc_qvec *x, const sc_output *out, int32_t *dst) {
@@ -144,6 +145,9 @@ void sc_join_any(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t r
         finish_block(m, row + i, n, y, out, dst);
     }
 }
+
+#if !SC_SILU_JOINED
+#define JOINED_SILU 64u /* rows of gate and up at a time */
 
 void sc_join_gates(const uint16_t *r, uint32_t rows, const int32_t *low, const int32_t *high,
                    uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst) {
@@ -162,6 +166,7 @@ void sc_join_gates(const uint16_t *r, uint32_t rows, const int32_t *low, const i
         if (high) high += n;
     }
 }
+#endif
 
 SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows,
                              const int32_t *low, const int32_t *high, const sc_qvec *x, const sc_output *out,
@@ -174,6 +179,7 @@ SC_HOT void sc_matrix_joined(const sc_matrix *m, const uint16_t *r, uint32_t row
     else
         join(&j, r, row, rows, low, low, dst, 0, OF_SEVERAL_SUMMED);
 }
+#endif
 
 void sc_matrix_rows(const sc_matrix *m, const uint16_t r[SC_ROWS], uint32_t row, int32_t y[SC_ROWS],
                     const sc_qvec *x, const sc_output *out, int32_t *dst) {

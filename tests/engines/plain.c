@@ -7,6 +7,21 @@
 
 #ifdef SC_ON_PLAIN
 
+#ifndef SC_ONLY_ENGINE /* sc_engines[] has them, under these names */
+#undef sc_engine_start
+#undef sc_engine_prepare
+#undef sc_engine_begin
+#undef sc_engine_control
+#undef sc_engine_end
+#undef sc_engine_row
+#define sc_engine_start plain_start
+#define sc_engine_prepare plain_prepare
+#define sc_engine_begin plain_begin
+#define sc_engine_control plain_control
+#define sc_engine_end plain_end
+#define sc_engine_row plain_row
+#endif
+
 #define ROWS 16u
 #define sums SC_BUFFER(int32_t *, SC_AT_ENGINE) /* [tokens][rows] */
 
@@ -49,8 +64,8 @@ static void sum(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
     }
 }
 
-static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
-                const sc_output *out, int core) {
+void sc_engine_end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_t tokens,
+                   const sc_output *out, int core) {
     sc_team_barrier(); /* the activations are there */
     sum(m, at, x, tokens, core);
     sc_worker_barrier();
@@ -65,8 +80,8 @@ static void end(const sc_matrix *m, const uint8_t *at, const sc_qvec *x, uint32_
     }
 }
 
-static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
-                     int shift, int32_t *x, int core, int cores) {
+void sc_engine_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32_t k, uint32_t factor,
+                   int shift, int32_t *x, int core, int cores) {
     const int8_t *w = (const int8_t *)at + row * (m->block_bytes / ROWS);
     const uint8_t *r = multipliers(m, at) + 2 * row;
     for (uint32_t i = (uint32_t)core; i < k; i += (uint32_t)cores) {
@@ -77,15 +92,19 @@ static void read_row(const sc_matrix *m, const uint8_t *at, uint32_t row, uint32
 }
 
 /* The controller has nothing to do for it but to say that the activations are there. */
-static void prepare(const sc_matrix *m, uint32_t tokens, int after_norm) {
+void sc_engine_start(const sc_matrix *m, const uint8_t *at, const int8_t *q) { (void)m, (void)at, (void)q; }
+void sc_engine_prepare(const sc_matrix *m, uint32_t tokens, int after_norm) {
     (void)m, (void)tokens, (void)after_norm;
 }
-static void begin(const sc_matrix *m, const sc_qvec *x, uint32_t tokens) { (void)m, (void)x, (void)tokens; }
-static void control(const sc_matrix *m, uint32_t tokens) {
+void sc_engine_begin(const sc_matrix *m, uint32_t tokens) { (void)m, (void)tokens; }
+void sc_engine_control(const sc_matrix *m, uint32_t tokens) {
     (void)m, (void)tokens;
     sc_team_barrier();
 }
 
-const sc_engine sc_engine_plain = {0, prepare, begin, control, end, read_row};
+#ifndef SC_ONLY_ENGINE
+const sc_engine sc_engine_plain = {sc_engine_start,   sc_engine_prepare, sc_engine_begin,
+                                   sc_engine_control, sc_engine_end,     sc_engine_row};
+#endif
 
 #endif

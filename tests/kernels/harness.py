@@ -121,7 +121,7 @@ class Harness:
         cc = ["cc", "-std=gnu11", "-O1", *(sanitizers if sanitized else [])]
         options = [
             "-Wall", "-Wextra", "-Werror",
-            *(["-DSC_HAS_ENGINES=1", "-DSC_ON_CORES=0"] if config.engines else []),
+            *(["-DSC_HAS_ENGINES=1", "-DSC_ON_CORES=0", "-DSC_JOIN_PORTABLE"] if config.engines else []),
             f"-DSC_CORES={config.cores}", "-DSC_INPUT_WORDS=32", f"-DSC_SIMD={int(config.simd)}",
             "-I.", f"-I{runtime / 'include'}", f"-I{runtime / 'platform' / 'host'}",
         ]  # fmt: skip

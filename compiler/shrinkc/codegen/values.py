@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from shrinkc.abi import head_scratch_bytes, head_state_bytes, input_words, kv_block_bytes
+from shrinkc.abi import ROW_BLOCK, head_scratch_bytes, head_state_bytes, input_words, kv_block_bytes
 from shrinkc.codegen.formats import c_format, flat_format
 from shrinkc.codegen.forward import CALLS, CStep, printed_steps
 from shrinkc.codegen.tables import CLayer, CMatrix, Tables, c_matrix, ops_of_type
@@ -60,6 +60,10 @@ class Values:
     """Constants of ops that are the same in every layer."""
     gate_shifts: list[int]
     """That occur, in ascending order."""
+    silu_joined: bool
+    """Whether another engine runs all gates and ups, in whole blocks, with shifts that joined_silu() can do."""
+    even_rows: bool
+    """Whether all matrices of other engines have an even number of rows."""
     per_layer: dict[str, str]
     """C types of the constants of a layer, by name."""
     plan: Plan
@@ -102,7 +106,8 @@ class Values:
     sq_words: int
     adapter_format: str | None
     engines: list[str]
-    """Besides the cores."""
+    """Besides the cores; ``engine_units``: how many pieces of hardware they are."""
+    engine_units: int
     remainders: bool
     second_layout: bool
     taps: int | None
@@ -219,6 +224,8 @@ def values_of(
         known=tuple(CALLS),
         macros=_macros(graph),
         gate_shifts=sorted({op.gate_shift for op in ops_of_type(graph, SiluMul)}),
+        silu_joined=_silu_joined(shape, ops_of_type(graph, SiluMul)),
+        even_rows=bool(engines) and all(m.rows % 2 == 0 for m in readers if m.engine != CORES),
         per_layer=numbers_of(shape.steps),
         plan=plan,
         target=target,
@@ -262,6 +269,7 @@ def values_of(
         sq_words=max([m.x_words for m in adapter_shapes], default=0),
         adapter_format=tables.adapters[0][1].format if tables.adapters else None,
         engines=engines,
+        engine_units=len({engine_named(name).unit for name in engines}),
         remainders=any(engine_named(m.engine).remainders(m.k, m.bits) for m in shape.matrices),
         second_layout=any(taps),
         taps=taps.pop() if len(taps) == 1 else None,
@@ -302,6 +310,13 @@ def _inputs(matrices: list[CMatrix]) -> dict[str, tuple[str, dict[str, int]]]:
         letter = f"_{chr(ord('A') + same)}" if same else ""
         found.setdefault(str(cut), (f"IN_{cut['k']}{letter}", cut))
     return found
+
+
+def _silu_joined(shape: ModelShape, ops: list[SiluMul]) -> bool:
+    """Whether joined_silu() of sc_epilogue_neureka.h multiplies all gates with their ups."""
+    gate_ups = [m for m in shape.matrices if m.name.endswith(".gate_up")]
+    whole = all(m.engine != CORES and m.rows % ROW_BLOCK == 0 for m in gate_ups)
+    return whole and all(op.gelu is None and -12 <= op.gate_shift < 16 for op in ops)
 
 
 def _in_products(shape: MatrixShape) -> bool:
