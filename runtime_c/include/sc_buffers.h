@@ -15,9 +15,9 @@
     _Static_assert(sizeof(row) * (count) <= SC_BYTES_##NAME, "planned bytes of " #name)
 
 #if SC_TILE_BYTES > 0
-SC_VIEW(tiles, TILES, uint8_t[SC_TILE_BYTES], 2);
+SC_VIEW(tile_buffers, TILES, uint8_t[SC_TILE_BYTES], 2);
 #else
-static uint8_t (*const tiles)[1] = 0; /* all matrices are read in place */
+static uint8_t (*const tile_buffers)[1] = 0; /* all matrices are read in place */
 #endif
 
 /* Per token of a chunk. x: residual stream. y: output of the current op (qkv, attention, norms; gate and up
@@ -39,9 +39,13 @@ SC_VIEW(block_max, BLOCK_MAX, uint32_t[SC_XBLOCKS], SC_CHUNK);
 #if SC_XSUMS
 SC_VIEW(xsum, XSUM, int32_t[SC_XGROUPS], SC_CHUNK);
 #endif
-/* Tokens that several cores share: up to half the team. Beyond that each core has whole tokens, unless inputs
- * are permuted. */
-#define SC_SHARED (SC_PERMS || SC_CHUNK <= SC_TEAM / 2 ? SC_CHUNK : SC_TEAM < 2 ? 1 : SC_TEAM / 2)
+/* Tokens that several cores share: all if inputs are permuted, else up to half the team. Beyond that each core
+ * has whole tokens. */
+#if SC_PERMS
+#define SC_SHARED SC_CHUNK
+#else
+#define SC_SHARED (SC_CHUNK <= SC_TEAM / 2 ? SC_CHUNK : SC_TEAM < 2 ? 1 : SC_TEAM / 2)
+#endif
 SC_VIEW(parts, PARTS, sc_part[SC_PARTS], SC_SHARED);
 #ifdef SC_AT_GAIN
 SC_VIEW(gain, GAIN, int32_t, SC_HIDDEN); /* RMSNorm weights of the next norm */

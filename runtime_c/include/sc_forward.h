@@ -102,7 +102,7 @@ static inline
                                    .silu_shift = 0,
                                    .up_shift = 0};
         linear(m - 1, in, tokens, &adapter, core);
-        quantize(m->adapter, sy[0], SC_RANK, 0, 0, first, sq[0], sv, core);
+        quantize(m->adapter, sy[0], SC_RANK, 0, first, sq[0], sv, core);
     }
 #endif
 #if !SC_ENGINES_ALONE
@@ -121,19 +121,18 @@ static inline
 
 SC_PHASE static void quantize_any(enum sc_slot slot, const int32_t *src, uint32_t stride, const int32_t *gain,
                                   uint32_t layer, int core) {
-    const sc_layer *l = &sc_layers[layer];
+    const sc_matrix *const m = sc_layers[layer].m[slot];
     const uint32_t first = sc_first_of(slot, layer);
-    quantize(l->m[slot], src, stride, gain, SC_PERM(l->perm[slot]), first,
-             vectors(l->m[slot], sc_now.tokens - first), xv, core);
+    int8_t *const to = SC_BUFFER(int8_t *, sc_vectors_at(m, sc_now.tokens - first));
+    quantize(m, src, stride, gain, first, to, xv, core);
 }
 
 /* src, `stride` words per token -> xv: quantised input of a layer's matrix; with gain: after RMSNorm. */
 SC_INLINE void quantize_step(enum sc_slot slot, const int32_t *src, uint32_t stride, const int32_t *gain,
                              uint32_t layer, int core) {
 #if SC_Q16
-    const sc_layer *l = &sc_layers[layer];
-    const sc_matrix *m = l->m[slot];
-    if (__builtin_expect(one_token(m, SC_PERM(l->perm[slot])), 1)) {
+    const sc_matrix *m = sc_layers[layer].m[slot];
+    if (__builtin_expect(one_token(m), 1)) {
         quantize_token(m, src, gain, core);
         return;
     }
@@ -144,7 +143,6 @@ SC_INLINE void quantize_step(enum sc_slot slot, const int32_t *src, uint32_t str
 /* norm: index of the RMSNorm weights in sc_norm_weights. */
 SC_PHASE static void sc_step_norm(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t norm,
                                   uint32_t layer, int core) {
-    (void)norm;
     quantize_step(slot, src, stride, norm_weights_of(norm, core), layer, core);
 }
 
@@ -227,8 +225,8 @@ static void compare(const sc_window w, int core) {
     sc_worker_barrier();
 }
 
-/* The largest logit of every token, in one pass over the LM head: as many rows at a time as sc_logits can
- * hold. Not hot: runs once per pass, and few passes need it. */
+/* The largest logit of every token, in one pass over the LM head. Not hot: runs once per pass, and few passes
+ * need it. */
 static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
     const uint32_t tokens = sc_now.tokens;
     sc_output out = {.kind = SC_STORE, .dst = sc_logits};
@@ -240,7 +238,7 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
         return;
     }
 #endif
-#if !SC_ENGINES_ALONE
+#if !SC_ENGINES_ALONE /* as many rows at a time as sc_logits can hold */
     const uint32_t room = SC_VOCAB / (SC_ROWS * tokens),
                    most = room < SC_CORES ? room : room - room % SC_CORES;
     for (uint32_t first = 0; first < m->blocks; first += m->tile_blocks) {
@@ -259,7 +257,8 @@ static __attribute__((noinline)) void choices(const sc_matrix *m, int core) {
 #endif
 }
 
-SC_PHASE static void head(int core) {
+/* RMSNorm and LM head: X -> LOGITS. */
+SC_PHASE static void lm_head(int core) {
     const sc_matrix *m = &sc_matrices[SC_MATRICES - 1];
     const uint32_t first = sc_first_of_head();
     const int32_t *const gains = norm_weights_of(2 * SC_LAYERS, core);
@@ -268,11 +267,11 @@ SC_PHASE static void head(int core) {
     if (sc_now.trace & SC_TRACE_LOGITS) out.dst = sc_all_logits[0], out.stride = SC_VOCAB;
 #endif
 #if SC_Q16
-    if (one_token(m, SC_PERM(sc_head_perm)))
+    if (one_token(m))
         quantize_token(m, x[0], gains, core);
     else
 #endif
-        quantize(m, x[0], SC_HIDDEN, gains, SC_PERM(sc_head_perm), first, xq[0], xv, core);
+        quantize(m, x[0], SC_HIDDEN, gains, first, xq[0], xv, core);
     sc_op_done(SC_OP_FINAL, SC_LAYERS, core);
     if (sc_now.want == SC_CHOICES) {
         choices(m, core);
@@ -289,17 +288,13 @@ void sc_start(void *unused, int core) {
         for (uint32_t l = 0; l < SC_LAYERS; l++)
             for (uint32_t kv = 0; kv < SC_KV_HEADS; kv++) value_scales[l][kv] = 0;
         for (uint32_t t = 0; t < SC_CHUNK; t++) {
+            xv[t] = (sc_qvec){.q = xq[t]};
 #if SC_XSUMS
-            int32_t *sum = xsum[t];
-#else
-            int32_t *sum = 0;
+            xv[t].sum = xsum[t];
 #endif
 #if SC_XGROUPS > 0
-            int32_t *c = xc[t];
-#else
-            int32_t *c = 0;
+            xv[t].c = xc[t];
 #endif
-            xv[t] = (sc_qvec){xq[t], c, sum, 0, 0};
 #if SC_RANK > 0
             sv[t] = (sc_qvec){sq[t], 0, 0, 0, 0};
 #endif
@@ -312,8 +307,8 @@ void sc_start(void *unused, int core) {
 #endif
 }
 
-/* Everything before the first layer. */
-static inline void before(int core) {
+/* Before the first layer: prefetches, and the rows of the embedding -> X. */
+static inline void embedding(int core) {
     sc_profile_start(core);
 #if SC_ROPE_IN_FLASH
     if (core == 0) sc_load_rope();
@@ -331,16 +326,12 @@ static inline void before(int core) {
  * transfers, hashes ---- */
 
 #if SC_TEAM > SC_CORES
-#if SC_Q16
-#define IS_AWAITED one_token
-#else
-#define IS_AWAITED(m, perm) 0
-#endif
-
 /* Controller's part of quantize_token(). The engine only waits for the values; RMSNorm of the scale is
  * computed during its first job. */
 SC_PHASE static void await_token(const sc_matrix *m, int norm) {
+#ifdef SC_AT_GAIN
     if (norm) (void)norm_weights_of(0, SC_CORES); /* waits for the RMSNorm weights */
+#endif
     sc_team_barrier();
     if (sc_on_engine(m)) sc_engine_prepare(m, 1, norm);
     sc_team_barrier();
@@ -383,9 +374,8 @@ static inline void await_attention(uint32_t layer) {
 #define NO_NORM (~0u)
 SC_PHASE static void controller_vector(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t norm,
                                        uint32_t layer) {
-    const sc_layer *const l = &sc_layers[layer];
-    const sc_matrix *const m = l->m[slot];
-    if (__builtin_expect(IS_AWAITED(m, SC_PERM(l->perm[slot])), 1))
+    const sc_matrix *const m = sc_layers[layer].m[slot];
+    if (__builtin_expect(one_token(m), 1))
         await_token(m, norm != NO_NORM);
     else
         quantize_any(slot, src, stride, norm != NO_NORM ? norm_weights_of(norm, SC_CORES) : 0, layer,
@@ -398,7 +388,7 @@ SC_PHASE static void controller_matrix(enum sc_slot slot, uint32_t layer) {
     prefetch_with_matrix(slot, SC_CORES);
     if (sc_on_engine(m)) sc_engine_control(m, sc_now.tokens - first);
 #if SC_RANK > 0
-    if (m->adapter) quantize(m->adapter, sy[0], SC_RANK, 0, 0, first, sq[0], sv, SC_CORES);
+    if (m->adapter) quantize(m->adapter, sy[0], SC_RANK, 0, first, sq[0], sv, SC_CORES);
 #endif
 }
 
@@ -426,11 +416,10 @@ static inline void controller_attention(int32_t *dst, uint32_t stride, uint32_t 
 static inline void controller_head(void) {
     const sc_matrix *const m = &sc_matrices[SC_MATRICES - 1];
     const uint32_t first = sc_first_of_head();
-    if (IS_AWAITED(m, SC_PERM(sc_head_perm)))
+    if (one_token(m))
         await_token(m, 1);
     else
-        quantize(m, x[0], SC_HIDDEN, norm_weights_of(2 * SC_LAYERS, SC_CORES), SC_PERM(sc_head_perm), first,
-                 xq[0], xv, SC_CORES);
+        quantize(m, x[0], SC_HIDDEN, norm_weights_of(2 * SC_LAYERS, SC_CORES), first, xq[0], xv, SC_CORES);
     if (sc_on_engine(m)) sc_engine_control(m, sc_now.tokens - first);
 }
 #endif

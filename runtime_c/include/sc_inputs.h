@@ -8,12 +8,15 @@
 #include "sc_products.h"
 #include "sc_q16.h"
 
-/* Permutation of a matrix's inputs, if the model has any. */
+/* Permutation of a matrix's inputs, or NULL. The second matrix of an adapter has none. */
+static inline const uint16_t *perm_of(const sc_matrix *m) {
 #if SC_PERMS
-#define SC_PERM(p) (p)
+    return (uintptr_t)m - (uintptr_t)sc_matrices < SC_MATRICES * sizeof *m ? sc_perms[m - sc_matrices] : 0;
 #else
-#define SC_PERM(p) ((const uint16_t *)0)
+    (void)m;
+    return 0;
 #endif
+}
 
 #if defined(SC_HAS_ENGINES) || SC_TILE_BYTES == 0
 /* Address of a matrix that an engine, or on a board the core, reads in place. */
@@ -35,27 +38,43 @@ static inline uint32_t whole_tokens(uint32_t tokens) {
 #define WORKERS_START_JOBS 0
 #endif
 
-/* Address of the vectors of `tokens` tokens. */
-static inline int8_t *vectors(const sc_matrix *m, uint32_t tokens) {
-    return SC_BUFFER(int8_t *, sc_vectors_at(m, tokens));
-}
-
 #if SC_Q16
 static inline void norm_several(uint32_t mine, uint32_t shared, sc_qvec *out) {
     for (uint32_t t = mine; t < shared; t += SC_CORES) sc_q16_norm(parts[t], SC_NORM_EPS, &out[t]);
 }
 
-/* Quantises a matrix's 16-bit input: several tokens, or one token with permuted inputs. */
-SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, int core) {
-    sc_q16_job j = *job;
-    const uint32_t tokens = j.tokens;
+/* src -> out: 16-bit input of matrix m for tokens first .. sc_now.tokens - 1, with values from `to` on. With
+ * gain: RMSNorm first. For several tokens, or one with permuted inputs. */
+SC_WARM static void quantize_q16(const sc_matrix *m, const int32_t *src, uint32_t stride, const int32_t *gain,
+                                 uint32_t first, int8_t *to, sc_qvec *out, int core) {
+    const uint32_t tokens = sc_now.tokens - first;
+    src += first * stride;
+    sc_q16_job j = {.layout = &m->in,
+                    .x = src,
+                    .stride = stride,
+                    .tokens = tokens,
+                    .gain = gain,
+                    .y = y[0],
+                    .y_stride = SC_Y_WORDS,
+                    .parts = parts[0],
+                    .q = to,
+                    .pitch = sc_q16_pitch(m, tokens),
+                    .out = out + first};
+#if SC_PERMS
+    j.perm = perm_of(m);
+#endif
+#if SC_IN_PLACE
+    if ((const void *)to == src) j.spill = (int32_t *)(void *)xq[0] + core * SC_SPILL_WORDS;
+#endif
     const int starts = !sc_is_worker(core) && sc_on_engine(m); /* engine jobs */
     if (starts && tokens > 1 && !WORKERS_START_JOBS) sc_engine_prepare(m, tokens, 0);
     sc_team_barrier();
     if (starts && (tokens == 1 || WORKERS_START_JOBS)) sc_engine_prepare(m, tokens, 0);
-    const int alone = j.gain || !(SC_PERMS && j.perm);
-    const uint32_t whole = SC_IN_PLACE && j.spill ? tokens : alone ? whole_tokens(tokens) : 0;
-    if (SC_IN_PLACE && j.spill) j.spill += core * SC_SPILL_WORDS;
+    uint32_t whole = whole_tokens(tokens);
+    if (perm_of(m) && !gain) whole = 0;
+#if SC_IN_PLACE
+    if (j.spill) whole = tokens;
+#endif
     for (uint32_t t = (uint32_t)core; t < whole; t += SC_TEAM) sc_q16_token(&j, t, SC_NORM_EPS);
     j.first = whole;
     if (whole < tokens) {
@@ -72,15 +91,13 @@ SC_WARM static void quantize_several(const sc_matrix *m, const sc_q16_job *job, 
     if (tokens > 1) norm_several(mine, shared, j.out + whole);
 }
 
-/* Whether the controller finishes a token (padding, scale) from the shares' parts, while the workers quantise
- * its values and, with a norm, the engine runs its first job. */
-static inline int finished_by_controller(const sc_matrix *m) { return SC_TEAM > SC_CORES && sc_on_engine(m); }
-
 /* Quantises one token: each worker has a share. */
 SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, const int32_t *gain, int core) {
     if (core < 0 || core >= SC_CORES) __builtin_unreachable(); /* no loops if each core has one share */
     const sc_vector_layout *const layout = &m->in;
-    const int last = core == SC_LAST_CORE(SC_CORES);
+    /* With an engine, the controller finishes the token (padding, scale) from the shares' parts, while the
+     * workers quantise its values and, with a norm, the engine runs its first job. */
+    const int finishes = core == SC_LAST_CORE(SC_CORES) && !(SC_TEAM > SC_CORES && sc_on_engine(m));
     uint32_t first, n = q16_share(layout->k, (uint32_t)core, &first);
     sc_team_barrier();
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
@@ -97,55 +114,37 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
                      4u * layout->words);
         if (SC_CORES == SC_Q16_SHARES) break;
     }
-    if (!finished_by_controller(m) && last) {
+    if (finishes) {
         q16_pad(layout, xq[0], 4u * layout->words);
         q16_scale(layout, most, gain != 0, xv);
         if (SC_IN_PLACE) xv->q = xq[0]; /* may still point to where one of several tokens was */
     }
     if (sc_on_engine(m)) sc_team_barrier();
-    if (!finished_by_controller(m) && gain && last) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
+    if (finishes && gain) sc_q16_norm(parts[0], SC_NORM_EPS, xv);
 }
 
 /* Whether quantize_token() makes the matrix's input. */
-static inline int one_token(const sc_matrix *m, const uint16_t *perm) {
-    return sc_now.tokens == 1 && (SC_XGROUPS == 0 || m->format & SC_FMT_Q16) && !(SC_PERMS && perm);
+static inline int one_token(const sc_matrix *m) {
+    return sc_now.tokens == 1 && (SC_XGROUPS == 0 || m->format & SC_FMT_Q16) && !perm_of(m);
 }
+#else
+#define one_token(m) 0
 #endif
 
-/* src -> out: quantised input of matrix m for tokens first .. sc_now.tokens - 1, with values from `to` on.
- * With gain: RMSNorm first. */
-#if SC_XGROUPS > 0
-SC_PHASE static
-#else /* not hot: quantize_token() serves single-token decode */
-static
-    __attribute__((noinline))
-#endif
-    void
-    quantize(const sc_matrix *m, const int32_t *src, uint32_t stride, const int32_t *gain,
-             const uint16_t *perm, uint32_t first, int8_t *to, sc_qvec *out, int core) {
+#if SC_XGROUPS == 0
+#define quantize quantize_q16 /* all vectors have 16 bits */
+#else
+/* quantize_q16(), or the same for int8 vectors. */
+SC_PHASE static void quantize(const sc_matrix *m, const int32_t *src, uint32_t stride, const int32_t *gain,
+                              uint32_t first, int8_t *to, sc_qvec *out, int core) {
+    const uint16_t *const perm = perm_of(m);
 #if SC_Q16
-    if (SC_XGROUPS == 0 || m->format & SC_FMT_Q16) {
-        src += first * stride, out += first;
-        const sc_q16_job j = {&m->in,
-                              src,
-                              stride,
-                              0,
-                              sc_now.tokens - first,
-                              gain,
-                              perm,
-                              y[0],
-                              SC_Y_WORDS,
-                              parts[0],
-                              to,
-                              sc_q16_pitch(m, sc_now.tokens - first),
-                              out,
-                              SC_IN_PLACE && (const void *)to == src ? (int32_t *)(void *)xq[0] : 0};
-        quantize_several(m, &j, core);
+    if (m->format & SC_FMT_Q16) {
+        quantize_q16(m, src, stride, gain, first, to, out, core);
         return;
     }
 #endif
     sc_team_barrier();
-#if SC_XGROUPS > 0
     const sc_vector_layout *layout = &m->in;
     (void)to;
     const uint32_t tokens = sc_now.tokens, whole = first + whole_tokens(tokens - first);
@@ -182,7 +181,7 @@ static
         }
 #endif
     }
-#endif
 }
+#endif
 
 #endif

@@ -68,14 +68,18 @@ typedef struct {
     uint32_t stride;
     uint32_t first, tokens; /* tokens first .. tokens - 1 are quantised */
     const int32_t *gain;
-    const uint16_t *perm;
+#if SC_PERMS
+    const uint16_t *perm; /* element j is made from x[perm[j]]; or NULL */
+#endif
     int32_t *y; /* [tokens][y_stride], only with gain */
     uint32_t y_stride;
     sc_part *parts; /* [tokens - first][SC_PARTS] */
     int8_t *q;      /* [tokens][2][pitch]; out[].q point into it */
     uint32_t pitch; /* sc_q16_pitch() */
     sc_qvec *out;
-    int32_t *spill; /* SC_SPILL_WORDS per core, or NULL if vectors do not replace their source in place */
+#if SC_IN_PLACE
+    int32_t *spill; /* SC_SPILL_WORDS of this core, if vectors replace their source in place; else NULL */
+#endif
 } sc_q16_job;
 #if SC_IN_PLACE
 /* Slot of a matrix in its layer; the LM head is slot 0. Adapters lie between them: models with adapters have

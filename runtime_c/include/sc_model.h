@@ -89,9 +89,6 @@ typedef struct {
     const sc_matrix *m[SC_SLOTS];
     /* constants of the ops; ir/ops explains them */
     SC_LAYER_NUMBERS;
-#if SC_PERMS
-    const uint16_t *perm[SC_SLOTS]; /* element j is made from input perm[j]; or NULL */
-#endif
 #ifdef SC_HAS_BIAS
     const int32_t *bias[SC_SLOTS]; /* [rows], in the fixed point of the result; or NULL */
 #endif
@@ -149,7 +146,8 @@ extern const int32_t sc_norm_weights[2 * SC_LAYERS + 1]
                                     [SC_HIDDEN]; /* RMSNorm weights, Q31: attention and MLP of
                                                               * each layer, final */
 #if SC_PERMS
-extern const uint16_t *const sc_head_perm;
+extern const uint16_t
+    *const sc_perms[]; /* of each matrix; element j of its input is value perm[j]; or NULL */
 #endif
 extern const int32_t sc_end_tokens[]; /* ends with -1 */
 

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Prefetch: RMSNorm weights and the next layer's KV cache are copied to L1 while matrices are multiplied.
- * SC_PREFETCH_CORE starts the DMA and waits for it. */
+ * Prefetch: copies to L1 what later steps read. SC_PREFETCH_CORE starts the DMA and waits for it. */
 #ifndef SC_PREFETCH_H
 #define SC_PREFETCH_H
 

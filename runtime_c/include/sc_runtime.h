@@ -70,11 +70,15 @@ void sc_forward(void *unused, int core); /* by the team: one forward pass */
 SC_INLINE int sc_is_worker(int core) { return SC_TEAM == SC_CORES || core < SC_CORES; }
 /* The core that stores what attention adds to a cache outside L1. */
 #define SC_CACHE_CORE (SC_TEAM - 1)
-/* The core that prefetches what the steps of a layer read: the one that copies tiles, else the cache's
- * keeper. If that is the controller, its code takes no instruction cache from the workers. With int8 vectors
- * it must be a worker, because the controller is done with a norm before the workers are. */
-#define SC_PREFETCH_CORE                                                                                     \
-    (SC_TILE_BYTES > 0 || SC_ROPE_IN_FLASH || SC_XGROUPS > 0 ? SC_LAST_CORE(SC_CORES) : SC_CACHE_CORE)
+#if SC_TILE_BYTES > 0 || SC_ROPE_IN_FLASH || SC_XGROUPS > 0
+/* The core that prefetches what the steps of a layer read: the one that copies tiles. With int8 vectors it must
+ * be a worker, because the controller is done with a norm before the workers are. */
+#define SC_PREFETCH_CORE SC_LAST_CORE(SC_CORES)
+#else
+/* The core that prefetches what the steps of a layer read. The controller's code takes no instruction cache from
+ * the workers. */
+#define SC_PREFETCH_CORE (SC_TEAM - 1)
+#endif
 /* Cores that process heads. Several tokens: the team, if the plan has buffers for the controller. One token:
  * the team only if that lowers the heads of the busiest core, because the controller's code takes instruction
  * cache (head_cores_for() in ir/steps.py). */

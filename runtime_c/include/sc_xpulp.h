@@ -229,7 +229,8 @@ static inline __attribute__((always_inline)) int32_t sc_max_four(int32_t top, co
 
 #else
 
-#define SC_MAX_WORDS(top, ptr, count, step)                                                                  \
+/* top = max(top, |words|) of `count` words, `step` bytes apart */
+#define SC_MAX_EACH(top, ptr, count, step)                                                                   \
     do {                                                                                                     \
         const char *p_ = (const char *)(ptr);                                                                \
         for (uint32_t n_ = (count); n_; n_--, p_ += (step)) {                                                \
@@ -239,7 +240,8 @@ static inline __attribute__((always_inline)) int32_t sc_max_four(int32_t top, co
         }                                                                                                    \
     } while (0)
 
-#define SC_MAX_RUN(top, ptr, count) SC_MAX_WORDS(top, ptr, count, 4)
+#define SC_MAX_WORDS(top, ptr, count, step) SC_MAX_EACH(top, ptr, count, step)
+#define SC_MAX_RUN(top, ptr, count) SC_MAX_EACH(top, ptr, count, 4)
 
 static inline int32_t sc_abs(int32_t a) { return a < 0 ? -a : a; }
 static inline int32_t sc_max(int32_t a, int32_t b) { return a > b ? a : b; }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Answers the input words with plain text, or with the lines of sc_abi.h if the run is verified or timed. */
+ * Answers the input words with plain text, or with the lines of sc_contract.h if the run is verified or timed. */
 #include "program.h"
 
-#include "sc_abi.h"
+#include "sc_contract.h"
 #include "sc_platform.h"
 
 #define CONTEXT (SC_INPUT_WORDS - SC_IN_TOKENS)

@@ -5,13 +5,22 @@
 
 #include "sc_q16.h"
 
+static inline const uint16_t *perm_of_job(const sc_q16_job *j) {
+#if SC_PERMS
+    return j->perm;
+#else
+    (void)j;
+    return 0;
+#endif
+}
+
 /* RMSNorm and quantisation of one token by one core: the same shares as with several cores, so the same
  * result. */
 static inline int norm_token(const sc_q16_job *j, const int32_t *x, int32_t *y, int8_t *q, uint64_t *eps) {
     const sc_vector_layout *const layout = j->layout;
     const uint32_t k = layout->k, each = q16_places(k);
     const int32_t *gain = j->gain;
-    const uint16_t *perm = SC_PERMS ? j->perm : 0;
+    const uint16_t *perm = perm_of_job(j);
     const int32_t *of = y;
     int32_t most = -30;
     uint8_t ups[SC_Q16_SHARES], *up = ups;
@@ -67,9 +76,11 @@ SC_WARM void sc_q16_token(const sc_q16_job *j, uint32_t t, uint64_t eps) {
         int32_t top = 1;
         SC_MAX_RUN(top, x, layout->k);
         most = sc_top_bit((uint32_t)top) + 1;
-        if (SC_IN_PLACE && j->spill)
+#if SC_IN_PLACE
+        if (j->spill)
             split_in_place(x, layout->k, most - layout->range, most, q, j->pitch, j->spill);
         else
+#endif
             q16_split(x, layout->k, most - layout->range, most, q, j->pitch);
     }
     q16_pad(layout, q, j->pitch);
@@ -85,8 +96,8 @@ SC_WARM void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
             const uint32_t n = q16_share(j->layout->k, (uint32_t)share, &first);
             const int32_t *x = j->x + t * j->stride, *gain = j->gain ? j->gain + first : 0;
             int32_t *y = j->y + t * j->y_stride + first;
-            if (SC_PERMS && gain && j->perm) {
-                gather(x, j->perm + first, n, y);
+            if (SC_PERMS && gain && perm_of_job(j)) {
+                gather(x, perm_of_job(j) + first, n, y);
                 x = y;
             } else {
                 x += first; /* without gain a permutation does not change the maximum */
@@ -98,7 +109,6 @@ SC_WARM void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
 
 SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
     const uint32_t pitch = j->pitch;
-    const uint16_t *const perm = SC_PERMS && !j->gain ? j->perm : 0; /* with gain the scan has applied it */
     for (uint32_t t = j->first; t < j->tokens; t++) {
         const sc_part *parts = j->parts + (t - j->first) * SC_PARTS;
         const int32_t *x = j->gain ? j->y + t * j->y_stride : j->x + t * j->stride;
@@ -106,7 +116,9 @@ SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
         const int most = q16_bits(parts);
         for (int share = core; share < SC_Q16_SHARES; share += cores) {
             uint32_t at, left = q16_share(j->layout->k, (uint32_t)share, &at);
-            for (uint32_t n; left; left -= n, at += n) { /* gathers a block at a time */
+#if SC_PERMS
+            const uint16_t *const perm = j->gain ? 0 : j->perm; /* with gain the scan has applied it */
+            for (uint32_t n; left; left -= n, at += n) {        /* gathers a block at a time */
                 int32_t gathered[SC_BLOCK];
                 const int32_t *v = x + at;
                 n = perm && left > SC_BLOCK ? SC_BLOCK : left;
@@ -116,6 +128,9 @@ SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
                 }
                 q16_quantize(j->layout, v, n, most, j->gain != 0, parts[share].up, q + at, pitch);
             }
+#else
+            q16_quantize(j->layout, x + at, left, most, j->gain != 0, parts[share].up, q + at, pitch);
+#endif
         }
         if ((int)(t - j->first) % cores != core) continue;
         q16_pad(j->layout, q, pitch);

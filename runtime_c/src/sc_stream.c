@@ -75,7 +75,7 @@ SC_HOT static void load_ahead(void) {
         src = STAGE(st.staged++);
     }
 #endif
-    st.dma = sc_dma_in(tiles[st.loads++ & 1], src, tile_bytes(c));
+    st.dma = sc_dma_in(tile_buffers[st.loads++ & 1], src, tile_bytes(c));
     advance(c);
 #if SC_STAGE_BYTES > 0
     fetch_ahead();
@@ -99,6 +99,6 @@ SC_HOT const uint8_t *sc_stream_tile(int core) {
     sc_worker_barrier(); /* the tile is there, and no core reads the other buffer any more */
     uint32_t index = st.taken[core]++;
     if (core == SC_LAST_CORE(SC_CORES)) load_ahead();
-    return tiles[index & 1];
+    return tile_buffers[index & 1];
 }
 #endif

@@ -1,4 +1,4 @@
-"""sc_abi.h, from contract.py."""
+"""sc_abi.h and sc_contract.h, from contract.py."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from shrinkc.abi.contract import Exit, InputWord, Line, Number, Time, Trace
 
 _TOP = """\
 /* SPDX-License-Identifier: Apache-2.0
- * Constants that shrinkc and compiled programs share: input words, output lines, exit codes, sizes.
+ * {about}
  * Generated from compiler/shrinkc/abi/contract.py by `python -m pytest tests/abi --update-golden`. */
-#ifndef SC_ABI_H
-#define SC_ABI_H
+#ifndef {guard}
+#define {guard}
 """
 
 
@@ -29,10 +29,17 @@ def _enum(name: str, prefix: str, members: Iterable[Number]) -> str:
     return f"enum {name} {{\n{_aligned(lines)}}};\n"
 
 
-def header() -> str:
-    """The text of the file; the same at every call."""
+def headers() -> dict[str, str]:
+    """The text of each file in runtime_c; the same at every call."""
+    return {"include/sc_abi.h": _of_runtime(), "program/sc_contract.h": _of_program()}
+
+
+def _file(guard: str, about: str, *parts: str) -> str:
+    return "\n".join([_TOP.format(guard=guard, about=about), *parts, "#endif\n"])
+
+
+def _of_runtime() -> str:
     numbers = (
-        ("INPUT_MAGIC", f"0x{contract.INPUT_MAGIC:08X}u", '"SCI1"'),
         ("HASH_MULTIPLIER", f"0x{contract.HASH_MULTIPLIER:08X}u", "h = h * this + word, from 0"),
         (
             "SAMPLED_WORDS",
@@ -72,15 +79,26 @@ def header() -> str:
         ("TABLE_BYTES", contract.TABLE_BYTES, "tables of exp2 and sigmoid"),
     )
     defines = [(f"#define SC_{name} {value}", meaning) for name, value, meaning in numbers]
+    return _file(
+        "SC_ABI_H",
+        "Constants that shrinkc and all compiled models share.",
+        _aligned(defines),
+        "/* what a run reports */\n" + _enum("sc_trace", "SC_TRACE_", Trace),
+    )
+
+
+def _of_program() -> str:
     tags = [(f'#define SC_LINE_{line.name} "{line}"', line.meaning) for line in Line]
     times = [f'#define SC_{time.name} "{time}"\n' for time in Time]
-    parts = (
-        _aligned(defines),
+    magic = f"0x{contract.INPUT_MAGIC:08X}u"
+    return _file(
+        "SC_CONTRACT_H",
+        "Input words, output lines and exit codes of the program that shrinkc runs.",
+        '#include "sc_abi.h"\n',
+        f'#define SC_INPUT_MAGIC {magic} /* "SCI1" */\n',
         "/* input words of a run: 32 bits, little-endian, equal on all targets */\n"
         + _enum("sc_input_word", "SC_IN_", InputWord),
-        "/* what a run prints */\n" + _enum("sc_trace", "SC_TRACE_", Trace),
         "/* exit codes besides 0 */\n" + _enum("sc_exit_code", "SC_EXIT_", Exit),
         "/* first word of an output line, and what follows it */\n" + _aligned(tags),
         "/* phase of a line of time or profile */\n" + "".join(times),
     )
-    return "\n".join([_TOP, *parts, "#endif\n"])

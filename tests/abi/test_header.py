@@ -1,4 +1,4 @@
-"""sc_abi.h is what the package states, C holds the sizes to its structs, and nobody else states them."""
+"""The generated headers are what the package states, C holds sizes to its structs, and nobody else states them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ from shrinkc.core.resources import resource
 from shrinkc.importer import load_model
 from shrinkc.targets import SIRACUSA, TARGETS
 
-from .header import header
+from .header import headers
 
 CONTEXT = 16
 
 
-def test_the_header_is_made_of_the_contract(request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("name", headers())
+def test_a_header_is_made_of_the_contract(name: str, request: pytest.FixtureRequest) -> None:
     """It is no generated file of a program: C can be read, and platforms tried, without a model."""
-    path = resource("runtime_c") / "include" / "sc_abi.h"
+    path, text = resource("runtime_c") / name, headers()[name]
     if request.config.getoption("--update-golden"):
-        path.write_text(header(), encoding="utf-8")
-    assert path.read_text(encoding="utf-8") == header(), (
-        "python -m pytest tests/abi --update-golden"
-    )
+        path.write_text(text, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == text, "python -m pytest tests/abi --update-golden"
 
 
 def test_an_input_has_every_word_in_its_place() -> None:
@@ -130,5 +129,6 @@ def test_nobody_else_states_it() -> None:
     found = {
         f.relative_to(package.parents[1]).as_posix() for f in files if stated.search(f.read_text())
     }
-    assert found == {"compiler/shrinkc/abi/contract.py", "runtime_c/include/sc_abi.h"}
+    stated_in = {f"runtime_c/{name}" for name in headers()}
+    assert found == {"compiler/shrinkc/abi/contract.py", *stated_in}
     assert all(re.fullmatch("@[A-Z]", line) for line in Line)

@@ -66,7 +66,7 @@ def make_directory(
     for header in ("sc_platform.h", "sc_abi.h", "sc_xpulp.h", "llm.h"):
         shutil.copyfile(ROOT / "runtime_c/include" / header, out / "src/runtime" / header)
     (out / "src/program").mkdir()
-    for header in ("program.h", "sc_console.h"):
+    for header in ("program.h", "sc_console.h", "sc_contract.h"):
         shutil.copyfile(ROOT / "runtime_c/program" / header, out / "src/program" / header)
     big = (200 if target.l1 >= 256 * KIB else 40) * KIB
     defines = f"#define SC_TEST_BIG {big}\n"

@@ -4,7 +4,7 @@
  * with the number of failed checks.  The blobs hold pattern(kind, i) at byte i, see make_blobs() in
  * conftest.py; the input words are printed back. */
 #include "program.h"
-#include "sc_abi.h"
+#include "sc_contract.h"
 #include "sc_platform.h"
 
 #define BIG SC_TEST_BIG /* more than one DMA command can move, where L1 has that */

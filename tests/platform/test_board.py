@@ -19,7 +19,7 @@ BYTES = 100_003
 ENDS = {"trap": 1001, "overflow": 1002, "hang": 1003, "write": 1004, "nowhere": 1005}
 SOURCE = """
 #include "program.h"
-#include "sc_abi.h"
+#include "sc_contract.h"
 #include "sc_platform.h"
 
 static uint32_t zeroed[5000], values[3] = {7, 8, 9};

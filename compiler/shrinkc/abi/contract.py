@@ -1,7 +1,7 @@
 """The contract between compiler and program.
 
-What is the same for every model is in ``sc_abi.h``, which ``tests/abi`` holds equal to this file; sizes
-that depend on the model go into its ``model.h``.  ``_Static_assert``s hold all sizes to the C structs.
+What is the same for every model is in ``sc_abi.h`` and ``sc_contract.h``, which ``tests/abi`` holds equal to this
+file; sizes that depend on the model go into its ``model.h``.  ``_Static_assert``s hold all sizes to the C structs.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shrinkc.ir.graph import Graph
-from shrinkc.ir.steps import PassSizes, slot_of
+from shrinkc.ir.ops import SiluMul
+from shrinkc.ir.steps import PassSizes, Step, slot_of
 from shrinkc.storage import MatrixShape
 
 VECTORS = ("q8", "q16")  # kinds of values that a sc_qvec describes
@@ -59,6 +60,25 @@ class CStep:
     layout: str
 
 
+def _about(
+    step: Step, said: Mapping[str, object], matrix: MatrixShape | None, activation: str
+) -> str:
+    """What a step reads and writes."""
+    src, dst = said["src"], said["dst"]
+    if matrix is not None:
+        gated = issubclass(step.op, SiluMul)
+        ffn = f"2 x {matrix.rows // 2}, {activation}(gate) * up -> {matrix.rows // 2}"
+        added = "added to " if said["how"] == "SC_ADD" else ""
+        shape = f"{matrix.k} -> {ffn if gated else matrix.rows}"
+        return f"{src} -> {added}{dst}, {shape}, {matrix.bits} bit"
+    by_kernel = {
+        "sc_step_norm": f"RMSNorm of {src} -> {dst}",
+        "sc_step_heads": f"RoPE, {src} -> {dst} and KV cache",
+        "sc_step_attention": f"{src} and KV cache -> {dst}",
+    }
+    return by_kernel.get(step.op.KERNEL, f"{src} -> {dst}")
+
+
 def printed_steps(
     graph: Graph, sizes: PassSizes, held: Mapping[str, int], shapes: Mapping[str, MatrixShape]
 ) -> list[CStep]:
@@ -71,6 +91,8 @@ def printed_steps(
         return 0 if kinds[value].kind in VECTORS else per_token // 4
 
     out = []
+    gelu = any(isinstance(op, SiluMul) and op.gelu is not None for op in graph.ops)
+    activation = "gelu" if gelu else "silu"
     for step in (s for s in sizes.steps if s.in_layer):
         source, kind, slot = step.inputs[0], kinds[step.name], slot_of(step, sizes.steps)
         count = {"i32": kind.width, "heads8": 4 * stride(step.name)}.get(kind.kind, 0)
@@ -84,10 +106,8 @@ def printed_steps(
             "how": step.op.kernel_parameter(step, sizes.steps),
         }
         call, controlled = CALLS.get(step.op.KERNEL, OTHER)
-        about = f"{step.name}: {said['src']} -> {said['dst']}"
         matrix = shapes.get(f"layer0.{step.matrix}") if step.matrix else None
-        if matrix is not None:
-            about += f", {matrix.k} -> {matrix.rows}, {matrix.bits} bit"
+        about = f"{step.name}: {_about(step, said, matrix, activation)}"
         out.append(
             CStep(
                 step.name,

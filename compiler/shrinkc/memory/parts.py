@@ -232,11 +232,11 @@ def fixed_in_l1(s: ModelShape, t: Target) -> int:
 
 
 def layer_bytes(s: ModelShape) -> int:
-    """Return sizeof(sc_layer) on 32-bit targets: 4 matrices, the ops' numbers, permutations, biases, and the weights
+    """Return sizeof(sc_layer) on 32-bit targets: 4 matrices, the ops' numbers, biases, and the weights
     and epsilon of head norms."""
     at = 16
     for kind in numbers_of(s.steps).values():
         size = next(n // 8 for n in (8, 16, 32) if f"int{n}_t" in kind)
         at = align(at, size) + size
-    at = align(at, 4) + 16 * bool(s.perms) + 16 * bool(s.biases)
+    at = align(at, 4) + 16 * bool(s.biases)
     return align(at + 8, 8) + 8 if s.head_norms else at

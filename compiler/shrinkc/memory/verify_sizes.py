@@ -48,7 +48,7 @@ def table_bytes(s: ModelShape) -> int:
     adapters = sum(1 for m in s.matrices if m.rank > 0)
     norms = 0 if norm_weights_outside_l1(s) else (norm_weight_bytes(s) + 15) // 16 * 16
     matrices = (len(s.matrices) + 1 + adapters) * MATRIX_BYTES
-    layer = 16 + (16 if s.perms else 0) + (16 if s.biases else 0)
+    layer = 16 + (16 if s.biases else 0)
     for step in s.steps:
         for kind in step.op.NUMBERS.values() if step.in_layer else ():
             size = int(kind.strip("uint_")) // 8

@@ -10,7 +10,7 @@
 
 #include "sc_platform.h"
 
-#include "sc_abi.h"
+#include "sc_contract.h"
 
 extern const uint8_t sc_blob_flash[];
 extern const uint8_t sc_blob_flash_end[];

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "llm_tokenizer.h"
-#include "sc_abi.h"
+#include "sc_contract.h"
 
 static void __attribute__((noreturn)) refuse(const char *why) {
     fflush(stdout);
@@ -265,7 +265,7 @@ enum order {
     WORDS /* write the words to stdout, as input for another machine */
 };
 
-/* Fills in the words of sc_abi.h, with the same limits and rounding as `shrinkc run`. Exits for --help (0) and for
+/* Fills in the words of sc_contract.h, with the same limits and rounding as `shrinkc run`. Exits for --help (0) and for
  * invalid arguments (2). */
 static enum order read_arguments(int argc, char **argv, uint32_t words[SC_INPUT_WORDS]) {
     if (argc <= 1) {

@@ -2,7 +2,7 @@
  * Input of the program that shrinkc runs on PULP chips. */
 #include "program.h"
 
-#include "sc_abi.h"
+#include "sc_contract.h"
 
 /* Replaced in the ELF file before a run; if not, read from stdin. Initialised so that the file has bytes for it. */
 uint32_t sc_input_section[SC_INPUT_WORDS] __attribute__((section(".sc_input"), used)) = {0};

@@ -3,8 +3,8 @@
  * for dispatched functions. */
 #include "sc_platform.h"
 
-#include "sc_abi.h"
 #include "sc_console.h"
+#include "sc_contract.h"
 
 #define PAINT 0x57AC57ACu /* crt0.S fills the stacks with this word */
 #define ALL_WORKERS ((1u << SC_CORES) - 1)

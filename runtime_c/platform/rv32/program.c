@@ -2,7 +2,7 @@
  * Start, input and console of programs for qemu-riscv32: Linux system calls only. */
 #include "program.h"
 
-#include "sc_abi.h"
+#include "sc_contract.h"
 
 enum { SYS_READ = 63, SYS_WRITE = 64, SYS_EXIT = 93 };
 enum { STDIN = 0, STDOUT = 1, STDERR = 2 };

@@ -3,8 +3,8 @@
  * emulator. For another board, replace addresses and registers. */
 #include "uart.h"
 
-#include "sc_abi.h"
 #include "sc_console.h"
+#include "sc_contract.h"
 
 #define UART ((volatile uint8_t *)0x10000000u)
 #define TEST_DEVICE (*(volatile uint32_t *)0x100000u)

@@ -5,8 +5,6 @@
 
 #include "sc_runtime.h"
 
-extern const sc_engine sc_engine_neureka_both;
-
 /* Layouts of input vectors. */
 #define IN_64 {.k = 64, .groups = 4, .group_elems = 16, .last_elems = 16, .group_blocks = 2, .x_blocks = 8, .group_words = 4, .last_words = 4, .words = 16, .range = 255}
 #define IN_64_B {.k = 64, .groups = 1, .group_elems = 64, .last_elems = 64, .group_blocks = 8, .x_blocks = 8, .group_words = 54, .last_words = 16, .words = 54, .range = 14}
@@ -68,18 +66,20 @@ static const uint16_t perm_1_2[] = {
     37, 38, 42, 43, 49, 52, 61, 63, 2, 3, 4, 5, 26, 28, 30, 35, 41, 45, 46, 47,
     48, 53, 55, 62,
 };
-const uint16_t *const sc_head_perm = 0;
+const uint16_t *const sc_perms[SC_MATRICES] = {
+    [LAYER0_QKV] = perm_0_0, [LAYER0_O] = 0, [LAYER0_GATE_UP] = perm_0_2, [LAYER0_DOWN] = 0,
+    [LAYER1_QKV] = perm_1_0, [LAYER1_O] = perm_1_1, [LAYER1_GATE_UP] = perm_1_2, [LAYER1_DOWN] = 0,
+    [HEAD] = 0,
+};
 
 SC_L1_DATA const sc_layer sc_layers[SC_LAYERS] = {
     { /* layer 0 */
       .m = {&sc_matrices[LAYER0_QKV], &sc_matrices[LAYER0_O], &sc_matrices[LAYER0_GATE_UP], &sc_matrices[LAYER0_DOWN]},
       .k_unit = 12, .v_unit = 12, .score_mantissa = 24011, .score_exponent = -59, .mean_unit = 16, .gate_shift = 7, .silu_shift = 5, .up_shift = 4,
-      .perm = { perm_0_0, 0, perm_0_2, 0 },
     },
     { /* layer 1 */
       .m = {&sc_matrices[LAYER1_QKV], &sc_matrices[LAYER1_O], &sc_matrices[LAYER1_GATE_UP], &sc_matrices[LAYER1_DOWN]},
       .k_unit = 12, .v_unit = 12, .score_mantissa = 24011, .score_exponent = -59, .mean_unit = 16, .gate_shift = 2, .silu_shift = 10, .up_shift = 9,
-      .perm = { perm_1_0, perm_1_1, perm_1_2, 0 },
     },
 };
 

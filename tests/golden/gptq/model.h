@@ -48,7 +48,6 @@ enum sc_op {
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT 4
-#define SC_PERMS 1
 
 /* memory plan */
 #define SC_CHUNK 16
@@ -56,7 +55,6 @@ enum sc_op {
 #define SC_LOGIT_TOKENS 1 /* tokens whose logits fit sc_logits */
 #define SC_TILE_BYTES 16896
 #define SC_ROPE_LEVEL SC_IN_L2
-#define SC_ROPE_IN_FLASH 0
 #define SC_ROPE_AT 0u
 #define SC_PIECES_LEVEL SC_IN_L2
 #define SC_PIECES_AT 512u
@@ -72,7 +70,7 @@ enum sc_op {
 #define SC_SQ_WORDS 6
 #define SC_HEAD_SCRATCH_BYTES 140
 #define SC_HEAD_STATE_BYTES 140
-#define SC_LAYER_BYTES 44
+#define SC_LAYER_BYTES 28
 #define SC_KV_BITS 8 /* of keys and values in the KV cache */
 #define SC_K_BLOCK_BYTES 160
 #define SC_V_BLOCK_BYTES 128
@@ -81,7 +79,6 @@ enum sc_op {
 #define SC_ON_CORES 0 /* value of sc_matrix.engine */
 #define SC_ENGINE_TABLE 148 /* bytes of L1 per matrix for the engine */
 #define SC_ON_NEUREKA_BOTH 1
-#define SC_ONLY_ENGINE sc_engine_neureka_both /* runs all matrices that are not on the cores */
 
 /* L1 arena */
 #define SC_ARENA_BYTES 89136

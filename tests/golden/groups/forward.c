@@ -14,66 +14,51 @@
 
 #include "sc_forward.h"
 
+/* After each step: an observer can read its result. */
+#define DONE(OP) sc_op_done(SC_OP_##OP, l, core)
+
 /* The layers, by every worker. Steps begin with a barrier, except for matrices, whose input is ready. */
 SC_PHASE static void layers(int core) {
     for (uint32_t l = 0; l < SC_LAYERS; l++) {
-        sc_step_norm(SC_QKV, WORDS(X), 60, 2 * l + 0, l, core); /* attn_in.q: X -> XV */
-        sc_op_done(SC_OP_ATTN_IN, l, core);
-        sc_step_linear(SC_QKV, SC_STORE, WORDS(Y), 120, l, core); /* qkv: XV -> Y, 60 -> 120, 4 bit */
-        sc_op_done(SC_OP_QKV, l, core);
-        sc_step_heads(WORDS(Y), 120, l, core); /* q8: Y -> Q8 */
-        sc_op_done(SC_OP_Q8, l, core);
-        sc_step_attention(WORDS(Y), 120, l, core); /* attn: Q8 -> Y */
-        sc_op_done(SC_OP_ATTN, l, core);
+        sc_step_norm(SC_QKV, WORDS(X), 60, 2 * l + 0, l, core); DONE(ATTN_IN); /* attn_in.q: RMSNorm of X -> XV */
+        sc_step_linear(SC_QKV, SC_STORE, WORDS(Y), 120, l, core); DONE(QKV); /* qkv: XV -> Y, 60 -> 120, 4 bit */
+        sc_step_heads(WORDS(Y), 120, l, core); DONE(Q8); /* q8: RoPE, Y -> Q8 and KV cache */
+        sc_step_attention(WORDS(Y), 120, l, core); DONE(ATTN); /* attn: Q8 and KV cache -> Y */
         if (sc_only_caches(l)) break; /* no token needs the rest of the last layer */
-        sc_step_quant(SC_O, WORDS(Y), 120, l, core); /* o_in.q: Y -> XV */
-        sc_op_done(SC_OP_O_IN, l, core);
-        sc_step_linear(SC_O, SC_ADD, WORDS(X), 60, l, core); /* mid: XV -> X, 60 -> 60, 4 bit */
-        sc_op_done(SC_OP_MID, l, core);
-        sc_step_norm(SC_GU, WORDS(X), 60, 2 * l + 1, l, core); /* mlp_in.q: X -> XV */
-        sc_op_done(SC_OP_MLP_IN, l, core);
-        sc_step_linear(SC_GU, SC_SILU, WORDS(H), 132, l, core); /* h: XV -> H, 60 -> 264, 4 bit */
-        sc_op_done(SC_OP_H, l, core);
-        sc_step_quant(SC_DOWN, WORDS(H), 132, l, core); /* down_in.q: H -> XV */
-        sc_op_done(SC_OP_DOWN_IN, l, core);
-        sc_step_linear(SC_DOWN, SC_ADD, WORDS(X), 60, l, core); /* out: XV -> X, 130 -> 60, 4 bit */
-        sc_op_done(SC_OP_OUT, l, core);
+        sc_step_quant(SC_O, WORDS(Y), 120, l, core); DONE(O_IN); /* o_in.q: Y -> XV */
+        sc_step_linear(SC_O, SC_ADD, WORDS(X), 60, l, core); DONE(MID); /* mid: XV -> added to X, 60 -> 60, 4 bit */
+        sc_step_norm(SC_GU, WORDS(X), 60, 2 * l + 1, l, core); DONE(MLP_IN); /* mlp_in.q: RMSNorm of X -> XV */
+        sc_step_linear(SC_GU, SC_SILU, WORDS(H), 132, l, core); DONE(H); /* h: XV -> H, 60 -> 2 x 132, silu(gate) * up -> 132, 4 bit */
+        sc_step_quant(SC_DOWN, WORDS(H), 132, l, core); DONE(DOWN_IN); /* down_in.q: H -> XV */
+        sc_step_linear(SC_DOWN, SC_ADD, WORDS(X), 60, l, core); DONE(OUT); /* out: XV -> added to X, 130 -> 60, 4 bit */
         if (SC_TEAM == SC_CORES && core == 0) sc_layer_done(l);
     }
     if (SC_TEAM == SC_CORES && core == 0 && sc_only_caches(SC_LAYERS - 1)) sc_layer_done(SC_LAYERS - 1);
 }
 
 #if SC_TEAM > SC_CORES
-/* The controller's part of a pass. For one token everything but attention fits the controller's own
- * instruction cache; the workers wait while it loads from the shared one. */
+/* The controller's part of a pass. Same steps and team barriers, in the same order, as layers(); a missing one
+ * deadlocks. For one token everything but attention fits the controller's own instruction cache; the workers wait
+ * while it loads from the shared one. */
 SC_HOT static void controller_layers(void) {
-    if (SC_PREFETCH_CORE == SC_CORES) prefetch_first();
+    const int core = SC_CORES;
+    if (SC_PREFETCH_CORE == core) prefetch_first();
     for (uint32_t l = 0; l < SC_LAYERS; l++) {
-        controller_vector(SC_QKV, WORDS(X), 60, 2 * l + 0, l);
-        sc_op_done(SC_OP_ATTN_IN, l, SC_CORES);
-        controller_matrix(SC_QKV, l);
-        sc_op_done(SC_OP_QKV, l, SC_CORES);
-        controller_heads(WORDS(Y), 120, l);
-        sc_op_done(SC_OP_Q8, l, SC_CORES);
-        controller_attention(WORDS(Y), 120, l);
-        sc_op_done(SC_OP_ATTN, l, SC_CORES);
+        controller_vector(SC_QKV, WORDS(X), 60, 2 * l + 0, l); DONE(ATTN_IN);
+        controller_matrix(SC_QKV, l); DONE(QKV);
+        controller_heads(WORDS(Y), 120, l); DONE(Q8);
+        controller_attention(WORDS(Y), 120, l); DONE(ATTN);
         if (sc_only_caches(l)) break;
-        controller_vector(SC_O, WORDS(Y), 120, NO_NORM, l);
-        sc_op_done(SC_OP_O_IN, l, SC_CORES);
-        controller_matrix(SC_O, l);
-        sc_op_done(SC_OP_MID, l, SC_CORES);
-        controller_vector(SC_GU, WORDS(X), 60, 2 * l + 1, l);
-        sc_op_done(SC_OP_MLP_IN, l, SC_CORES);
-        controller_matrix(SC_GU, l);
-        sc_op_done(SC_OP_H, l, SC_CORES);
-        controller_vector(SC_DOWN, WORDS(H), 132, NO_NORM, l);
-        sc_op_done(SC_OP_DOWN_IN, l, SC_CORES);
-        controller_matrix(SC_DOWN, l);
-        sc_op_done(SC_OP_OUT, l, SC_CORES);
+        controller_vector(SC_O, WORDS(Y), 120, NO_NORM, l); DONE(O_IN);
+        controller_matrix(SC_O, l); DONE(MID);
+        controller_vector(SC_GU, WORDS(X), 60, 2 * l + 1, l); DONE(MLP_IN);
+        controller_matrix(SC_GU, l); DONE(H);
+        controller_vector(SC_DOWN, WORDS(H), 132, NO_NORM, l); DONE(DOWN_IN);
+        controller_matrix(SC_DOWN, l); DONE(OUT);
         sc_layer_done(l);
     }
     if (sc_only_caches(SC_LAYERS - 1)) sc_layer_done(SC_LAYERS - 1);
-    sc_last_hash(SC_CORES);
+    sc_last_hash(core);
     if (sc_now.want != SC_NO_LOGITS) controller_head();
 }
 #endif
@@ -87,8 +72,8 @@ SC_HOT void sc_forward(void *unused, int core) {
         return;
     }
 #endif
-    before(core); /* embedding */
+    embedding(core);
     layers(core);
     sc_last_hash(core);
-    if (sc_now.want != SC_NO_LOGITS) head(core);
+    if (sc_now.want != SC_NO_LOGITS) lm_head(core);
 }

@@ -47,7 +47,6 @@ enum sc_op {
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT 4
-#define SC_PERMS 0
 
 /* memory plan */
 #define SC_CHUNK 1
@@ -61,7 +60,6 @@ enum sc_op {
 #define SC_KV_TILE_BLOCKS 1
 #define SC_KV_TILE_BYTES 192
 #define SC_ROPE_LEVEL SC_IN_L2
-#define SC_ROPE_IN_FLASH 0
 #define SC_ROPE_AT 0u
 #define SC_PIECES_LEVEL SC_IN_L2
 #define SC_PIECES_AT 800u

@@ -5,14 +5,6 @@
 
 #include "sc_runtime.h"
 
-extern const sc_engine sc_engine_neureka_1x1;
-extern const sc_engine sc_engine_neureka_both;
-SC_L1_DATA const sc_engine *const sc_engines[] = {
-    [SC_ON_CORES] = 0,
-    [SC_ON_NEUREKA_1X1] = &sc_engine_neureka_1x1,
-    [SC_ON_NEUREKA_BOTH] = &sc_engine_neureka_both,
-};
-
 /* Layouts of input vectors. */
 #define IN_16 {.k = 16, .last_words = 4, .words = 12, .range = 14}
 #define IN_16_B {.k = 16, .last_words = 4, .words = 4, .range = 14}
@@ -51,18 +43,18 @@ const sc_result sc_results[SC_LAYER_STEPS] = {
 };
 
 /* 16 -> 107, 8 bit, per channel, 3584 bytes */
-SC_L1_DATA const sc_matrix sc_embedding = {.offset = 12928u, .block_bytes = 256, .rows = 107, .blocks = 14, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1};
+SC_L1_DATA const sc_matrix sc_embedding = {.offset = 12928u, .block_bytes = 256, .rows = 107, .blocks = 14, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .taps = 1};
 
 SC_L1_DATA const sc_matrix sc_matrices[SC_MATRICES] = {
-    [LAYER0_QKV] = {.offset = 0u, .block_bytes = 256, .rows = 32, .blocks = 4, .in = IN_16_B, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .engine = SC_ON_NEUREKA_1X1, .taps = 0}, /* 16 -> 32, 8 bit, per channel, 1024 bytes */
-    [LAYER0_O] = {.offset = 1088u, .block_bytes = 256, .rows = 16, .blocks = 2, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 19, .engine = SC_ON_NEUREKA_BOTH, .taps = 1}, /* 16 -> 16, 8 bit, per channel, 512 bytes */
-    [LAYER0_GATE_UP] = {.offset = 2176u, .block_bytes = 256, .rows = 48, .blocks = 6, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1}, /* 16 -> 48, 8 bit, per channel, 1536 bytes */
-    [LAYER0_DOWN] = {.offset = 5376u, .block_bytes = 256, .rows = 16, .blocks = 2, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 16, .engine = SC_ON_NEUREKA_BOTH, .taps = 1}, /* 24 -> 16, 8 bit, per channel, 512 bytes */
-    [LAYER1_QKV] = {.offset = 6464u, .block_bytes = 256, .rows = 32, .blocks = 4, .in = IN_16_B, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .engine = SC_ON_NEUREKA_1X1, .taps = 0}, /* 16 -> 32, 8 bit, per channel, 1024 bytes */
-    [LAYER1_O] = {.offset = 7552u, .block_bytes = 256, .rows = 16, .blocks = 2, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 19, .engine = SC_ON_NEUREKA_BOTH, .taps = 1}, /* 16 -> 16, 8 bit, per channel, 512 bytes */
-    [LAYER1_GATE_UP] = {.offset = 8640u, .block_bytes = 256, .rows = 48, .blocks = 6, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1}, /* 16 -> 48, 8 bit, per channel, 1536 bytes */
-    [LAYER1_DOWN] = {.offset = 11840u, .block_bytes = 256, .rows = 16, .blocks = 2, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 16, .engine = SC_ON_NEUREKA_BOTH, .taps = 1}, /* 24 -> 16, 8 bit, per channel, 512 bytes */
-    [HEAD] = {.offset = 12928u, .block_bytes = 256, .rows = 107, .blocks = 14, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .engine = SC_ON_NEUREKA_BOTH, .taps = 1}, /* 16 -> 107, 8 bit, per channel, 3584 bytes */
+    [LAYER0_QKV] = {.offset = 0u, .block_bytes = 256, .rows = 32, .blocks = 4, .in = IN_16_B, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .taps = 0}, /* 16 -> 32, 8 bit, per channel, 1024 bytes */
+    [LAYER0_O] = {.offset = 1088u, .block_bytes = 256, .rows = 16, .blocks = 2, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 19, .taps = 1}, /* 16 -> 16, 8 bit, per channel, 512 bytes */
+    [LAYER0_GATE_UP] = {.offset = 2176u, .block_bytes = 256, .rows = 48, .blocks = 6, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .taps = 1}, /* 16 -> 48, 8 bit, per channel, 1536 bytes */
+    [LAYER0_DOWN] = {.offset = 5376u, .block_bytes = 256, .rows = 16, .blocks = 2, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 16, .taps = 1}, /* 24 -> 16, 8 bit, per channel, 512 bytes */
+    [LAYER1_QKV] = {.offset = 6464u, .block_bytes = 256, .rows = 32, .blocks = 4, .in = IN_16_B, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .taps = 0}, /* 16 -> 32, 8 bit, per channel, 1024 bytes */
+    [LAYER1_O] = {.offset = 7552u, .block_bytes = 256, .rows = 16, .blocks = 2, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 19, .taps = 1}, /* 16 -> 16, 8 bit, per channel, 512 bytes */
+    [LAYER1_GATE_UP] = {.offset = 8640u, .block_bytes = 256, .rows = 48, .blocks = 6, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .taps = 1}, /* 16 -> 48, 8 bit, per channel, 1536 bytes */
+    [LAYER1_DOWN] = {.offset = 11840u, .block_bytes = 256, .rows = 16, .blocks = 2, .in = IN_24, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 16, .taps = 1}, /* 24 -> 16, 8 bit, per channel, 512 bytes */
+    [HEAD] = {.offset = 12928u, .block_bytes = 256, .rows = 107, .blocks = 14, .in = IN_16, .level = SC_IN_WMEM, .format = 8 | SC_FMT_Q16, .shift = 20, .taps = 1}, /* 16 -> 107, 8 bit, per channel, 3584 bytes */
 };
 
 SC_L1_DATA const int32_t sc_norm_weights[2 * SC_LAYERS + 1][SC_HIDDEN] = {

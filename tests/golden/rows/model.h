@@ -48,15 +48,12 @@ enum sc_op {
 #define SC_DOT_SHIFT 2
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -1
-#define SC_PERMS 0
 
 /* memory plan */
 #define SC_CHUNK 36
 #define SC_VERIFIED 9 /* most tokens of a pass that chooses a token for each */
 #define SC_LOGIT_TOKENS 9 /* tokens whose logits fit sc_logits */
-#define SC_TILE_BYTES 0
 #define SC_ROPE_LEVEL SC_IN_L2
-#define SC_ROPE_IN_FLASH 0
 #define SC_ROPE_AT 0u
 #define SC_PIECES_LEVEL SC_IN_L2
 #define SC_PIECES_AT 384u
@@ -72,7 +69,6 @@ enum sc_op {
 /* sizes of shared buffers */
 #define SC_Y_WORDS 32
 #define SC_XQ_WORDS 12
-#define SC_XGROUPS 0 /* most groups of an int8 vector; 0: no int8 vectors */
 #define SC_HEAD_SCRATCH_BYTES 204
 #define SC_HEAD_STATE_BYTES 76
 #define SC_LAYER_BYTES 28
@@ -80,10 +76,7 @@ enum sc_op {
 #define SC_K_BLOCK_BYTES 48
 #define SC_V_BLOCK_BYTES 32
 
-#define SC_ON_CORES 0 /* value of sc_matrix.engine */
 #define SC_ENGINE_TABLE 148 /* bytes of L1 per matrix for the engine */
-#define SC_ON_NEUREKA_1X1 1
-#define SC_ON_NEUREKA_BOTH 2
 
 /* L1 arena */
 #define SC_ARENA_BYTES 68016

@@ -48,7 +48,6 @@ enum sc_op {
 #define SC_DOT_SHIFT 3
 #define SC_WEIGHT_BITS 15
 #define SC_LOGIT_SHIFT -1
-#define SC_PERMS 0
 
 /* memory plan */
 #define SC_CHUNK 16
@@ -56,7 +55,6 @@ enum sc_op {
 #define SC_LOGIT_TOKENS 1 /* tokens whose logits fit sc_logits */
 #define SC_TILE_BYTES 2912
 #define SC_ROPE_LEVEL SC_IN_L2
-#define SC_ROPE_IN_FLASH 0
 #define SC_ROPE_AT 0u
 #define SC_PIECES_LEVEL SC_IN_L2
 #define SC_PIECES_AT 336u
@@ -66,7 +64,6 @@ enum sc_op {
 /* sizes of shared buffers */
 #define SC_Y_WORDS 70
 #define SC_XQ_WORDS 22
-#define SC_XGROUPS 0 /* most groups of an int8 vector; 0: no int8 vectors */
 #define SC_HEAD_SCRATCH_BYTES 140
 #define SC_HEAD_STATE_BYTES 140
 #define SC_LAYER_BYTES 28
