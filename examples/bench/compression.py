@@ -120,7 +120,7 @@ CONFIGURATIONS = {
 QUANTISED = "LoRA, 4 bit group size 64, embedding 16 bit"
 # id, configuration, stage after which it is measured, recipe, training text, label in the picture
 ROWS = (
-    ("original", "zeros-1-8", "source", "original (bf16)", None, "original"),
+    ("original", "zeros-1-8", "source", "original", None, "original"),
     ("reference", "zeros-1-8", "gptq", f"reference: 1:8 zeros, {QUANTISED}", "128 windows", "1:8 zeros"),
     ("reference_eora", "zeros-1-8", "eora", f"reference: 1:8 zeros, {QUANTISED}, EoRA", "128 windows",
      "1:8 zeros, EoRA"),

@@ -29,8 +29,8 @@ UNIFORM = {
 STORIES = figures.ROOT / "examples" / "stories"
 BOARD = ("--target", "rv32", "--ram", "300KiB", "--flash")
 COLUMNS = {
-    "uniform": "Uniform width", "flash": "Bytes of flash", "divergence": "Divergence, uniform width",
-    "fit": "--fit", "measured": "--fit with sensitivities",
+    "uniform": "Uniform format", "flash": "Bytes of flash", "divergence": "Divergence, uniform format",
+    "fit": "Divergence, --fit", "measured": "Divergence, --fit with sensitivities",
 }  # fmt: skip
 
 
