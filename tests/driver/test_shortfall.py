@@ -78,3 +78,14 @@ def test_compile_raises_it(tmp_path: Path) -> None:
         )
     assert caught.value.lacks[0].level == "l1" and caught.value.lacks[0].have == 9000
     assert not (tmp_path / "out").exists()
+
+
+def test_what_windows_cost_is_said(tmp_path: Path) -> None:
+    """Without a window the cache streams from HyperRAM."""
+    fields = {**VAST, "hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 2}
+    fields |= {"model_type": "mistral", "num_attention_heads": 8, "head_dim": 128}
+    for window, fits in ((3000, False), (None, True)):
+        (tmp_path / "config.json").write_text(json.dumps({**fields, "sliding_window": window}))
+        found = prepare(request(tmp_path / "config.json", context=4000))
+        assert found.fits == fits
+        assert any("cannot stream from HyperRAM" in note for note in found.notes) != fits

@@ -130,8 +130,11 @@ def _choose_l1(
     if streamed:
         # the buffers in L2 have to be small beside a layer's cache, which does not fit there
         most = max(1, min(kv.blocks // 8, kv_tiles))
-        sizes = dict.fromkeys((most, most // 2 or 1, 1))
-        outside = pieces = [KvUse(False, 0, tile, n) for tile in sizes for n in STREAMED]
+        least_piece = most // 2 or 1
+        sizes = dict.fromkeys((most, least_piece, 1))
+        pieces = [KvUse(False, 0, tile, n) for tile in sizes for n in STREAMED]
+        # a longer chunk gains less than the begins of many short transfers take
+        outside = [use for use in pieces if use.tile >= least_piece]
     elif pass_sizes(s, t, 1, 0, in_l1, False).prefetches_next_cache:
         outside = by_layer + pieces
 
@@ -152,17 +155,16 @@ def _choose_l1(
         return tile
 
     comfortable = min(want, max(align(block), 8 * KIB, align(TILE_ROUND * block)))
-    places = ((True, True), (False, True), (False, False))[
-        streamed:
-    ]  # of the cache and the logits in L1
+    # of the cache and the logits in L1
+    places = ((True, True), (False, True), (False, False))[1 if streamed else 0 :]
     ways = (
-        (least, kv_l1, logits_l1, chunk)
-        for least in (comfortable, align(block))
+        (least, kv_l1, logits_l1, chunk, uses)
+        for least, uses in ((comfortable, outside), (align(block), pieces if streamed else outside))
         for kv_l1, logits_l1 in (places[:1] if t.board else places)
         for chunk in (chunks if kv_l1 or least == comfortable else chunks[::-1])
     )
-    for enough, kv_l1, logits_l1, chunk in ways:
-        for use in [in_l1] if kv_l1 else outside:
+    for enough, kv_l1, logits_l1, chunk, uses in ways:
+        for use in [in_l1] if kv_l1 else uses:
             tile = tile_for(chunk, use, logits_l1, enough)
             if tile >= enough:
                 return L1Use(chunk, tile, use, logits_l1, in_place)

@@ -127,11 +127,11 @@ def heads_shared(sizes: PassSizes, position: int, window: int = 0) -> tuple[int,
     return shares, ranges
 
 
-SCORES_AGAIN = 1.5
-"""Work with a cache that streams, times that with one in L1: scores are computed twice."""
+SCORES_AGAIN = {8: 1.5, 4: 2.2}
+"""Work with a cache of that many bits that streams, times that with one in L1: scores are computed twice."""
 
-HYPERRAM_BEGIN, HYPERRAM_WRITE = 250, 20 / 11
-"""Bytes that HyperRAM could be read in the time that a transfer takes to begin, and that a written byte takes."""
+HYPERRAM_BEGIN, HYPERRAM_WRITE = 400, 20 / 11
+"""Bytes of HyperRAM that could be read while the next transfer begins, and while a byte is written."""
 
 
 @dataclass
@@ -265,8 +265,8 @@ class Attention(Op):
             features["channels"] *= 1 + rotation_bits(d) * ROTATION_STAGE
         if not sizes.kv_streamed:
             return Work(features, moved=cls._moved(call))
-        features["positions"] *= SCORES_AGAIN
-        features["position_channels"] *= SCORES_AGAIN
+        for name in ("positions", "position_channels"):
+            features[name] *= SCORES_AGAIN[sizes.kv_bits]
         moved, swapped = cls._streamed(call)
         return Work(features, moved, swapped=swapped)
 
