@@ -3,16 +3,8 @@
  * SC_CONTEXT, SC_WEIGHT_BITS of model.h.
  *
  * A layer's cache has two arrays of blocks of 4 positions, so that whole blocks are contiguous for the DMA,
- * and four positions of a value channel are one SIMD word:
- *   K block: for each position and KV head a record: uint16 k_scale, uint16 v_scale, int8 k[SC_HDP]
- *   V block: int8 v[kv_heads][head_dim][4]
- * With SC_KV_BITS 4 (Coding in numerics/vectors.py) there are codes of 4 bits, in pairs of a low and a high nibble:
- *   K block: records: uint16 k_scale, uint16 v_scale, uint16 scale of the codes, int8 offset of the codes, 1 byte,
- *            int8 k[SC_WIDE], codes in words: channels 0..3 in low nibbles, 4..7 in high ones, padded with 0
- *   V block: for each KV head int8 offset[4], then codes [head_dim / 2][4] of channels 2 i and 2 i + 1
- * Channels of queries and keys are in the order of sc_key_orders.
- * Scales are 1 .. SC_STORED_MAX, in units of 2^k_unit and 2^v_unit of the layer. The scale word of a query
- * has the mantissa in the low and the exponent in the high 16 bits. */
+ * and four positions of a value channel are one SIMD word. Scales are 1 .. 32767, in units of 2^k_unit and 2^v_unit of
+ * the layer. The scale word of a query has the mantissa in the low and the exponent in the high 16 bits. */
 #ifndef SC_ATTENTION_H
 #define SC_ATTENTION_H
 
@@ -21,6 +13,12 @@
 
 #define SC_KV_POSITIONS 4
 #if SC_KV_BITS == 4
+/* Codes of 4 bits (Coding in numerics/vectors.py), in pairs of a low and a high nibble:
+ *   K block: for each position and KV head a record: uint16 k_scale, uint16 v_scale, uint16 scale of the codes, int8
+ *            offset of the codes, 1 byte, int8 k[SC_WIDE], codes in words: channels 0..3 in low nibbles, 4..7 in high
+ *            ones, padded with 0
+ *   V block: for each KV head int8 offset[4], then codes [head_dim / 2][4] of channels 2 i and 2 i + 1
+ * Channels of queries and keys are in the order of sc_key_orders. */
 #define SC_WIDE (SC_HEAD_DIM / 16 * 4) /* channels of a key with 8 bits */
 #define SC_CODES (SC_HEAD_DIM - SC_WIDE)
 #define SC_CODE_WORDS ((SC_CODES + 7) / 8)
@@ -29,6 +27,8 @@
 #define SC_V_HEAD (4 + 2 * SC_HEAD_DIM) /* bytes of a KV head in a V block */
 extern const uint8_t sc_key_orders[SC_LAYERS][SC_KV_HEADS][SC_HEAD_DIM];
 #else
+/* K block: for each position and KV head a record: uint16 k_scale, uint16 v_scale, int8 k[SC_HDP]
+ * V block: int8 v[kv_heads][head_dim][4] */
 #define SC_HDP ((SC_HEAD_DIM + 3) / 4 * 4) /* head_dim padded to whole words */
 #define SC_K_RECORD (4 + SC_HDP)
 #define SC_V_HEAD (SC_HEAD_DIM * SC_KV_POSITIONS)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Output stage of a matrix product: rescales the 8 sums of a block, adds adapter and bias, then stores, adds
- * to the residual stream, or gates. Each worker runs it for its own blocks, on sums in registers or L1. */
+ * Output stage of a matrix product: rescales the 8 sums of a block, then stores, adds to the residual stream, or
+ * gates. Each worker runs it for its own blocks, on sums in registers or L1. */
 #ifndef SC_EPILOGUE_H
 #define SC_EPILOGUE_H
 

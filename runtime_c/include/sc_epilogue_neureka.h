@@ -95,7 +95,7 @@ SC_INLINE void joined_silu(const uint16_t *r, uint32_t blocks, const int32_t *lo
 #undef GATED
 }
 
-/* joined_silu() for several tokens, with or without separate high sums. Two pairs at a time, with two
+/* joined_silu() for several tokens. summed: low sums include the high ones. Two pairs at a time, with two
  * multipliers per load: more code than single-token decode has room for. */
 SC_INLINE void silu_of_several(const uint16_t *r, uint32_t blocks, const int32_t *low, const int32_t *high,
                                uint32_t mantissa, int32_t right, const sc_output *out, int32_t *dst,
@@ -152,8 +152,8 @@ void sc_join_rest(const uint16_t *r, uint32_t n, const int32_t *low, const int32
                   int32_t right, int add, int32_t *y);
 #endif
 
-/* y = low + 256 * high, rescaled as in rescale_rows(), for right shifts of at least 1. With `add`: y += that,
- * and left shifts up to 30 are possible too. With `barrier`: calls sc_team_barrier() first. */
+/* y = low + 256 * high, or low if `summed`, rescaled as in rescale_rows(), for right shifts of at least 1. With `add`:
+ * y += that, and left shifts up to 30 are possible too. With `barrier`: calls sc_team_barrier() first. */
 static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, uint32_t n, const int32_t *low,
                                                             const int32_t *high, uint32_t mantissa,
                                                             int32_t right, int add, int32_t *y,
@@ -218,7 +218,7 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
 #endif
 }
 
-/* Slow path: shifts that join_rows() cannot do, or a bias. high: 0 if low holds the combined sums. */
+/* Slow path, for shifts that join_rows() cannot do. high: 0 if low holds the combined sums. */
 void sc_join_any(const sc_matrix *m, const uint16_t *r, uint32_t row, uint32_t rows, const int32_t *low,
                  const int32_t *high, const sc_qvec *x, const sc_output *out, int32_t *dst);
 #if !SC_SILU_JOINED

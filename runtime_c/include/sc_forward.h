@@ -127,9 +127,10 @@ SC_PHASE static void quantize_any(enum sc_slot slot, const int32_t *src, uint32_
     quantize(m, src, stride, gain, first, to, xv, core);
 }
 
-/* src, `stride` words per token -> xv: quantised input of a layer's matrix; with gain: after RMSNorm. */
-SC_INLINE void quantize_step(enum sc_slot slot, const int32_t *src, uint32_t stride, const int32_t *gain,
-                             uint32_t layer, int core) {
+/* src, `stride` words per token -> xv: quantised input of a layer's matrix. gain: norm_weights_of() for RMSNorm
+ * first, or NULL. */
+SC_PHASE static void sc_step_quantize(enum sc_slot slot, const int32_t *src, uint32_t stride,
+                                      const int32_t *gain, uint32_t layer, int core) {
 #if SC_Q16
     const sc_matrix *m = sc_layers[layer].m[slot];
     if (__builtin_expect(one_token(m), 1)) {
@@ -138,17 +139,6 @@ SC_INLINE void quantize_step(enum sc_slot slot, const int32_t *src, uint32_t str
     }
 #endif
     quantize_any(slot, src, stride, gain, layer, core);
-}
-
-/* norm: index of the RMSNorm weights in sc_norm_weights. */
-SC_PHASE static void sc_step_norm(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t norm,
-                                  uint32_t layer, int core) {
-    quantize_step(slot, src, stride, norm_weights_of(norm, core), layer, core);
-}
-
-SC_PHASE static void sc_step_quant(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t layer,
-                                   int core) {
-    quantize_step(slot, src, stride, 0, layer, core);
 }
 
 /* xv -> dst: the product of a layer's matrix and the quantised vectors. */
@@ -329,9 +319,6 @@ static inline void embedding(int core) {
 /* Controller's part of quantize_token(). The engine only waits for the values; RMSNorm of the scale is
  * computed during its first job. */
 SC_PHASE static void await_token(const sc_matrix *m, int norm) {
-#ifdef SC_AT_GAIN
-    if (norm) (void)norm_weights_of(0, SC_CORES); /* waits for the RMSNorm weights */
-#endif
     sc_team_barrier();
     if (sc_on_engine(m)) sc_engine_prepare(m, 1, norm);
     sc_team_barrier();
@@ -371,15 +358,13 @@ static inline void await_attention(uint32_t layer) {
 
 /* Controller's parts of a layer's steps. It runs steps that produce vectors; of matrices only what the engine
  * needs; of other steps only their first barrier. */
-#define NO_NORM (~0u)
-SC_PHASE static void controller_vector(enum sc_slot slot, const int32_t *src, uint32_t stride, uint32_t norm,
-                                       uint32_t layer) {
+SC_PHASE static void controller_quantize(enum sc_slot slot, const int32_t *src, uint32_t stride,
+                                         const int32_t *gain, uint32_t layer) {
     const sc_matrix *const m = sc_layers[layer].m[slot];
     if (__builtin_expect(one_token(m), 1))
-        await_token(m, norm != NO_NORM);
+        await_token(m, gain != 0);
     else
-        quantize_any(slot, src, stride, norm != NO_NORM ? norm_weights_of(norm, SC_CORES) : 0, layer,
-                     SC_CORES);
+        quantize_any(slot, src, stride, gain, layer, SC_CORES);
 }
 
 SC_PHASE static void controller_matrix(enum sc_slot slot, uint32_t layer) {
@@ -416,10 +401,11 @@ static inline void controller_attention(int32_t *dst, uint32_t stride, uint32_t 
 static inline void controller_head(void) {
     const sc_matrix *const m = &sc_matrices[SC_MATRICES - 1];
     const uint32_t first = sc_first_of_head();
+    const int32_t *const gain = norm_weights_of(2 * SC_LAYERS, SC_CORES);
     if (one_token(m))
         await_token(m, 1);
     else
-        quantize(m, x[0], SC_HIDDEN, norm_weights_of(2 * SC_LAYERS, SC_CORES), first, xq[0], xv, SC_CORES);
+        quantize(m, x[0], SC_HIDDEN, gain, first, xq[0], xv, SC_CORES);
     if (sc_on_engine(m)) sc_engine_control(m, sc_now.tokens - first);
 }
 #endif

@@ -8,11 +8,11 @@
 #include "sc_model.h"
 #include "sc_num.h"
 
-/* Code that prefill uses with per-channel matrices. Hot, unless the much larger code for grouped matrices
- * needs the cache. */
 #if SC_XGROUPS > 0
+/* Code that prefill uses with per-channel matrices. The much larger code for grouped matrices needs the cache. */
 #define SC_WARM __attribute__((noinline))
 #else
+/* Code that prefill uses. */
 #define SC_WARM SC_HOT
 #endif
 

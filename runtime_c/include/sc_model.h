@@ -32,7 +32,7 @@ typedef struct {
     uint16_t k, groups, group_elems, last_elems;
     uint16_t group_blocks, x_blocks; /* blocks of SC_BLOCK inputs in a full group, and in all */
     uint16_t group_words, last_words, words;
-    uint16_t range; /* largest group scale; 16-bit: most bits */
+    uint16_t range; /* 16-bit: most bits of a value; else the largest group scale */
 } sc_vector_layout;
 
 #if SC_XGROUPS > 0
@@ -43,6 +43,9 @@ typedef struct {
  * zero points. With SC_FMT_Q16: acc = sum(w * x). Weights: words of 8 rows in turn; sc_dot_w<bits>.h says
  * which inputs a word holds. An adapter's B matrix (SC_ADAPTER_FORMAT) follows the weights of each block in the
  * same form. */
+#elif SC_ENGINES_ALONE
+/* A matrix in memory: `blocks` blocks of weights of 8 rows, in the layout of its engine, then a uint16 multiplier
+ * per row. Sum of a row: acc = sum(w * x). */
 #else
 /* A matrix in memory: ceil(rows / 8) blocks of row multipliers, uint16 r[8], and weights: words of 8 rows in
  * turn; sc_dot_w<bits>.h says which inputs a word holds. Engines have layouts of their own. Sum of a row:
@@ -87,7 +90,9 @@ enum sc_slot { SC_QKV, SC_O, SC_GU, SC_DOWN, SC_SLOTS };
 
 typedef struct {
     const sc_matrix *m[SC_SLOTS];
-    /* constants of the ops; ir/ops explains them */
+    /* Scales in the KV cache are in units of 2^k_unit and 2^v_unit. q * k times score_mantissa * 2^score_exponent is in
+     * units of log2; the result of attention is in units of 2^-mean_unit. Gates are shifted right by gate_shift for the
+     * sigmoid; silu(gate) and up are shifted left by silu_shift and up_shift before they are multiplied. */
     SC_LAYER_NUMBERS;
 #ifdef SC_HAS_BIAS
     const int32_t *bias[SC_SLOTS]; /* [rows], in the fixed point of the result; or NULL */
@@ -137,14 +142,15 @@ extern const sc_result sc_results[]; /* [SC_LAYER_STEPS], in the order of enum s
 
 extern const char *const sc_op_names[]; /* of enum sc_op */
 
-/* All matrices in the order of a pass; the LM head is last. An adapter's first matrix, a, precedes its
- * matrix. */
+#if SC_RANK > 0
+/* An adapter's first matrix, a, precedes its matrix. */
+#endif
+/* All matrices in the order of a pass; the LM head is last. */
 extern const sc_matrix sc_matrices[];
 extern const sc_layer sc_layers[];
 extern const sc_matrix sc_embedding;
-extern const int32_t sc_norm_weights[2 * SC_LAYERS + 1]
-                                    [SC_HIDDEN]; /* RMSNorm weights, Q31: attention and MLP of
-                                                              * each layer, final */
+/* RMSNorm weights, Q31: attention and MLP of each layer, final. */
+extern const int32_t sc_norm_weights[2 * SC_LAYERS + 1][SC_HIDDEN];
 #if SC_PERMS
 extern const uint16_t
     *const sc_perms[]; /* of each matrix; element j of its input is value perm[j]; or NULL */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part 3 of N-EUREKA: second layout of a matrix for single-token decode: 3x3 mode, output rows in the taps.
+ * N-EUREKA: second layout of a matrix for single-token decode: 3x3 mode, output rows in the taps.
  * engines/neureka_both.py describes it. Weights: weight memory. */
 #ifndef SC_NEUREKA_COPIES_H
 #define SC_NEUREKA_COPIES_H

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part 2 of N-EUREKA: splits a matrix product into jobs: rows and tokens of each job, place of its sums in
+ * N-EUREKA: splits a matrix product into jobs: rows and tokens of each job, place of its sums in
  * L1, register values. Used by the controller (to write jobs) and the workers (to read sums). */
 #ifndef SC_NEUREKA_JOBS_H
 #define SC_NEUREKA_JOBS_H
@@ -38,7 +38,7 @@ static inline job_split split_of(const sc_matrix *m, uint32_t tokens) {
 #ifdef SC_ENGINE_REMAINDERS
     c.paired = c.each < tokens && m->remainders == TAILS_OF_EVERY_OTHER ? c.count & ~1u : 0;
 #endif
-    if (c.each < tokens) c.count *= tokens;
+    if (!ONLY_1X1 && c.each < tokens) c.count *= tokens;
     return c;
 }
 
@@ -54,7 +54,7 @@ typedef struct {
 
 static inline job_share share_of_job(const job_split *c, uint32_t job) {
     uint32_t rows = job, token = 0;
-    if (c->each < c->tokens) rows = job / c->tokens, token = job % c->tokens;
+    if (!ONLY_1X1 && c->each < c->tokens) rows = job / c->tokens, token = job % c->tokens;
 #ifdef SC_ENGINE_REMAINDERS
     if (rows < c->paired) {
         const uint32_t in_pair = (rows & 1) * c->tokens + token;
@@ -72,7 +72,7 @@ static inline job_share next_share(const job_split *c, uint32_t job, job_share p
     if (c->paired) return share_of_job(c, job);
 #endif
     if (c->lead) return share_of_job(c, job);
-    if ((p.token += c->each) < c->tokens) return p;
+    if (!ONLY_1X1 && (p.token += c->each) < c->tokens) return p;
     const uint32_t left = c->rows - (p.first += p.count);
     if (left < p.count) p.count = left;
     p.token = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part 1 of N-EUREKA: layout of its weights in weight memory. The cores read embedding rows, and unpack rows
+ * N-EUREKA: layout of its weights in weight memory. The cores read embedding rows, and unpack rows
  * for targets without the engine. */
 #ifndef SC_NEUREKA_ROWS_H
 #define SC_NEUREKA_ROWS_H
@@ -14,6 +14,11 @@
 #define TAPS 9u
 #define CHANNELS 28u /* per tile in 3x3 mode */
 
+#ifdef SC_ON_NEUREKA_3X3
+#define ONLY_1X1 0
+#else
+#define ONLY_1X1 1 /* several tokens are multiplied in 1x1 mode: all in one job */
+#endif
 /* Whether a matrix's rows are stored for the 1x1 mode: for all passes, or for several tokens (SC_ON_NEUREKA_BOTH). */
 static inline int is_1x1(const sc_matrix *m) {
 #if !defined(SC_ON_NEUREKA_1X1) && !defined(SC_ON_NEUREKA_BOTH)
@@ -214,6 +219,30 @@ typedef struct {
 #define PIECE_MAX INPUTS
 static inline uint32_t pieces_of_tile(const sc_matrix *m) { return is_1x1(m) ? 1 : TAPS; }
 
+/* Bit planes to bytes: nibble b of a word holds bit b of 4 inputs. */
+static inline uint32_t signed_bytes(uint32_t nibbles, uint32_t bits) {
+    const uint32_t up = (128u - (1u << (bits - 1))) * 0x01010101u; /* subtracts 2^(bits - 1) from each byte */
+    return (bytes_of(nibbles) + up) ^ 0x80808080u;
+}
+
+/* Sign-extends the low nibble of each of 4 bytes. */
+static inline uint32_t signed_nibbles(uint32_t word) {
+    return (((word & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u;
+}
+
+#if ONLY_1X1
+/* Unpacks tile i of a row. */
+static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[PIECE_MAX]) {
+    const uint32_t first = INPUTS * i, left = m->in.k - first;
+    for (uint32_t q = 0; q < INPUTS; q += 4) {
+        uint32_t word;
+        __builtin_memcpy(&word, row + TILE_BYTES * i + q, 4);
+        word = signed_bytes(word, 8);
+        __builtin_memcpy(w + q, &word, 4);
+    }
+    return (piece){first, left < INPUTS ? left : INPUTS};
+}
+#else
 /* Location of piece i of a row in its bit planes. */
 typedef struct {
     uint32_t byte, bit; /* byte offset of the first plane; bit offset in a plane */
@@ -236,17 +265,6 @@ static inline place place_of(const sc_matrix *m, uint32_t i) {
                                                       : there}};
 }
 
-/* Bit planes to bytes: nibble b of a word holds bit b of 4 inputs. */
-static inline uint32_t signed_bytes(uint32_t nibbles, uint32_t bits) {
-    const uint32_t up = (128u - (1u << (bits - 1))) * 0x01010101u; /* subtracts 2^(bits - 1) from each byte */
-    return (bytes_of(nibbles) + up) ^ 0x80808080u;
-}
-
-/* Sign-extends the low nibble of each of 4 bytes. */
-static inline uint32_t signed_nibbles(uint32_t word) {
-    return (((word & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u;
-}
-
 /* Unpacks piece i of a row. */
 static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, int8_t w[PIECE_MAX]) {
     const uint32_t bits = is_1x1(m) ? 8 : bits_of(m);
@@ -267,19 +285,32 @@ static inline piece unpack(const sc_matrix *m, const uint8_t *row, uint32_t i, i
     __builtin_memcpy(w, word, sizeof word);
     return p.inputs;
 }
+#endif
 
-/* x[j] = sc_requantize() of byte j * multiplier, for min(count, 4) bytes. Fast path: high words are at most
- * 2^22, so rounding cannot overflow. Limited shifts and left shifts are rare. */
+/* Whether four bytes at a time always are four inputs, and the embedding's shift is to the right, as it usually is. */
+#if defined(SC_ON_NEUREKA_3X3) || SC_HIDDEN % 4 || SC_EMBED_SHIFT < 1 || SC_EMBED_SHIFT > 30
+#define WHOLE_WORDS 0
+#else
+#define WHOLE_WORDS 1
+#endif
+
+/* x[j] = sc_requantize() of byte j * multiplier, for min(count, 4) bytes. High words are at most 2^22, so rounding
+ * cannot overflow. */
 SC_INLINE void read_four(uint32_t word, uint32_t count, int32_t scale, uint32_t factor, int shift,
                          int32_t *x) {
-    if (__builtin_expect(shift > 0 && shift < 31 && count >= 4, 1)) {
 #define READ(j) x[j] = sc_round(sc_mulh((int8_t)(word >> 8 * (j)) * scale, (int32_t)factor), shift)
+#if WHOLE_WORDS
+    (void)count;
+    READ(0), READ(1), READ(2), READ(3);
+#else
+    if (__builtin_expect(shift > 0 && shift < 31 && count >= 4, 1)) {
         READ(0), READ(1), READ(2), READ(3);
-#undef READ
         return;
     }
     for (uint32_t j = 0; j < 4 && j < count; j++, word >>= 8)
         x[j] = sc_requantize((int8_t)word * scale, factor, shift);
+#endif
+#undef READ
 }
 
 /* Dequantises an embedding row: four inputs at a time, so that all cores have work. */
@@ -295,6 +326,7 @@ SC_WARM void sc_engine_row(const sc_matrix *m, const uint8_t *at, uint32_t row, 
         }
         return;
     }
+#if !ONLY_1X1
     const uint32_t bits = bits_of(m), quads = (channels_of_tile(m) + 3) / 4;
     for (uint32_t i = (uint32_t)core; i < pieces_of_tile(m) * tiles_of_row(m, row) * quads;
          i += (uint32_t)cores) {
@@ -322,6 +354,7 @@ SC_WARM void sc_engine_row(const sc_matrix *m, const uint8_t *at, uint32_t row, 
         if (nibbles) word = signed_nibbles(i & 1 ? word >> 4 : word);
         read_four(word, k - first, scale, factor, shift, x + first);
     }
+#endif
 #endif
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part 5 of N-EUREKA: matrix times several tokens (prefill): the controller writes jobs, the workers finish
+ * N-EUREKA: matrix times several tokens (prefill): the controller writes jobs, the workers finish
  * their sums (L1). */
 #ifndef SC_NEUREKA_SEVERAL_H
 #define SC_NEUREKA_SEVERAL_H

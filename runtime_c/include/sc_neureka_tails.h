@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part 4 of N-EUREKA: tails (Remainders in engines/engine.py): inputs of a row after the last whole tile. The workers
+ * N-EUREKA: tails (Remainders in engines/engine.py): inputs of a row after the last whole tile. The workers
  * multiply them (weights in L1) while the engine computes the rest. */
 #ifndef SC_NEUREKA_TAILS_H
 #define SC_NEUREKA_TAILS_H

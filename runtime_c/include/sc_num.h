@@ -5,8 +5,6 @@
 #ifndef SC_NUM_H
 #define SC_NUM_H
 
-#include <stdint.h>
-
 #include "sc_xpulp.h"
 
 #define SC_INT32_MAX 0x7FFFFFFF

@@ -4,7 +4,7 @@
 #ifndef SC_PLANES_H
 #define SC_PLANES_H
 
-#include <stdint.h>
+#include "sc_kernels.h"
 
 /* A step of the bit permutation: swaps each bit that has u but not v set in its index with the one that has v
  * but not u. with_v: mask of the latter. */

@@ -41,16 +41,20 @@ sc_dma sc_dma_in(void *l1, const void *ext, uint32_t bytes);
 sc_dma sc_dma_out(void *ext, const void *l1, uint32_t bytes);
 void sc_dma_wait(sc_dma handle);
 
+#ifdef SC_HAS_FLASH
 /* ---- off-chip flash, read-only: up to 8 transfers outstanding, done in order ---- */
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes); /* both 4-byte aligned */
 void sc_flash_wait(uint32_t left); /* until at most `left` transfers are outstanding */
 
+#endif
+#if SC_RAM_BYTES > 0
 /* ---- HyperRAM: up to 8 transfers outstanding, done in order, independent of flash ---- */
 enum sc_direction { SC_FROM_RAM = 0, SC_TO_RAM = 1 };
 void sc_ram_start(void *l2, uint32_t ram_offset, uint32_t bytes,
                   enum sc_direction direction); /* 4-byte aligned */
 void sc_ram_wait(void);                         /* for all transfers */
 
+#endif
 /* ---- weight blobs; SC_HAS_<MEMORY>: the target has that memory ---- */
 #ifdef SC_HAS_WMEM
 extern const uint8_t sc_blob_wmem[]; /* weight memory */

@@ -186,6 +186,7 @@ SC_INLINE void q16_scale(const sc_vector_layout *layout, int most, int has_gain,
     out->exponent = most - layout->range + has_gain; /* y is half the real value */
 }
 
+#if SC_Q16_PADDED
 /* Writes zeros after the vector, up to a whole word. */
 void sc_q16_pad(const sc_vector_layout *layout, int8_t *q, uint32_t pitch);
 
@@ -193,5 +194,10 @@ void sc_q16_pad(const sc_vector_layout *layout, int8_t *q, uint32_t pitch);
 SC_INLINE void q16_pad(const sc_vector_layout *layout, int8_t *q, uint32_t pitch) {
     if (__builtin_expect(layout->k < 4u * layout->last_words, 0)) sc_q16_pad(layout, q, pitch);
 }
+#else
+SC_INLINE void q16_pad(const sc_vector_layout *layout, int8_t *q, uint32_t pitch) {
+    (void)layout, (void)q, (void)pitch;
+}
+#endif
 
 #endif

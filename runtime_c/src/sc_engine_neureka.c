@@ -69,7 +69,7 @@ typedef struct {
     extent extents[EXTENTS];
     uint32_t config_id;       /* equal if registers differ only in addresses and extent */
     uint32_t half_bytes;      /* weight bytes of half a job's rows */
-    uint16_t count;           /* number of jobs; 0: not on N-EUREKA */
+    uint16_t count;           /* number of jobs; 0: the cores run the matrix */
     uint16_t whole;           /* number of whole jobs before those with half as many rows */
     uint16_t rows, last_rows; /* rows of a whole job, of the last job */
 #ifdef SC_ENGINE_SECOND_LAYOUT

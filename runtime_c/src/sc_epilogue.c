@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Output stage of all matrix products: y = scale * sum + bias, then store, add to the residual stream, or
- * silu(gate) * up. Workers run it, on registers or L1, after the cores or the engine have multiplied. */
+ * Output stage of all matrix products: y = scale * sum, then store, add to the residual stream, or silu(gate) *
+ * up. Workers run it, on registers or L1, after the cores or the engine have multiplied. */
 #include "sc_platform.h"
 
 #include "sc_epilogue_neureka.h"

@@ -139,9 +139,11 @@ SC_WARM void sc_q16_quantize(const sc_q16_job *j, int core, int cores) {
     }
 }
 
+#if SC_Q16_PADDED
 SC_WARM void sc_q16_pad(const sc_vector_layout *layout, int8_t *q, uint32_t pitch) {
     for (uint32_t i = layout->k; i < 4u * layout->last_words; i++) q[i] = q[pitch + i] = 0;
 }
+#endif
 
 SC_HOT void sc_q16_normed(uint64_t squares, sc_qvec *out) { normed(out, squares); }
 

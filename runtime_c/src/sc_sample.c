@@ -19,8 +19,6 @@ static void share(uint32_t n, int core, uint32_t *from, uint32_t *to) {
     *to = *from + each < n ? *from + each : n;
 }
 
-static void slice(int core, uint32_t *from, uint32_t *to) { share(SC_VOCAB, core, from, to); }
-
 SC_WARM void sc_compare(uint32_t t, const int32_t *v, uint32_t row, uint32_t rows, int core) {
     uint32_t from, to;
     share(rows, core, &from, &to);
@@ -64,7 +62,7 @@ static void exponentiate(void *unused, int core) {
     uint32_t from, to;
     uint64_t mass = 0;
     (void)unused;
-    slice(core, &from, &to);
+    share(SC_VOCAB, core, &from, &to);
     for (uint32_t i = from; i < to; i++) {
         int32_t below = sc_sat64((int64_t)s.max - sc_logits[i]);
         uint32_t p = sc_exp2_q20((uint32_t)sc_requantize(below, s.factor, s.shift));
@@ -78,7 +76,7 @@ static void mass_above(void *unused, int core) {
     uint32_t from, to;
     uint64_t mass = 0;
     (void)unused;
-    slice(core, &from, &to);
+    share(SC_VOCAB, core, &from, &to);
     for (uint32_t i = from; i < to; i++) {
         if ((uint32_t)sc_logits[i] >= s.threshold) mass += (uint32_t)sc_logits[i];
     }
@@ -122,7 +120,7 @@ static __attribute__((noinline)) uint32_t draw_token(const llm_sampling *how, ui
     int core = 0;
     while (core + 1 < SC_CORES && target >= s.mass[core]) target -= s.mass[core++];
     uint32_t from, to;
-    slice(core, &from, &to);
+    share(SC_VOCAB, core, &from, &to);
     for (uint32_t i = from; i < to; i++) {
         uint32_t p = (uint32_t)sc_logits[i] >= s.threshold ? (uint32_t)sc_logits[i] : 0;
         if (target < p) return i;

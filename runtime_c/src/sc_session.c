@@ -80,12 +80,17 @@ SC_HOT static uint32_t process(const uint32_t *ids, uint32_t n, uint32_t positio
 /* Chooses tokens after a pass; next[] holds the draft for `position` on. Keeps the correct draft tokens and
  * adds one token, but stops at an end token unless it is ignored. Returns the number of tokens. */
 SC_HOT static uint32_t choose(const llm_sampling *how, uint32_t *next, uint32_t drafted, uint32_t position) {
-    uint32_t n = 0, draft;
-    do {
-        draft = next[n];
-        next[n] = drafted ? sc_choice(n) : sc_sample(how, position - 1);
-    } while (n++ < drafted && next[n - 1] == draft && (how->ignore_end || !is_end(draft)));
-    return n;
+    if (drafted == 0) {
+        next[0] = sc_sample(how, position - 1);
+        return 1;
+    }
+    for (uint32_t n = 0; n < drafted; n++) {
+        const uint32_t guess = next[n];
+        next[n] = sc_choice(n);
+        if (next[n] != guess || (is_end(guess) && !how->ignore_end)) return n + 1;
+    }
+    next[drafted] = sc_choice(drafted);
+    return drafted + 1;
 }
 
 void sc_call_layer_hook(uint32_t layer) {

@@ -281,8 +281,9 @@ def instructions_of(elf: Path) -> Counter[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2, 7, 12, 13])
 def test_the_chips_program_is_the_same(seed: int, tmp_path: Path) -> None:
-    """With what is not used, or without: the same functions, their sizes within two instructions. The compiler orders
-    a few instructions otherwise where it decides a condition on the model, and pads functions otherwise."""
+    """With what is not used, or without: the same functions, none larger by more than two instructions. The compiler
+    orders a few instructions otherwise where it decides a condition on the model, and pads functions otherwise. Tables
+    and copies of their rows are smaller, because fields without a reader are left out."""
     need("qemu")
     case = draw(seed)
     program = build(case, tmp_path / "cut")
@@ -300,5 +301,8 @@ def test_the_chips_program_is_the_same(seed: int, tmp_path: Path) -> None:
         assert elf is not None
         found.append((sizes_of(each.out / elf[1]), instructions_of(each.out / elf[1])))
     assert found[0][0].keys() == found[1][0].keys()
-    assert all(abs(size - found[1][0][name]) <= 8 for name, size in found[0][0].items())
-    assert sum(((found[0][1] - found[1][1]) + (found[1][1] - found[0][1])).values()) < 20
+    tables = ("sc_matrices", "sc_embedding", "choices")  # choices() copies a matrix
+    for name, size in found[0][0].items():
+        whole = found[1][0][name]
+        assert size - whole <= 8 and (whole - size <= 8 or name.startswith(tables)), name
+    assert sum(((found[0][1] - found[1][1]) + (found[1][1] - found[0][1])).values()) < 30

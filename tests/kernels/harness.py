@@ -98,6 +98,7 @@ class Harness:
         text, found = re.subn(r"(SC_GATE_SHIFT_LEAST) .*", r"\1 (-20)", text)
         text, most = re.subn(r"(SC_GATE_SHIFT_MOST) .*", r"\1 31", text)
         assert found == most == 1
+        text = text.replace("SC_Q16_PADDED 0", "SC_Q16_PADDED 1")
         assert "SC_SPLIT 0" in text
         text = text.replace("SC_SPLIT 0", "SC_SPLIT 1")
         assert "SC_IN_PLACE 0" in text

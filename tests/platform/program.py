@@ -94,6 +94,7 @@ def makefile(target: Target) -> str:
         context=CONTEXT,
         input_words=INPUT_WORDS,
         ram_bytes=100_000,
+        memories=[level.name for level in target.stored],
         name="selftest",
         text_bytes=1,
         command="shrinkc compile selftest",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import jinja2
 
 from shrinkc.codegen.blobs import sampled_hash, write_blobs
 from shrinkc.codegen.comments import without_missing_names
+from shrinkc.codegen.conditionals import Constants, resolved
 from shrinkc.codegen.formats import formats_header
 from shrinkc.codegen.runtime import specialised, with_short_headers_inside
 from shrinkc.codegen.tables import constant, tables_of
 from shrinkc.codegen.tokenizer_blob import missing_steps
+from shrinkc.codegen.unused import words_of
 from shrinkc.codegen.values import Values, values_of
 from shrinkc.core.resources import resource
 from shrinkc.importer.tokenizer import Tokenizer
@@ -61,7 +63,7 @@ def emit(
     (out / "src/formats.h").write_text(header, encoding="utf-8")
     _copy_runtime(out / "src", [PROGRAMS[name] for name in target.programs.values()])
     if not whole_runtime:
-        _keep_what_is_used(out, target, missing_steps(tokenizer.encode_table()))
+        _keep_what_is_used(out, values.memories, missing_steps(tokenizer.encode_table()))
 
 
 def _print_templates(values: Values, out: Path) -> None:
@@ -120,10 +122,12 @@ def _copy_runtime(src: Path, programs: list[Target]) -> None:
         shutil.copytree(resource("toolchain") / t.program.name, src / "toolchain" / t.program.name)
 
 
-def _keep_what_is_used(out: Path, target: Target, without: Mapping[str, bool]) -> None:
-    """Cuts the library's sources down to what this model's programs use; ``without``: macros of the encoder."""
+def _keep_what_is_used(out: Path, memories: Collection[str], without: Mapping[str, bool]) -> None:
+    """Cuts the sources down to what this model's programs use.
+
+    ``memories``: those that hold weights; ``without``: macros of the encoder.
+    """
     src = out / "src"
-    stored = {level.name for level in target.stored}
     generated = {file.name: file for file in src.glob("*.[ch]")}
     runtime = {
         file.name: file
@@ -136,12 +140,14 @@ def _keep_what_is_used(out: Path, target: Target, without: Mapping[str, bool]) -
         for file in sorted((src / folder).rglob("*.[chS]"))
     }
     options = set(re.findall(r"-D(\w+)", (out / "Makefile").read_text(encoding="utf-8")))
+    decided = {f"SC_HAS_{name.upper()}": name in memories for name in MEMORIES}
+    others = {path: _for_memories(text, decided, options) for path, text in others.items()}
     texts = specialised(
         {name: file.read_text(encoding="utf-8") for name, file in runtime.items()},
         {name: file.read_text(encoding="utf-8") for name, file in generated.items()},
         list(others.values()),
         options,
-        {**{f"SC_HAS_{name.upper()}": name in stored for name in MEMORIES}, **without},
+        {**decided, **without},
     )
     joined = with_short_headers_inside(others)
     for path in others:
@@ -161,6 +167,13 @@ def _keep_what_is_used(out: Path, target: Target, without: Mapping[str, bool]) -
     for path, text in without_missing_names(sources, _build_files(out)).items():
         if path != "runtime/llm.h" and text != sources[path]:
             (src / path).write_text(text, encoding="utf-8")
+
+
+def _for_memories(text: str, memories: Mapping[str, bool], options: Collection[str]) -> str:
+    """A source of a platform without what is for memories that this model does not use."""
+    decided = {*memories, *({"SC_RAM_BYTES"} - set(options))}
+    there = {name: "1" for name, is_there in memories.items() if is_there}
+    return re.sub(r"\n{3,}", "\n\n", resolved(text, Constants(there, words_of(text) - decided)))
 
 
 def _build_files(out: Path) -> list[str]:

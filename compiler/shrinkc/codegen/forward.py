@@ -14,34 +14,38 @@ VECTORS = ("q8", "q16")  # kinds of values that a sc_qvec describes
 LAYOUTS = {"i32": "SC_WORDS", "heads8": "SC_BYTES", "q8": "SC_VECTOR", "q16": "SC_VECTOR"}
 SLOTS = ("SC_QKV", "SC_O", "SC_GU", "SC_DOWN")  # enum sc_slot
 
-# by kernel: the arguments of the workers' call, and the controller's call
+GAIN = "norm_weights_of(2 * l + {how}, core)"
+# by kernel: the workers' call, and the controller's
 CALLS = {
     "sc_step_norm": (
-        "{slot}, WORDS({src}), {src_stride}, 2 * l + {how}, l, core",
-        "controller_vector({slot}, WORDS({src}), {src_stride}, 2 * l + {how}, l);",
+        f"sc_step_quantize({{slot}}, WORDS({{src}}), {{src_stride}}, {GAIN}, l, core);",
+        f"controller_quantize({{slot}}, WORDS({{src}}), {{src_stride}}, {GAIN}, l);",
     ),
     "sc_step_quant": (
-        "{slot}, WORDS({src}), {src_stride}, l, core",
-        "controller_vector({slot}, WORDS({src}), {src_stride}, NO_NORM, l);",
+        "sc_step_quantize({slot}, WORDS({src}), {src_stride}, 0, l, core);",
+        "controller_quantize({slot}, WORDS({src}), {src_stride}, 0, l);",
     ),
     "sc_step_linear": (
-        "{slot}, {how}, WORDS({dst}), {dst_stride}, l, core",
+        "sc_step_linear({slot}, {how}, WORDS({dst}), {dst_stride}, l, core);",
         "controller_matrix({slot}, l);",
     ),
     "sc_step_norm_add": (
-        "WORDS({src}), {src_stride}, WORDS({dst}), {dst_stride}, 2 * l + {how}, l, core",
+        "sc_step_norm_add(WORDS({src}), {src_stride}, WORDS({dst}), {dst_stride}, 2 * l + {how}, l, core);",
         "sc_team_barrier();",
     ),
     "sc_step_heads": (
-        "WORDS({src}), {src_stride}, l, core",
+        "sc_step_heads(WORDS({src}), {src_stride}, l, core);",
         "controller_heads(WORDS({src}), {src_stride}, l);",
     ),
     "sc_step_attention": (
-        "WORDS({dst}), {dst_stride}, l, core",
+        "sc_step_attention(WORDS({dst}), {dst_stride}, l, core);",
         "controller_attention(WORDS({dst}), {dst_stride}, l);",
     ),
 }
-OTHER = ("WORDS({src}), {src_stride}, {dst_stride}, {count}, l, core", "sc_team_barrier();")
+OTHER = (
+    "{kernel}(WORDS({src}), {src_stride}, {dst_stride}, {count}, l, core);",
+    "sc_team_barrier();",
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ def printed_steps(
         source, kind, slot = step.inputs[0], kinds[step.name], slot_of(step, sizes.steps)
         count = {"i32": kind.width, "heads8": 4 * stride(step.name)}.get(kind.kind, 0)
         said = {
+            "kernel": step.op.KERNEL,
             "src": sizes.buffer(source).upper(),
             "dst": sizes.buffer(step.name).upper(),
             "src_stride": stride(source),
@@ -112,7 +117,7 @@ def printed_steps(
             CStep(
                 step.name,
                 step.op.KERNEL,
-                f"{step.op.KERNEL}({call.format(**said)});",
+                call.format(**said),
                 controlled.format(**said),
                 about,
                 str(said["dst"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ from shrinkc.memory.parts import (
 )
 from shrinkc.memory.plan import Plan, buffer_bytes, planned_sizes
 from shrinkc.schedule.shapes import ModelShape
-from shrinkc.storage import MatrixShape
-from shrinkc.targets import L1, OUTSIDE, PROGRAMS, Target
+from shrinkc.storage import WORD, MatrixShape
+from shrinkc.targets import FETCHED, L1, OUTSIDE, PROGRAMS, Target
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class Values:
     license: str
     text_bytes: int
     """Of the longest token."""
+    memories: list[str]
+    """That a program needs code for: all that hold weights of models, but flash only if this model has some there."""
     stored_weights: list[tuple[str, int, int]]
-    """Memory, words and sampled hash of each blob."""
+    """Memory, words and sampled hash of each blob with weights."""
     g: Graph
     ops: list[str]
     cached_op: str
@@ -64,8 +67,8 @@ class Values:
     """Whether another engine runs all gates and ups, in whole blocks, with shifts that joined_silu() can do."""
     even_rows: bool
     """Whether all matrices of other engines have an even number of rows."""
-    per_layer: dict[str, str]
-    """C types of the constants of a layer, by name."""
+    per_layer: list[tuple[str, list[str]]]
+    """Constants of a layer: C type and names."""
     plan: Plan
     target: Target
     targets: dict[str, Target]
@@ -99,6 +102,8 @@ class Values:
     xgroups: int
     xblocks: int
     q16: int
+    q16_padded: bool
+    """Whether zeros follow some 16-bit vectors."""
     xsums: int
     rank: int
     """Largest of the adapters; 0: none."""
@@ -207,6 +212,7 @@ def values_of(
     caches, kv_bytes = _caches(shape, plan)
     held = buffer_bytes(sizes)
     embedding = c_matrix(embed.table, embed_shape, plan)
+    inputs = _inputs([embedding, *(m for _, m in [*tables.matrices, *tables.adapters])])
     taps = {0} if tables.adapters else set()
     taps |= {engine_named(m.engine).taps(m.k, m.bits) for m in shape.matrices}
     return Values(
@@ -215,7 +221,12 @@ def values_of(
         title=json.dumps(name),
         license=json.dumps(license_name or "not stated"),
         text_bytes=max(len(text) for text in tokenizer.decode_table()),
-        stored_weights=stored_weights,
+        memories=[
+            level.name
+            for level, (_, words, _) in zip(target.stored, stored_weights, strict=True)
+            if words > 0 or level.access != FETCHED
+        ],
+        stored_weights=[blob for blob in stored_weights if blob[1] > 0],
         g=graph,
         ops=graph.device_ops(),
         cached_op=sizes.steps[sizes.attention_step].name,
@@ -226,7 +237,12 @@ def values_of(
         gate_shifts=sorted({op.gate_shift for op in ops_of_type(graph, SiluMul)}),
         silu_joined=_silu_joined(shape, ops_of_type(graph, SiluMul)),
         even_rows=bool(engines) and all(m.rows % 2 == 0 for m in readers if m.engine != CORES),
-        per_layer=numbers_of(shape.steps),
+        per_layer=[
+            (kind, [name for name, _ in numbers])
+            for kind, numbers in itertools.groupby(
+                numbers_of(shape.steps).items(), lambda number: number[1]
+            )
+        ],
         plan=plan,
         target=target,
         targets=PROGRAMS | {target.program.name: target},
@@ -234,7 +250,7 @@ def values_of(
         adapters=tables.adapters,
         matrices=tables.matrices,
         embedding=embedding,
-        inputs=_inputs([embedding, *(m for _, m in [*tables.matrices, *tables.adapters])]),
+        inputs=inputs,
         gains=[n.gain.tolist() for n in norms],
         gains_in_l1=norm_weights_in_l1(shape),
         post_norms=ops_of_type(graph, NormAdd),
@@ -262,6 +278,7 @@ def values_of(
         in_place=_in_place(sizes, held),
         xgroups=max(m.x_groups for m in readers),
         xblocks=max(m.x_blocks for m in readers),
+        q16_padded=any(c["k"] < WORD * c["last_words"] for _, c in inputs.values()),
         q16=int(any(m.wide for m in [*readers, *adapter_shapes])),
         xsums=int(any(m.asymmetric for m in readers)),
         rank=max(m.rank for m in readers),

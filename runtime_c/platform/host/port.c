@@ -158,9 +158,10 @@ void sc_dma_wait(sc_dma handle) {
     atomic_fetch_sub_explicit(&together, 1, memory_order_relaxed);
 }
 
-/* ---- flash ---- */
+#define MAX_QUEUED 8 /* transfers of flash, and of HyperRAM */
 
-#define MAX_QUEUED 8
+#ifdef SC_HAS_FLASH
+/* ---- flash ---- */
 
 static struct transfer flash[MAX_QUEUED]; /* oldest first */
 static uint32_t flash_queued;
@@ -190,10 +191,10 @@ void sc_flash_wait(uint32_t left) {
     memmove(flash, flash + done, left * sizeof flash[0]);
     flash_queued = left;
 }
-
-/* ---- HyperRAM ---- */
+#endif
 
 #if SC_RAM_BYTES > 0
+/* ---- HyperRAM ---- */
 
 static uint8_t ram[SC_RAM_BYTES];
 static struct transfer queue[MAX_QUEUED];

@@ -69,6 +69,7 @@ static inline uint32_t hart_id(void) {
 #define SOC_EXIT 0x1A1040A0u /* write 0x80000000 | code: ends the simulation */
 #define STDOUT_BYTE(cluster, core) (0x1A10F000u + ((cluster) << 7) + ((core) << 3))
 
+#if defined(SC_HAS_FLASH) || SC_RAM_BYTES > 0
 #define UDMA_CLOCKS 0x1A102000u /* one bit per peripheral */
 #define UDMA_HYPERBUS_CLOCK (1u << HYPERBUS_PERIPHERAL)
 /* flash channel, then HyperRAM channel, then shared registers */
@@ -95,6 +96,7 @@ static inline uint32_t hart_id(void) {
 #define HYPER_PAGE_BOUND HYPER(0x100) /* 4: bursts are not split at pages */
 #define HYPER_LATENCY HYPER(0x104)
 #define HYPER_CHIP_SELECT HYPER(0x120) /* 0: HyperRAM, 1: HyperFlash */
+#endif
 
 /* ---- performance counters of a core, in builds with SC_PROFILE: each core reads its own ---- */
 #ifdef SC_PROFILE

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Port to PULP chips: workers, DMA, flash, HyperRAM. */
+ * Port to PULP chips: workers and transfers. */
 #include "sc_platform.h"
 
 /* ---- DMA ---- */
@@ -39,6 +39,7 @@ void sc_span_done(enum sc_unit unit, uint32_t begin) {
 #endif
 #endif
 
+#ifdef SC_HAS_FLASH
 /* ---- flash ---- */
 
 void sc_flash_start(void *l2, uint32_t flash_offset, uint32_t bytes) {
@@ -56,6 +57,7 @@ void sc_flash_wait(uint32_t left) {
     __asm__ volatile("" ::: "memory");
     SC_WAIT_END(SC_UNIT_HYPERBUS)
 }
+#endif
 
 #if SC_RAM_BYTES > 0
 

@@ -118,6 +118,7 @@ void __attribute__((noreturn, used)) sc_trap_report(uint32_t cause, uint32_t pc)
 
 int main(void);
 
+#if defined(SC_HAS_FLASH) || SC_RAM_BYTES > 0
 /* Once: flash is only read. */
 static void flash_init(void) {
     REG(UDMA_CLOCKS) = REG(UDMA_CLOCKS) | UDMA_HYPERBUS_CLOCK;
@@ -130,6 +131,7 @@ static void flash_init(void) {
     REG(RAM_2D) = 0;
     REG(RAM_L2_2D) = 0;
 }
+#endif
 
 SC_HOT static void __attribute__((noreturn)) work(int core) {
     for (;;) {
@@ -172,7 +174,9 @@ static void controller_init(void) {
     REG(EU_BARRIER_MEMBERS(WORKER_BARRIER)) = ALL_WORKERS;
     REG(EU_BARRIER_TARGETS(WORKER_BARRIER)) = ALL_WORKERS;
     REG(EU_DISPATCH_TEAM) = ALL_WORKERS;
+#if defined(SC_HAS_FLASH) || SC_RAM_BYTES > 0
     flash_init();
+#endif
 }
 
 void __attribute__((noreturn, used)) sc_cluster_main(uint32_t core) {

@@ -7,7 +7,7 @@
 #define SC_MODEL_NAME "gptq"
 #define SC_MODEL_LICENSE "not stated" /* of the weights */
 /* {memory, words, hash of some of the words} */
-#define SC_STORED_WEIGHTS {SC_IN_WMEM, 18868, 3621071082u}, {SC_IN_L2, 268, 584607478u}, {SC_IN_FLASH, 0, 0u}
+#define SC_STORED_WEIGHTS {SC_IN_WMEM, 18868, 3621071082u}, {SC_IN_L2, 268, 584607478u}
 #define SC_VOCAB 107
 #define SC_HIDDEN 64
 #define SC_MATRICES 16

@@ -20,16 +20,16 @@
 /* The layers, by every worker. Steps begin with a barrier, except for matrices, whose input is ready. */
 SC_PHASE static void layers(int core) {
     for (uint32_t l = 0; l < SC_LAYERS; l++) {
-        sc_step_norm(SC_QKV, WORDS(X), 60, 2 * l + 0, l, core); DONE(ATTN_IN); /* attn_in.q: RMSNorm of X -> XV */
+        sc_step_quantize(SC_QKV, WORDS(X), 60, norm_weights_of(2 * l + 0, core), l, core); DONE(ATTN_IN); /* attn_in.q: RMSNorm of X -> XV */
         sc_step_linear(SC_QKV, SC_STORE, WORDS(Y), 120, l, core); DONE(QKV); /* qkv: XV -> Y, 60 -> 120, 4 bit */
         sc_step_heads(WORDS(Y), 120, l, core); DONE(Q8); /* q8: RoPE, Y -> Q8 and KV cache */
         sc_step_attention(WORDS(Y), 120, l, core); DONE(ATTN); /* attn: Q8 and KV cache -> Y */
         if (sc_only_caches(l)) break; /* no token needs the rest of the last layer */
-        sc_step_quant(SC_O, WORDS(Y), 120, l, core); DONE(O_IN); /* o_in.q: Y -> XV */
+        sc_step_quantize(SC_O, WORDS(Y), 120, 0, l, core); DONE(O_IN); /* o_in.q: Y -> XV */
         sc_step_linear(SC_O, SC_ADD, WORDS(X), 60, l, core); DONE(MID); /* mid: XV -> added to X, 60 -> 60, 4 bit */
-        sc_step_norm(SC_GU, WORDS(X), 60, 2 * l + 1, l, core); DONE(MLP_IN); /* mlp_in.q: RMSNorm of X -> XV */
+        sc_step_quantize(SC_GU, WORDS(X), 60, norm_weights_of(2 * l + 1, core), l, core); DONE(MLP_IN); /* mlp_in.q: RMSNorm of X -> XV */
         sc_step_linear(SC_GU, SC_SILU, WORDS(H), 132, l, core); DONE(H); /* h: XV -> H, 60 -> 2 x 132, silu(gate) * up -> 132, 4 bit */
-        sc_step_quant(SC_DOWN, WORDS(H), 132, l, core); DONE(DOWN_IN); /* down_in.q: H -> XV */
+        sc_step_quantize(SC_DOWN, WORDS(H), 132, 0, l, core); DONE(DOWN_IN); /* down_in.q: H -> XV */
         sc_step_linear(SC_DOWN, SC_ADD, WORDS(X), 60, l, core); DONE(OUT); /* out: XV -> added to X, 130 -> 60, 4 bit */
         if (SC_TEAM == SC_CORES && core == 0) sc_layer_done(l);
     }
@@ -44,16 +44,16 @@ SC_HOT static void controller_layers(void) {
     const int core = SC_CORES;
     if (SC_PREFETCH_CORE == core) prefetch_first();
     for (uint32_t l = 0; l < SC_LAYERS; l++) {
-        controller_vector(SC_QKV, WORDS(X), 60, 2 * l + 0, l); DONE(ATTN_IN);
+        controller_quantize(SC_QKV, WORDS(X), 60, norm_weights_of(2 * l + 0, core), l); DONE(ATTN_IN);
         controller_matrix(SC_QKV, l); DONE(QKV);
         controller_heads(WORDS(Y), 120, l); DONE(Q8);
         controller_attention(WORDS(Y), 120, l); DONE(ATTN);
         if (sc_only_caches(l)) break;
-        controller_vector(SC_O, WORDS(Y), 120, NO_NORM, l); DONE(O_IN);
+        controller_quantize(SC_O, WORDS(Y), 120, 0, l); DONE(O_IN);
         controller_matrix(SC_O, l); DONE(MID);
-        controller_vector(SC_GU, WORDS(X), 60, 2 * l + 1, l); DONE(MLP_IN);
+        controller_quantize(SC_GU, WORDS(X), 60, norm_weights_of(2 * l + 1, core), l); DONE(MLP_IN);
         controller_matrix(SC_GU, l); DONE(H);
-        controller_vector(SC_DOWN, WORDS(H), 132, NO_NORM, l); DONE(DOWN_IN);
+        controller_quantize(SC_DOWN, WORDS(H), 132, 0, l); DONE(DOWN_IN);
         controller_matrix(SC_DOWN, l); DONE(OUT);
         sc_layer_done(l);
     }

@@ -7,7 +7,7 @@
 #define SC_MODEL_NAME "groups"
 #define SC_MODEL_LICENSE "not stated" /* of the weights */
 /* {memory, words, hash of some of the words} */
-#define SC_STORED_WEIGHTS {SC_IN_WMEM, 69512, 3478405803u}, {SC_IN_L2, 2872, 2388325870u}, {SC_IN_FLASH, 0, 0u}
+#define SC_STORED_WEIGHTS {SC_IN_WMEM, 69512, 3478405803u}, {SC_IN_L2, 2872, 2388325870u}
 #define SC_VOCAB 2600
 #define SC_HIDDEN 60
 #define SC_MATRICES 13

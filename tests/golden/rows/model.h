@@ -7,7 +7,7 @@
 #define SC_MODEL_NAME "rows"
 #define SC_MODEL_LICENSE "not stated" /* of the weights */
 /* {memory, words, hash of some of the words} */
-#define SC_STORED_WEIGHTS {SC_IN_WMEM, 5024, 2573365455u}, {SC_IN_L2, 236, 1184317645u}, {SC_IN_FLASH, 0, 0u}
+#define SC_STORED_WEIGHTS {SC_IN_WMEM, 5024, 2573365455u}, {SC_IN_L2, 236, 1184317645u}
 #define SC_VOCAB 107
 #define SC_HIDDEN 16
 #define SC_MATRICES 9
