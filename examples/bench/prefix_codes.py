@@ -190,8 +190,9 @@ def together(method: int) -> int:
 def ordered(symbols: Ints, method: int) -> Ints:
     """``symbols`` [n, symbols] of whole blocks, in the order of their streams: [blocks, symbols of a block]."""
     n, count = symbols.shape
-    columns = method if method in (ROW_THREE, ROW_FOUR) else 1
-    parts = symbols.reshape(n // ROWS, ROWS, count // columns, columns)
+    in_row = method in (ROW_THREE, ROW_FOUR)
+    columns, rows = (method, ROWS // 2) if in_row else (1, ROWS)
+    parts = symbols.reshape(n // rows, rows, count // columns, columns)
     return parts.transpose(0, 2, 1, 3).reshape(n // ROWS, -1)
 
 

@@ -22,10 +22,11 @@
 
 enum wc_method {
     WC_ROW_PAIRS = 2, /* one position, 8 rows; two rows per load */
-    WC_ROW_THREE = 3, /* three positions of a row per load, 8 rows */
-    WC_ROW_FOUR = 4,  /* four positions of a row per load, 8 rows */
-    WC_QUADS = 5,     /* as WC_ROW_PAIRS; four weights per symbol, lengths in a second table */
-    WC_CODEBOOK = 6,  /* as WC_ROW_PAIRS; four weights per 12-bit index, no lengths */
+    WC_ROW_THREE =
+        3, /* three positions, four rows; three positions of a row per load; then the other four rows */
+    WC_ROW_FOUR = 4, /* four positions in the same way */
+    WC_QUADS = 5,    /* as WC_ROW_PAIRS; four weights per symbol, lengths in a second table */
+    WC_CODEBOOK = 6, /* as WC_ROW_PAIRS; four weights per 12-bit index, no lengths */
 };
 
 enum wc_error { WC_OK, WC_BAD_OFFSETS, WC_BAD_STREAM, WC_BAD_CORRECTION };
@@ -79,9 +80,10 @@ static inline uint32_t wc_buffer_bytes(const wc_shape *s) {
 #define WC_LOOKUP(e) "and %[i], %[w], %[mask]\n" P_LW_R(e, "%[table]", "%[i]")
 #define WC_COUNT(e) WC_SDOTUP_B("%[p]", e, "%[one]")
 #define WC_SUM(row, e, x) PV_SDOTSP_B("%[a" #row "]", e, x)
-#define WC_ZERO "li %[a0], 0\nli %[a1], 0\nli %[a2], 0\nli %[a3], 0\nli %[a4], 0\nli %[a5], 0\nli %[a6], 0\nli %[a7], 0\n"
-#define WC_SUMS [a0] "=&r"(a[0]), [a1] "=&r"(a[1]), [a2] "=&r"(a[2]), [a3] "=&r"(a[3]), [a4] "=&r"(a[4]),    \
-    [a5] "=&r"(a[5]), [a6] "=&r"(a[6]), [a7] "=&r"(a[7])
+#define WC_ZERO_FOUR "li %[a0], 0\nli %[a1], 0\nli %[a2], 0\nli %[a3], 0\n"
+#define WC_ZERO WC_ZERO_FOUR "li %[a4], 0\nli %[a5], 0\nli %[a6], 0\nli %[a7], 0\n"
+#define WC_SUMS_FOUR [a0] "=&r"(a[0]), [a1] "=&r"(a[1]), [a2] "=&r"(a[2]), [a3] "=&r"(a[3])
+#define WC_SUMS WC_SUMS_FOUR, [a4] "=&r"(a[4]), [a5] "=&r"(a[5]), [a6] "=&r"(a[6]), [a7] "=&r"(a[7])
 
 /* 12 instructions and `between`, which stands where the core would wait for the entry. The sum of e1 is left to the
  * next two rows. */
@@ -115,23 +117,26 @@ static inline uint32_t wc_row_pairs(int32_t *a, const uint8_t *base, uint32_t p,
     WC_THEN(row, "%[e1]", "%[x1]", "%[e2]") WC_COUNT("%[e2]")
 #define WC_THREE_SUM(row) WC_SUM(row, "%[e2]", "%[x2]")
 
-/* 147 instructions per 24 symbols */
-static inline uint32_t wc_row_three(int32_t *a, const uint8_t *base, uint32_t p, const wc_operands *o) {
+/* Four rows, whose loop fits the 512 bytes of a core's own instruction cache: 75 instructions per 12 symbols */
+static inline uint32_t wc_three_of_four_rows(int32_t *a, const uint8_t *base, uint32_t p, const wc_operands *o) {
     const int32_t *x = o->expanded;
     uint32_t w, i, e0, e1, e2, x0, x1, x2;
-    __asm__ volatile(WC_ZERO
-                     SC_LOOP_BEGIN("%[n]", 147)
+    __asm__ volatile(WC_ZERO_FOUR
+                     SC_LOOP_BEGIN("%[n]", 75)
                      P_LW_POST("%[x0]", "%[x]", "4") P_LW_POST("%[x1]", "%[x]", "4")
                      WC_THREE(0, P_LW_POST("%[x2]", "%[x]", "4")) WC_THREE(1, WC_THREE_SUM(0))
-                     WC_THREE(2, WC_THREE_SUM(1)) WC_THREE(3, WC_THREE_SUM(2)) WC_THREE(4, WC_THREE_SUM(3))
-                     WC_THREE(5, WC_THREE_SUM(4)) WC_THREE(6, WC_THREE_SUM(5)) WC_THREE(7, WC_THREE_SUM(6))
-                     WC_THREE_SUM(7)
-                     SC_LOOP_END(147)
-                     : WC_SUMS, [p] "+&r"(p), [x] "+&r"(x), [w] "=&r"(w), [i] "=&r"(i), [e0] "=&r"(e0),
+                     WC_THREE(2, WC_THREE_SUM(1)) WC_THREE(3, WC_THREE_SUM(2)) WC_THREE_SUM(3)
+                     SC_LOOP_END(75)
+                     : WC_SUMS_FOUR, [p] "+&r"(p), [x] "+&r"(x), [w] "=&r"(w), [i] "=&r"(i), [e0] "=&r"(e0),
                        [e1] "=&r"(e1), [e2] "=&r"(e2), [x0] "=&r"(x0), [x1] "=&r"(x1), [x2] "=&r"(x2)
                      : [base] "r"(base), [table] "r"(o->table), [mask] "r"(4 * (o->shape->entries - 1)), [one] "r"(1),
                        [n] "r"(o->shape->symbols / 3)
                      : "memory");
+    return p;
+}
+
+static inline uint32_t wc_row_three(int32_t *a, const uint8_t *base, uint32_t p, const wc_operands *o) {
+    for (int half = 0; half < WC_ROWS; half += 4) p = wc_three_of_four_rows(a + half, base, p, o);
     return p;
 }
 
@@ -140,19 +145,17 @@ static inline uint32_t wc_row_three(int32_t *a, const uint8_t *base, uint32_t p,
     WC_THEN(row, "%[e1]", "%[x1]", "%[e0]") WC_THEN(row, "%[e0]", "%[x2]", "%[e1]") WC_COUNT("%[e1]")
 #define WC_FOUR_SUM(row) WC_SUM(row, "%[e1]", "%[x3]")
 
-/* 188 instructions per 32 symbols */
-static inline uint32_t wc_row_four(int32_t *a, const uint8_t *base, uint32_t p, const wc_operands *o) {
+/* 96 instructions per 16 symbols */
+static inline uint32_t wc_four_of_four_rows(int32_t *a, const uint8_t *base, uint32_t p, const wc_operands *o) {
     const int32_t *x = o->expanded;
     uint32_t w, i, e0, e1, x0, x1, x2, x3;
-    __asm__ volatile(WC_ZERO
-                     SC_LOOP_BEGIN("%[n]", 188)
+    __asm__ volatile(WC_ZERO_FOUR
+                     SC_LOOP_BEGIN("%[n]", 96)
                      P_LW_POST("%[x0]", "%[x]", "4") P_LW_POST("%[x1]", "%[x]", "4") P_LW_POST("%[x2]", "%[x]", "4")
                      WC_FOUR(0, P_LW_POST("%[x3]", "%[x]", "4")) WC_FOUR(1, WC_FOUR_SUM(0))
-                     WC_FOUR(2, WC_FOUR_SUM(1)) WC_FOUR(3, WC_FOUR_SUM(2)) WC_FOUR(4, WC_FOUR_SUM(3))
-                     WC_FOUR(5, WC_FOUR_SUM(4)) WC_FOUR(6, WC_FOUR_SUM(5)) WC_FOUR(7, WC_FOUR_SUM(6))
-                     WC_FOUR_SUM(7)
-                     SC_LOOP_END(188)
-                     : WC_SUMS, [p] "+&r"(p), [x] "+&r"(x), [w] "=&r"(w), [i] "=&r"(i), [e0] "=&r"(e0),
+                     WC_FOUR(2, WC_FOUR_SUM(1)) WC_FOUR(3, WC_FOUR_SUM(2)) WC_FOUR_SUM(3)
+                     SC_LOOP_END(96)
+                     : WC_SUMS_FOUR, [p] "+&r"(p), [x] "+&r"(x), [w] "=&r"(w), [i] "=&r"(i), [e0] "=&r"(e0),
                        [e1] "=&r"(e1), [x0] "=&r"(x0), [x1] "=&r"(x1), [x2] "=&r"(x2), [x3] "=&r"(x3)
                      : [base] "r"(base), [table] "r"(o->table), [mask] "r"(4 * (o->shape->entries - 1)), [one] "r"(1),
                        [n] "r"(o->shape->symbols / 4)
@@ -160,10 +163,15 @@ static inline uint32_t wc_row_four(int32_t *a, const uint8_t *base, uint32_t p, 
     return p;
 }
 
+static inline uint32_t wc_row_four(int32_t *a, const uint8_t *base, uint32_t p, const wc_operands *o) {
+    for (int half = 0; half < WC_ROWS; half += 4) p = wc_four_of_four_rows(a + half, base, p, o);
+    return p;
+}
+
 #define WC_QUAD(e, l)                                                                                        \
     "and %[i], %[w], %[mask]\n" P_LW_R(e, "%[table]", "%[i]") "srli %[i], %[i], 2\n"                         \
     WC_LBU_R(l, "%[lengths]", "%[i]")
-/* 18 instructions, the last of which stands where the core would wait for the next load */
+/* 16 instructions and `between` */
 #define WC_TWO_QUADS(row, between)                                                                           \
     WC_REFILL WC_QUAD("%[e0]", "%[l0]") between "srl %[w], %[w], %[l0]\nadd %[p], %[p], %[l0]\n"             \
     WC_QUAD("%[e1]", "%[l1]") WC_SUM(row, "%[e0]", "%[x0]") "add %[p], %[p], %[l1]\n"
@@ -227,27 +235,27 @@ static inline int32_t wc_dot(uint32_t e, uint32_t x, int from) {
     return sum;
 }
 
-/* All methods: `together` symbols per load; of one row, or of consecutive rows if there are 2. Returns the position
- * after the last symbol, in bits. */
+/* All methods: `together` symbols per load; of one row, or of consecutive rows. Returns the position after the last
+ * symbol, in bits. */
 static inline uint32_t wc_symbols(int32_t *a, const uint8_t *base, uint32_t p, const wc_operands *o) {
     const wc_shape *s = o->shape;
     const uint8_t *lengths = (const uint8_t *)(o->table + s->entries);
     const int in_row = s->method == WC_ROW_THREE || s->method == WC_ROW_FOUR;
-    const uint32_t together = in_row ? s->method : 2, columns = in_row ? together : 1;
+    const uint32_t columns = in_row ? s->method : 1, together = in_row ? columns : 2, rows = in_row ? 4 : 8;
+    uint32_t w = 0;
     for (int r = 0; r < WC_ROWS; r++) a[r] = 0;
-    for (uint32_t at = 0; at < s->symbols; at += columns) {
-        for (uint32_t done = 0; done < columns * WC_ROWS; done += together) {
-            uint32_t w = wc_load(base + (p >> 3)) >> (p & 7);
-            for (uint32_t j = done; j < done + together; j++) {
-                const uint32_t index = w >> 2 & (s->entries - 1), e = o->table[index];
-                const uint32_t bits = s->method == WC_QUADS      ? lengths[index]
-                                      : s->method == WC_CODEBOOK ? WC_MAX_BITS
-                                                                 : e & 255;
-                const uint32_t row = in_row ? done / together : j, column = in_row ? j - done : 0;
-                a[row] += wc_dot(e, (uint32_t)o->expanded[at + column], s->method < WC_QUADS);
-                p += bits, w >>= bits & 31;
-            }
-        }
+    for (uint32_t j = 0; j < s->symbols * WC_ROWS; j++) {
+        /* the order of symbols: parts of `rows`, then groups of `columns`, then rows, then columns */
+        const uint32_t group = j / columns, column = j % columns, groups = s->symbols / columns;
+        const uint32_t row = group / (rows * groups) * rows + group % rows;
+        const uint32_t position = group / rows % groups * columns + column;
+        if (j % together == 0) w = wc_load(base + (p >> 3)) >> (p & 7);
+        const uint32_t index = w >> 2 & (s->entries - 1), e = o->table[index];
+        const uint32_t bits = s->method == WC_QUADS      ? lengths[index]
+                              : s->method == WC_CODEBOOK ? WC_MAX_BITS
+                                                         : e & 255;
+        a[row] += wc_dot(e, (uint32_t)o->expanded[position], s->method < WC_QUADS);
+        p += bits, w >>= bits;
     }
     return p;
 }
