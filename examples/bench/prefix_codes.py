@@ -155,8 +155,8 @@ class JointCode:
         Both are chosen for the least squared error plus the price of the bits.
         """
         values = self.values.astype(np.float32)
-        lengths = np.where(self.lengths > most_bits, np.float32(1e6), self.lengths)
-        constant = ((values**2).sum(1) + self.price * lengths).astype(np.float32)
+        constant = ((values**2).sum(1) + self.price * self.lengths).astype(np.float32)
+        constant[self.lengths > most_bits] = np.inf
         reach = np.abs(values).max()
         near = t.clip(-reach, reach).astype(np.float32)
         parts = np.array_split(near, max(1, len(near) // 2048))

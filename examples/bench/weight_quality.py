@@ -156,8 +156,10 @@ class Grid:
     ) -> tuple[torch.Tensor, int]:
         turned = self.values @ metric
         constant = turned.square().sum(1) + price * self.lengths
-        near = w.clamp(-self.reach, self.reach) @ metric
-        which = torch.cat([(constant - 2 * part @ turned.T).argmin(1) for part in near.split(512)])
+        near, turned = w.clamp(-self.reach, self.reach) @ metric, -2 * turned.T
+        which = torch.cat(
+            [torch.addmm(constant, part, turned).argmin(1) for part in near.split(64)]
+        )
         v = self.values[which]
         missing = w - v
         whole = missing.round().clamp(-127, 127)
