@@ -152,7 +152,9 @@ def test_weights_on_the_chip_all_along_a_pass(
     need("host")
     plain = planner._needs_of
     monkeypatch.setattr(
-        planner, "_needs_of", lambda use: replace(plain(use), interleave_matrices=True, stages=4)
+        planner,
+        "_needs_of",
+        lambda s, use: replace(plain(s, use), interleave_matrices=True, stages=4),
     )
     monkeypatch.setattr(planner, "STAGES", (4,))
     every = sum(m.bytes for m in shape.matrices)
@@ -188,7 +190,7 @@ def in_two_memories(
         target = SIRACUSA.with_room(wmem=room, l2=l2_without_weights(shape, l1))
         plain = planner._needs_of
         monkeypatch.setattr(
-            planner, "_needs_of", lambda use: replace(plain(use), interleave_head=every)
+            planner, "_needs_of", lambda s, use: replace(plain(s, use), interleave_head=every)
         )
         monkeypatch.setattr(planner, "STAGES", (2,))
         monkeypatch.setattr(planner, "HEAD_INTERLEAVES", ())
