@@ -33,6 +33,7 @@ from .programs import (
     random_request,
     shape_of,
 )
+from .test_declared_uses import REQUEST, watched
 
 LAYERS = 3
 
@@ -117,6 +118,18 @@ def test_races(tmp_path: Path, name: str) -> None:
     for lazy in ({}, {"LAZY": "1"}):
         program.build("host", SAN="thread", CORES="8", **lazy)
         program.prove("host", request_of(program), want)
+
+
+@pytest.mark.slow
+def test_no_step_touches_other_buffers(tmp_path: Path) -> None:
+    """The address sanitizer lets each step access only the L1 buffers that its op declares."""
+    need("host")
+    program = watched(build_case(tmp_path, "four tokens"))
+    code, lines, errors = program.run()
+    assert code == 0, errors[:20]
+    graph = program.program.graph
+    verdict = compare(parse(lines), reference(graph, REQUEST), graph)
+    assert verdict.ok and verdict.compared > 1000
 
 
 @pytest.mark.gvsoc
