@@ -3,7 +3,7 @@ lengths, prompts that end within a block, wrong drafts, and a conversation that 
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from helpers.tiers import in_tiers
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.abi import Trace
+from shrinkc.core.errors import DoesNotFit
 from shrinkc.importer import load_model
 from shrinkc.ir.interpreter import Interpreter
 from shrinkc.memory.parts import kv_layers_bytes
@@ -40,12 +41,13 @@ LAYERS = 3
 
 @dataclass(frozen=True)
 class Case:
-    """``l1``: budget in KiB with which the planner chooses ``chosen``: blocks of a piece, tokens that attend at the
-    same time, and tokens of a pass."""
+    """``l1``: budget in KiB with which the planner chooses ``chosen``: blocks of a piece, and tokens that attend at the
+    same time.  ``chunk``: tokens of a pass; 0: several."""
 
     context: int
     l1: float
-    chosen: tuple[int, int, int]
+    chosen: tuple[int, int]
+    chunk: int = 0
     kv_bits: int = 8
     heads: int = 6
     kv_heads: int = 3
@@ -53,14 +55,14 @@ class Case:
 
 
 CASES = {
-    "four tokens": Case(90, 52, (2, 4, 16)),
-    "two tokens": Case(61, 41, (2, 2, 16)),
-    "one token, pieces of a block": Case(90, 40, (1, 1, 16)),
-    "passes of one token": Case(61, 21.5, (2, 4, 1)),
-    "4 bits": Case(93, 36.5, (3, 4, 8), kv_bits=4),
-    "more heads than cores": Case(67, 53, (2, 2, 8), heads=12, kv_heads=2, head_dim=16),
-    "4 bits, long heads": Case(72, 63.5, (2, 4, 12), kv_bits=4, heads=4, kv_heads=4, head_dim=32),
-    "long pieces": Case(330, 36.5, (5, 4, 16), heads=4, kv_heads=1, head_dim=8),
+    "four tokens": Case(90, 52, (2, 4)),
+    "two tokens": Case(61, 41, (2, 2)),
+    "one token, pieces of a block": Case(90, 40, (1, 1)),
+    "passes of one token": Case(61, 20.75, (2, 4), chunk=1),
+    "4 bits": Case(93, 36.5, (3, 4), kv_bits=4),
+    "more heads than cores": Case(67, 53, (2, 2), heads=12, kv_heads=2, head_dim=16),
+    "4 bits, long heads": Case(72, 63.5, (2, 4), kv_bits=4, heads=4, kv_heads=4, head_dim=32),
+    "long pieces": Case(330, 36.5, (5, 4), heads=4, kv_heads=1, head_dim=8),
 }
 
 
@@ -88,7 +90,8 @@ def build_case(folder: Path, name: str) -> Program:
     program = compile_graph(graph, model, folder / "out", target, budget)
     plan = program.plan
     assert plan.kv_layers == {"hyperram": LAYERS}
-    assert (plan.kv_tile_blocks, plan.kv_streamed, plan.chunk) == case.chosen
+    assert (plan.kv_tile_blocks, plan.kv_streamed) == case.chosen
+    assert plan.chunk == case.chunk or (plan.chunk > 1 and not case.chunk)
     return program
 
 
@@ -106,6 +109,45 @@ def test_host_and_qemu(tmp_path: Path, name: str, sanitizers: dict[str, str]) ->
     need("host")
     program = build_case(tmp_path, name)
     prove_on_host_and_qemu(program, request_of(program), sanitizers)
+
+
+def streaming(shape: ModelShape, rng: np.random.Generator) -> tuple[Target, int]:
+    """Return a target whose L2 lacks room for a layer's cache, and a budget of L1 with which the cache streams."""
+    found = []
+    for budget in range(96 * KIB, 12 * KIB, -3 * KIB):
+        with suppress(DoesNotFit, AssertionError):
+            target = cramped(shape, budget)
+            if make_plan(shape, target, budget).kv_streamed:
+                found.append((target, budget))
+    return found[int(rng.integers(len(found)))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_random_sizes(tmp_path: Path, seed: int) -> None:
+    """Contexts, heads and prompts of any size, and what the planner chooses for some budget of L1."""
+    need("host")
+    rng = np.random.default_rng(seed)
+    kv_heads = int(rng.integers(1, 5))
+    sizes = {"kv_heads": kv_heads, "heads": kv_heads * int(rng.integers(1, 5))}
+    sizes["head_dim"] = 2 * int(rng.integers(2, 13))
+    write_tiny_llama(
+        tmp_path / "model",
+        hidden=36,
+        intermediate=74,
+        layers=2,
+        seed=seed,
+        max_position=512,
+        **sizes,
+    )
+    model = load_model(tmp_path / "model")
+    context = int(rng.integers(40, 250))
+    graph = lower(model, QuantOptions(kv_bits=8 if seed % 2 else 4), context)
+    target, budget = streaming(shape_of(graph, model), rng)
+    program = compile_graph(graph, model, tmp_path / "out", target, budget)
+    program.build("host", CORES=str(rng.integers(1, 9)), LAZY="1")
+    prompt = int(rng.integers(1, context))
+    program.prove("host", random_request(graph, rng, prompt, min(context - prompt, 50), WARM))
 
 
 @pytest.mark.slow
