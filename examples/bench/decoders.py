@@ -82,7 +82,8 @@ OPTIONS = (
     "-fno-pic", "-falign-loops=4", "-fno-tree-loop-distribute-patterns", "-nostdlib", "-static",
     "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments",
     "-Wl,--build-id=none", "-Wl,--defsym=SC_CL_STACK=1040", "-Wl,--defsym=SC_CODE=16384",
-    "-Wl,--defsym=SC_CODE_IN_WMEM=1", "-Wl,--defsym=SC_CODE_IN_L2=0", "-DSC_RAM_BYTES=0", "-DSC_HAS_WMEM=1",
+    "-Wl,--defsym=SC_CODE_IN_WMEM=1", "-Wl,--defsym=SC_CODE_IN_L2=0", "-DSC_RAM_BYTES=0",
+    "-DSC_HAS_WMEM=1", "-DSC_HAS_FLASH=1",
 )  # fmt: skip
 HEADERS = ("include", "program", "platform/pulp", "platform/siracusa")
 

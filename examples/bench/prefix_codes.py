@@ -123,7 +123,7 @@ class JointCode:
             lengths[at] = length
         if first:
             entries[:, 0] = lengths
-        parts = [entries.reshape(-1)] + ([] if first else [lengths])
+        parts = [entries.reshape(-1)] + ([lengths] if self.method == QUADS else [])
         return np.concatenate(parts).view("<u4")
 
     @classmethod

@@ -67,16 +67,11 @@ class Format:
 
 ONE_STEP, THREE = "one step per matrix", "joint code of three"
 FORMATS = (
-    Format("triple_29", "triple_12", f"{THREE}, {ONE_STEP}", 3, 12, deviation=1.8),
     Format("w3_g32", "w3_g32", "3 bits, group size 32", bits=3, group=32),
-    Format("codebook", "codebook", f"codebook of four, {ONE_STEP}", 4, 12, deviation=16, method=CODEBOOK),
-    Format("triple_33", "triple_12", f"{THREE}, {ONE_STEP}", 3, 12, deviation=2.4),
-    Format("w4_g64", "w4_g64", "4 bits, group size 64", bits=4, group=64),
+    Format("triple_31", "triple_12", f"{THREE}, {ONE_STEP}", 3, 12, deviation=2.0),
+    Format("triple_29", "triple_12", f"{THREE}, {ONE_STEP}", 3, 12, deviation=1.8),
     Format("triple_29_rows", "triple_12", f"{THREE}, one step per channel", 3, 12, deviation=1.8, per_row=True),
-    Format("triple_25", "triple_12", f"{THREE}, {ONE_STEP}", 3, 12, deviation=1.4),
-    Format("w3_g64", "w3_g64", "3 bits, group size 64", bits=3, group=64),
-    Format("pair_29", "pair_10", f"joint code of two, {ONE_STEP}", 2, 10, deviation=1.8),
-    Format("w2_g32", "w2_g32", "2 bits, group size 32", bits=2, group=32),
+    Format("codebook", "codebook", f"codebook of four, {ONE_STEP}", 4, 12, deviation=16, method=CODEBOOK),
 )  # fmt: skip
 
 
