@@ -32,7 +32,7 @@ def vast(tmp_path: Path) -> Shortfall:
 
 def test_every_level_that_lacks_has_its_numbers(vast: Shortfall) -> None:
     assert not vast.fits and vast.context == 4000
-    assert [lack.level for lack in vast.lacks] == ["l1", "l2", "hyperram", "weights"]
+    assert [lack.level for lack in vast.lacks] == ["l1", "hyperram", "l2", "weights"]
     for lack in vast.lacks:
         assert lack.excess == lack.need - lack.have > 0
         assert lack.largest and all(size > 0 for _, size in lack.largest)
@@ -54,7 +54,7 @@ def test_no_word_of_a_sentence_decides(monkeypatch: pytest.MonkeyPatch, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(VAST))
     found = prepare(request(tmp_path / "config.json", context=4000))
     assert isinstance(found, Shortfall)
-    assert [lack.level for lack in found.lacks] == ["l1", "l2", "hyperram", "weights"]
+    assert [lack.level for lack in found.lacks] == ["l1", "hyperram", "l2", "weights"]
 
 
 def test_alternatives_are_sought_when_asked_for(

@@ -167,7 +167,11 @@ def _reserve(
             free[level] -= size
             buffers.append(("kv cache", level, size))
 
-    tables, missing = [], [("kv cache", sum(left))] if left and not needs.kv_stage else []
+    if left and needs.kv_stage:  # a larger L2 would not help
+        (level,) = strategy.cache
+        need, name = sum(kv_layers_bytes(s, needs.chunk)), t.kind(level).label
+        return Lack(level, need, t.room(level), (("kv cache", need),), name=name)
+    tables, missing = [], [("kv cache", sum(left))] if left else []
     at = dict.fromkeys(free, 0)
     for name, table in table_sizes(s).items():
         levels = by_access(FETCHED) if name in strategy.in_flash else ON_CHIP
@@ -177,7 +181,7 @@ def _reserve(
             continue
         tables.append(Table(name, where, at[where], table))
         at[where], free[where] = at[where] + table, free[where] - table
-    if left and not needs.kv_stage and L2 not in strategy.cache:
+    if left and L2 not in strategy.cache:
         return None
     if not left and swapped and not any(v in OUTSIDE for v in kv_layers):
         return None
@@ -189,10 +193,6 @@ def _reserve(
             total[name] = total.get(name, 0) + align(size)
         largest = sorted(total.items(), key=lambda f: -f[1])[:3]
         return Lack(L2, sum(total.values()), t.l2, tuple(largest))
-    if left:  # of a cache that streams
-        (level,) = strategy.cache
-        need, name = sum(kv_layers_bytes(s, needs.chunk)), t.kind(level).label
-        return Lack(level, need, t.room(level), (("kv cache", need),), name=name)
     return _Reserved(buffers, tables, kv_layers, stage, embed, table_stage)
 
 
@@ -371,7 +371,9 @@ def _strategies(s: ModelShape, t: Target, needs: LowerNeeds) -> Iterator[_Strate
 def _feasible(s: ModelShape, t: Target, needs: LowerNeeds, strategy: _Strategy) -> bool:
     """Return whether a strategy gives an arrangement, or lacks only room for weights."""
     found = _arrange(s, t, needs, strategy)
-    return isinstance(found, Lack) or (found is not None and not found.unstaged)
+    if isinstance(found, Lack):
+        return found.level != L2
+    return found is not None and not found.unstaged
 
 
 def arrange(s: ModelShape, t: Target, needs: LowerNeeds) -> Arrangement:
@@ -381,11 +383,14 @@ def arrange(s: ModelShape, t: Target, needs: LowerNeeds) -> Arrangement:
     """
     best: Arrangement | None = None
     lacks: list[Lack] = []
+    inexact: list[Lack] = []  # more L2 would change what else goes there
     for strategy in _strategies(s, t, needs):
         found = _arrange(s, t, needs, strategy)
         if isinstance(found, Lack):
             if found.level != L2 or _feasible(s, t.with_room(l2=found.need), needs, strategy):
                 lacks.append(found)
+            else:
+                inexact.append(found)
             continue
         if found is None or found.unstaged:
             continue
@@ -396,7 +401,9 @@ def arrange(s: ModelShape, t: Target, needs: LowerNeeds) -> Arrangement:
     if best is not None:
         return best
     # room for weights is the real problem if some strategy has everything else in L2
-    raise DoesNotFit.of(min(lacks, key=lambda lack: (lack.level != "weights", lack.excess)))
+    raise DoesNotFit.of(
+        min(lacks or inexact, key=lambda lack: (lack.level != "weights", lack.excess))
+    )
 
 
 def reserved_bytes(s: ModelShape, t: Target, needs: LowerNeeds) -> int:
