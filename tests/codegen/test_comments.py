@@ -67,3 +67,17 @@ def test_comments_of_the_example(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [3, 5, 9])
 def test_comments_of_other_models(seed: int, tmp_path: Path) -> None:
     assert missing(build(draw(seed), tmp_path).out) == []
+
+
+def test_the_example_is_short(tmp_path: Path) -> None:
+    """Model, runtime and encoder of examples/stories; the platforms aside."""
+    shrinkc.compile(STORIES, tmp_path / "out")
+    src = tmp_path / "out/src"
+    files = [src / name for name in ("model.c", "model.h", "forward.c")]
+    files += [*(src / "runtime").iterdir(), *(src / "encode").glob("*.[ch]")]
+    texts = [file.read_text() for file in files]
+    guards = sum(file.suffix == ".h" for file in files)
+    conditionals = sum(len(re.findall(r"(?m)^[ \t]*#[ \t]*if", text)) for text in texts)
+    assert 20 < len(files) <= 25
+    assert 4000 < sum(text.count("\n") for text in texts) <= 5000
+    assert 20 < conditionals - guards <= 40
