@@ -330,7 +330,7 @@ def _inputs(matrices: list[CMatrix]) -> dict[str, tuple[str, dict[str, int]]]:
 
 
 def _silu_joined(shape: ModelShape, ops: list[SiluMul]) -> bool:
-    """Whether joined_silu() of sc_epilogue_neureka.h multiplies all gates with their ups."""
+    """Whether joined_silu() of the runtime multiplies all gates with their ups."""
     gate_ups = [m for m in shape.matrices if m.name.endswith(".gate_up")]
     whole = all(m.engine != CORES and m.rows % ROW_BLOCK == 0 for m in gate_ups)
     return whole and all(op.gelu is None and -12 <= op.gate_shift < 16 for op in ops)
