@@ -235,6 +235,13 @@ def test_no_two_threads_meet(name: str, tmp_path: Path, eager: None) -> None:
     assert prove(compiled(CASES[name], tmp_path), "host", 19, 2, SAN="thread", CORES="8") > 1000
 
 
+def test_only_whole_blocks_are_joined_in_one_loop(tmp_path: Path, eager: None) -> None:
+    """Gates and ups of 102 and of 72 channels: blocks have 4 of each."""
+    for name, parts in (("1x1", True), ("both, pitches alike", False)):
+        program = compiled(CASES[name], tmp_path / name)
+        assert ("sc_join_gates" in program.sources) == parts
+
+
 @pytest.mark.gvsoc
 @pytest.mark.parametrize("name", ON_GVSOC)
 def test_on_the_chips_simulator(name: str, tmp_path: Path, eager: None) -> None:

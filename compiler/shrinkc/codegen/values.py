@@ -235,7 +235,7 @@ def values_of(
         known=tuple(CALLS),
         macros=_macros(graph),
         gate_shifts=sorted({op.gate_shift for op in ops_of_type(graph, SiluMul)}),
-        silu_joined=_silu_joined(shape, ops_of_type(graph, SiluMul)),
+        silu_joined=_silu_joined(graph),
         even_rows=bool(engines) and all(m.rows % 2 == 0 for m in readers if m.engine != CORES),
         per_layer=[
             (kind, [name for name, _ in numbers])
@@ -329,11 +329,15 @@ def _inputs(matrices: list[CMatrix]) -> dict[str, tuple[str, dict[str, int]]]:
     return found
 
 
-def _silu_joined(shape: ModelShape, ops: list[SiluMul]) -> bool:
+def _silu_joined(graph: Graph) -> bool:
     """Whether joined_silu() of the runtime multiplies all gates with their ups."""
-    gate_ups = [m for m in shape.matrices if m.name.endswith(".gate_up")]
-    whole = all(m.engine != CORES and m.rows % ROW_BLOCK == 0 for m in gate_ups)
-    return whole and all(op.gelu is None and -12 <= op.gate_shift < 16 for op in ops)
+    weights = [
+        op.weight for op in ops_of_type(graph, Linear) if op.weight.name.endswith(".gate_up")
+    ]
+    whole = all(w.engine != CORES and w.n % ROW_BLOCK == 0 for w in weights)
+    return whole and all(
+        op.gelu is None and -12 <= op.gate_shift < 16 for op in ops_of_type(graph, SiluMul)
+    )
 
 
 def _in_products(shape: MatrixShape) -> bool:
