@@ -8,8 +8,7 @@
 #ifndef SC_ATTENTION_H
 #define SC_ATTENTION_H
 
-#include "model.h"
-#include "sc_kernels.h"
+#include "sc_model.h"
 
 #define SC_KV_POSITIONS 4
 #if SC_KV_BITS == 4

@@ -262,11 +262,8 @@ static inline joining joining_of(const sc_matrix *m, const sc_qvec *x, const sc_
     return j;
 }
 
-/* Up to this many tokens, N-EUREKA computes low and high sums in one tile (half its pixels each). Longer
- * chunks get combined sums. Their last tokens could be separate too, but that is not worth the code. */
-#define SC_SUMS_APART 18
-
-/* Sums of one token, of several, or of several with high sums already added to low ones. */
+/* Sums of one token, of several, or of several with high sums already added to low ones. OF_ONE does for several,
+ * in less code. */
 enum row_sums { OF_ONE, OF_SEVERAL, OF_SEVERAL_SUMMED };
 
 /* Finishes rows row .. row + rows - 1 of one token, all below m->rows. With `barrier`: calls sc_team_barrier()
@@ -277,7 +274,7 @@ SC_INLINE void join(const joining *j, const uint16_t *r, uint32_t row, uint32_t 
     const int summed = kind == OF_SEVERAL_SUMMED;
 #ifndef SC_JOIN_PORTABLE
     if (j->how == JOIN_SILU && (SC_SILU_JOINED || rows % SC_ROWS == 0)) {
-        if (kind != OF_ONE && (summed || SC_CHUNK <= SC_SUMS_APART))
+        if (kind != OF_ONE)
             silu_of_several(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, summed);
         else
             joined_silu(r, rows / SC_ROWS, low, high, j->mantissa, j->right, out, dst + row / 2, barrier);

@@ -43,6 +43,8 @@ static inline void norm_several(uint32_t mine, uint32_t shared, sc_qvec *out) {
     for (uint32_t t = mine; t < shared; t += SC_CORES) sc_q16_norm(parts[t], SC_NORM_EPS, &out[t]);
 }
 
+#define NORM_UNIT (2 * (SC_NORM_DROP - SC_NORM_SHIFT)) /* 0 .. 31; 32 for 2 to 4 inputs */
+
 /* src -> out: 16-bit input of matrix m for tokens first .. sc_now.tokens - 1, with values from `to` on. With
  * gain: RMSNorm first. For several tokens, or one with permuted inputs. */
 SC_WARM static void quantize_q16(const sc_matrix *m, const int32_t *src, uint32_t stride, const int32_t *gain,
@@ -54,6 +56,8 @@ SC_WARM static void quantize_q16(const sc_matrix *m, const int32_t *src, uint32_
                     .stride = stride,
                     .tokens = tokens,
                     .gain = gain,
+                    .norm_drop = SC_NORM_DROP,
+                    .norm_unit = NORM_UNIT,
                     .y = y[0],
                     .y_stride = SC_Y_WORDS,
                     .parts = parts[0],
@@ -102,7 +106,8 @@ SC_PHASE static void quantize_token(const sc_matrix *m, const int32_t *src, cons
     sc_team_barrier();
     for (int share = core; share < SC_Q16_SHARES; share += SC_CORES) {
         if (share != core) n = q16_share(layout->k, (uint32_t)share, &first);
-        q16_scan(src + first, gain ? gain + first : 0, n, SC_NORM_DROP, y[0] + first, &parts[0][share]);
+        q16_scan(src + first, gain ? gain + first : 0, n, SC_NORM_DROP, NORM_UNIT, y[0] + first,
+                 &parts[0][share]);
         if (SC_CORES == SC_Q16_SHARES) break;
     }
     sc_team_barrier();

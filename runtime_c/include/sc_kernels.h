@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Interface of the kernels. A kernel has no state and no barrier. It does the share of core `core` of
- * `cores`, for any number of cores and any shape. The tests run it once per core. */
+ * Interface of the kernels. A kernel has no state, no barrier and no constant of the model: shapes are
+ * arguments. It does the share of core `core` of `cores`, for any number of cores and any shape. */
 #ifndef SC_KERNELS_H
 #define SC_KERNELS_H
 
-#include "model.h"
-#include "sc_model.h"
+#include "sc_matrix.h"
 #include "sc_num.h"
 
 #if SC_XGROUPS > 0
@@ -68,6 +67,7 @@ typedef struct {
     uint32_t stride;
     uint32_t first, tokens; /* tokens first .. tokens - 1 are quantised */
     const int32_t *gain;
+    int norm_drop, norm_unit; /* with gain: as in q16_scan() */
 #if SC_PERMS
     const uint16_t *perm; /* element j is made from x[perm[j]]; or NULL */
 #endif
@@ -81,41 +81,6 @@ typedef struct {
     int32_t *spill; /* SC_SPILL_WORDS of this core, if vectors replace their source in place; else NULL */
 #endif
 } sc_q16_job;
-#if SC_IN_PLACE
-/* Slot of a matrix in its layer; the LM head is slot 0. Adapters lie between them: models with adapters have
- * no in-place plan. */
-static inline enum sc_slot sc_slot_of(const sc_matrix *m) {
-    return (enum sc_slot)((uint32_t)(m - sc_matrices) % SC_SLOTS);
-}
-#endif
-/* Words of a token's room if the vectors of several tokens replace their source in place, else 0:
- * Plan.in_place. */
-static inline uint32_t sc_room_in_place(const sc_matrix *m) {
-#if SC_IN_PLACE
-    return sc_slot_of(m) == SC_DOWN ? SC_ROOM_OF_DOWN : sc_slot_of(m) == SC_O ? SC_ROOM_OF_O : 0;
-#else
-    (void)m;
-    return 0;
-#endif
-}
-/* Taps per vector of a matrix's second layout (engines/neureka_both.py); 0: it has none. */
-static inline uint32_t sc_taps(const sc_matrix *m) {
-#ifdef SC_TAPS
-    (void)m;
-    return SC_TAPS;
-#else
-    return m->taps;
-#endif
-}
-/* Bytes from the low to the high bytes of a vector: in place, half of its room. The second layout has padding
- * between them, which only a single token needs. */
-static inline uint32_t sc_q16_pitch(const sc_matrix *m, uint32_t tokens) {
-    const uint32_t room = SC_IN_PLACE && tokens > 1 ? sc_room_in_place(m) : 0;
-    if (room) return 2 * room;
-    if (tokens > 1 && sc_taps(m)) return 4u * m->in.last_words;
-    (void)tokens;
-    return 4u * m->in.words;
-}
 void sc_q16_scan(const sc_q16_job *j, int core, int cores);
 void sc_q16_quantize(const sc_q16_job *j, int core, int cores);
 /* All of token t by one core, whatever `first` is. Needs a gain, or no permutation. */

@@ -155,6 +155,10 @@ SC_INLINE void store_share(const sc_matrix *m, const sc_qvec *x, const job_share
     }
 }
 
+/* Up to this many tokens, N-EUREKA computes low and high sums in one tile (half its pixels each). Longer
+ * chunks get combined sums. Their last tokens could be separate too, but that is not worth the code. */
+#define SUMS_APART 18
+
 SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t tokens, const sc_output *out,
                                 int core) {
     const job_split c = split_of(m, tokens);
@@ -176,7 +180,7 @@ SC_WARM static void end_several(const sc_matrix *m, const sc_qvec *x, uint32_t t
                         sums_of(&c, place), out, OF_SEVERAL_SUMMED);
         else if (block < stop)
             store_share(m, x, &p, c.log, apart, token, block - token * blocks, blocks, stop - block, scales,
-                        sums_of(&c, place), out, OF_SEVERAL);
+                        sums_of(&c, place), out, SC_CHUNK <= SUMS_APART ? OF_SEVERAL : OF_ONE);
         if (++job == c.count) return;
         p = next_share(&c, job, p);
     }

@@ -4,6 +4,7 @@
 #ifndef SC_PRODUCTS_H
 #define SC_PRODUCTS_H
 
+#include "model.h"
 #include "sc_kernels.h"
 
 #if defined(SC_SEVERAL_ON_NEUREKA) && defined(SC_NEUREKA)

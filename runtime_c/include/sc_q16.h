@@ -56,13 +56,12 @@ SC_INLINE uint32_t q16_gain(const int32_t *x, const int32_t *gain, uint32_t n, i
     return (uint32_t)top;
 }
 
-/* A share's sum of squares without the shift `up`. In two words, because GCC's 64-bit code is twice as
- * long. */
-#define SC_NORM_UNIT (2 * (SC_NORM_DROP - SC_NORM_SHIFT)) /* 0 .. 31; 32 for 2 to 4 inputs */
-SC_INLINE uint64_t q16_squares(uint32_t squares, int up) {
-    const int left = SC_NORM_UNIT - 2 * up;
+/* A share's sum of squares without the shift `up`: times 2^(unit - 2 * up). In two words, because GCC's 64-bit code is
+ * twice as long. */
+SC_INLINE uint64_t q16_squares(uint32_t squares, int up, int unit) {
+    const int left = unit - 2 * up;
     uint32_t low = 0, high = 0;
-    if (SC_NORM_UNIT > 31 && left > 31) {
+    if (unit > 31 && left > 31) {
         high = squares << (left - 32);
     } else if (left >= 0) {
         low = squares << left;
@@ -74,7 +73,7 @@ SC_INLINE uint64_t q16_squares(uint32_t squares, int up) {
 }
 
 /* First half: n elements at x; a permutation has already been applied (y = x then). */
-SC_INLINE void q16_scan(const int32_t *x, const int32_t *gain, uint32_t n, int drop, int32_t *y,
+SC_INLINE void q16_scan(const int32_t *x, const int32_t *gain, uint32_t n, int drop, int unit, int32_t *y,
                         sc_part *part) {
     int32_t top = 1, up = 0;
     if (n > 0) SC_MAX_RUN(top, x, n);
@@ -83,7 +82,7 @@ SC_INLINE void q16_scan(const int32_t *x, const int32_t *gain, uint32_t n, int d
         up = 30 - sc_top_bit((uint32_t)top);
         top = 1;
         if (n > 0) top = (int32_t)q16_gain(x, gain, n, up, drop, y, &squares);
-        part->sum = q16_squares(squares, up);
+        part->sum = q16_squares(squares, up, unit);
         part->up = up;
     }
     part->max = (uint32_t)(sc_top_bit((uint32_t)top) + 1 - up);

@@ -7,6 +7,7 @@
 #include "sc_abi.h"
 #include "sc_attention.h"
 #include "sc_engines.h"
+#include "sc_model.h"
 
 /* All L1 buffers are in one arena at offsets from the memory planner. Buffers that are never live together
  * share bytes. */

@@ -4,8 +4,6 @@
  * scratch: L1. */
 #include "sc_platform.h"
 
-#include "model.h"
-
 #ifdef SC_AT_PRODUCTS
 #include "sc_dot.h"
 #include "sc_epilogue.h"

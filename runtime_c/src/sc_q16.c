@@ -37,8 +37,8 @@ static inline int norm_token(const sc_q16_job *j, const int32_t *x, int32_t *y, 
         }
         SC_MAX_RUN(top, from, n);
         const int by = 30 - sc_top_bit((uint32_t)top);
-        top = (int32_t)q16_gain(from, gain, n, by, SC_NORM_DROP, y, &squares);
-        *eps += q16_squares(squares, by);
+        top = (int32_t)q16_gain(from, gain, n, by, j->norm_drop, y, &squares);
+        *eps += q16_squares(squares, by, j->norm_unit);
         most = sc_max(most, sc_top_bit((uint32_t)top) + 1 - by);
         *up = (uint8_t)by;
     }
@@ -102,7 +102,7 @@ SC_WARM void sc_q16_scan(const sc_q16_job *j, int core, int cores) {
             } else {
                 x += first; /* without gain a permutation does not change the maximum */
             }
-            q16_scan(x, gain, n, SC_NORM_DROP, y, j->parts + (t - j->first) * SC_PARTS + share);
+            q16_scan(x, gain, n, j->norm_drop, j->norm_unit, y, j->parts + (t - j->first) * SC_PARTS + share);
         }
     }
 }

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from end_to_end.programs import Program, add_adapters, compile_graph, compile_model
+from golden.models import compile_pinned
 from helpers.tiny_llama import write_tiny_llama
 from shrinkc.codegen.pack import gate_up_order, pack_matrix
 from shrinkc.importer import FloatModel, load_model
@@ -161,6 +162,34 @@ def test_macros(program: Program, model: FloatModel, tmp_path: Path) -> None:
     gates = re.findall(r"#define SC_GATE_SHIFT_(?:LEAST|MOST) \((-?\d+)\)", text)
     shifts = [op.gate_shift for op in g.ops if isinstance(op, SiluMul)]
     assert [int(v) for v in gates] == [min(shifts), max(shifts)]
+
+
+KERNELS = ("sc_gemv.c", "sc_gemm.c", "sc_vector.c", "sc_q16.c", "sc_epilogue.c")
+
+
+def included(src: Path, file: Path, seen: dict[str, str]) -> dict[str, str]:
+    """Text without comments of the file and of all that it includes, by name."""
+    text = re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.DOTALL)
+    seen[str(file.relative_to(src))] = text
+    for name in re.findall(r'#include "([^"]+)"', text):
+        for header in src.rglob(name):
+            if str(header.relative_to(src)) not in seen:
+                included(src, header, seen)
+    return seen
+
+
+@pytest.mark.parametrize("pinned", ["rows", "groups", "gptq", "rv32"])
+def test_kernels_know_no_model(pinned: str, tmp_path: Path) -> None:
+    """Matrices, vectors and norms: their sizes are arguments, and no file with the model's is included."""
+    src = compile_pinned(pinned, tmp_path) / "src"
+    constants = set(re.findall(r"#define (SC_\w+)", (src / "model.h").read_text()))
+    kernels = [src / "runtime" / name for name in KERNELS if (src / "runtime" / name).is_file()]
+    assert len(kernels) >= 2 and len(constants) > 50
+    for kernel in kernels:
+        texts = included(src, kernel, {})
+        assert "runtime/sc_kernels.h" in texts and "model.h" not in texts, kernel.name
+        for name, text in texts.items():
+            assert not constants & set(re.findall(r"\w+", text)), (kernel.name, name)
 
 
 def test_sources_come_along(program: Program) -> None:

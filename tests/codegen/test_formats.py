@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from end_to_end.programs import add_adapters, compile_graph, compile_model, need
+from end_to_end.programs import Program, add_adapters, compile_graph, compile_model, need
 from end_to_end.shapes import build, draw, float_model
 from helpers.layer import MODULES
 from helpers.tiny_llama import write_tiny_llama
@@ -74,6 +74,13 @@ def test_flat_sums_have_one_format() -> None:
         assert flat_format(candidates, among) == ("", [])
 
 
+def of_adapters(program: Program) -> str:
+    """The format of the second matrices of the program's adapters."""
+    text = (program.out / "src" / "formats.h").read_text()
+    (found,) = re.findall(r"#define SC_ADAPTER_FORMAT \((.*)\)", text)
+    return str(found)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", ["", "1"])
 def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -> None:
@@ -93,8 +100,9 @@ def test_hot_code_has_its_place_with_any_formats(tmp_path: Path, profile: str) -
     model_h = program.out / "src" / "model.h"
     some = model_h.read_text().replace("#define SC_FLAT_ALL 1", "#define SC_FLAT_ALL 0")
     assert "#define SC_SEVERAL_ON_NEUREKA 1" in some and "#define SC_FLAT_ALL 0" in some
+    adapter = of_adapters(program)
     for formats in lists:
-        header = formats_header([*formats], WIDTHS, "x")
+        header = formats_header([*formats], WIDTHS, "x", adapter)
         (program.out / "src" / "formats.h").write_text(header)
         flat = [name for name in formats if name.startswith("4 |") and len(formats) <= MOST]
         define = f"#define SC_FLAT_FORMAT ({flat[0]})" if flat else ""
@@ -135,5 +143,6 @@ def test_hot_code_has_its_place_with_all_that_there_is(tmp_path: Path) -> None:
     ):
         assert f"#define {name} 1" in macros
     assert shape.perms
-    (program.out / "src" / "formats.h").write_text(formats_header(ALL, WIDTHS, "x"))
+    header = formats_header(ALL, WIDTHS, "x", of_adapters(program))
+    (program.out / "src" / "formats.h").write_text(header)
     build_program(program.out, "siracusa", env=dict(os.environ), options={"PROFILE": "1"})

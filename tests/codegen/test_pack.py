@@ -1,4 +1,4 @@
-"""pack_matrix read again by a reader written from the format comment in sc_model.h alone."""
+"""pack_matrix read again by a reader written from the format comment in sc_matrix.h alone."""
 
 from __future__ import annotations
 

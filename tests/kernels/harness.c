@@ -27,7 +27,6 @@ static void __attribute__((noreturn)) fail(const char *what) {
 
 /* ---- the rest of the engine that the kernels under test ask for ---- */
 
-int harness_norm_shift, harness_norm_drop; /* SC_NORM_SHIFT and SC_NORM_DROP here */
 
 uint8_t sc_arena[SC_ARENA_BYTES] __attribute__((aligned(16)));
 #if !SC_LOGITS_IN_L1

@@ -91,10 +91,6 @@ class Harness:
         # of which the plan knew nothing, like of vectors in place
         text = re.sub(r"(SC_BYTES_(PARTS|XQ)) .*", r"\1 (1 << 16)", text)
         self.several = "SC_AT_PRODUCTS" in text  # whether several tokens are multiplied at once
-        text, found = re.subn(
-            r"(SC_NORM_(SHIFT|DROP)) \d+", lambda m: f"{m[1]} harness_norm_{m[2].lower()}", text
-        )
-        assert found == 2
         text, found = re.subn(r"(SC_GATE_SHIFT_LEAST) .*", r"\1 (-20)", text)
         text, most = re.subn(r"(SC_GATE_SHIFT_MOST) .*", r"\1 31", text)
         assert found == most == 1
@@ -105,8 +101,9 @@ class Harness:
         text = text.replace("SC_IN_PLACE 0", "SC_IN_PLACE 1")  # vectors can be made in place
         for slot in ("O", "DOWN"):
             text += f"#define SC_ROOM_OF_{slot} 0\n#define SC_SOURCE_OF_{slot} SC_AT_XQ\n"
-        header.write_text(text + "extern int harness_norm_shift, harness_norm_drop;\n")
+        header.write_text(text)
         formats = folder / "out" / "src" / "formats.h"
+        of_adapters = re.search(r"#define SC_ADAPTER_FORMAT .*\n", formats.read_text())
         if config.formats is None:  # a program has those of its model; here, all there are
             formats.write_text(all_formats())
         elif any(f & ZEROS for f in config.formats):  # which no float model is rounded to
@@ -115,6 +112,8 @@ class Harness:
             (each,) = re.findall(r"SC_EACH_FORMAT\(X\) (.*)", formats.read_text())
             named = {format_name(f) for f in config.formats}
             assert each == " ".join(f"X({name})" for name in sorted(named))
+        if of_adapters and of_adapters[0] not in formats.read_text():
+            formats.write_text(formats.read_text() + of_adapters[0])
         self.program = folder / "harness"
         runtime = resource("runtime_c")
         kernels = sorted(f for f in (runtime / "src").glob("*.c") if f.name not in ENGINE)
@@ -124,7 +123,7 @@ class Harness:
             "-Wall", "-Wextra", "-Werror",
             *(["-DSC_HAS_ENGINES=1", "-DSC_ON_CORES=0", "-DSC_JOIN_PORTABLE"] if config.engines else []),
             f"-DSC_CORES={config.cores}", "-DSC_INPUT_WORDS=32", f"-DSC_SIMD={int(config.simd)}",
-            "-I.", f"-I{runtime / 'include'}", f"-I{runtime / 'platform' / 'host'}",
+            "-include", "model.h", "-I.", f"-I{runtime / 'include'}", f"-I{runtime / 'platform' / 'host'}",
         ]  # fmt: skip
         # file by file, and where the headers are: so ccache has what another process or model compiled
         sources = [Path(__file__).with_name("harness.c"), *kernels]
@@ -221,7 +220,7 @@ def group_words(n: int, pad: int) -> int:
 
 
 def cut_words(k: int, group: int, reach: int, pad: int) -> np.ndarray:
-    """sc_vector_layout, derived from its description in sc_model.h; ``reach``: cmax, or the most bits of a 16-bit
+    """sc_vector_layout, derived from its description in sc_matrix.h; ``reach``: cmax, or the most bits of a 16-bit
     vector, which is one group."""
     groups = -(-k // group)
     last = k - (groups - 1) * group

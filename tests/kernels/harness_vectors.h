@@ -82,7 +82,7 @@ static uint32_t in_place(const sc_q16_job *of, uint32_t wider) {
 /* 16-bit vectors, two planes of bytes each: all cores share every token, or have tokens of their own */
 static void wide_vectors(void) {
     const sc_vector_layout cut = read_cut();
-    harness_norm_shift = (int)word(), harness_norm_drop = (int)word();
+    const int pre_shift = (int)word(), drop = (int)word();
     const uint32_t low = word(), high = word();
     const int has_gain = (int)word(), has_perm = (int)word(), cores = (int)word(), backwards = (int)word();
     const uint32_t tokens = word(), apart = word(), whole = word(); /* words between a row and the next */
@@ -96,8 +96,9 @@ static void wide_vectors(void) {
     sc_part *partial = guarded(part_words);
     int8_t *q = guarded(words_of_q);
     sc_qvec *v = calloc(tokens, sizeof *v);
-    sc_q16_job j = {&cut,    input, (uint32_t)stride, 0, tokens, gain, perm, product, (uint32_t)stride,
-                    partial, q,     4u * cut.words,   v, NULL};
+    sc_q16_job j = {.layout = &cut, .x = input, .stride = (uint32_t)stride, .tokens = tokens, .gain = gain,
+                    .norm_drop = drop, .norm_unit = 2 * (drop - pre_shift), .perm = perm, .y = product,
+                    .y_stride = (uint32_t)stride, .parts = partial, .q = q, .pitch = 4u * cut.words, .out = v};
     if (whole && (gain || !perm)) {
         for (uint32_t t = 0; t < tokens; t++) sc_q16_token(&j, t, wide(low, high));
     } else {

@@ -59,10 +59,14 @@ def emit(
         graph, shape, plan, target, tokenizer, tables, stored_weights, command, name, license_name
     )  # fmt: skip
     _print_templates(values, out)
-    header = formats_header(values.formats, values.widths, command)
+    header = formats_header(values.formats, values.widths, command, values.adapter_format)
     (out / "src/formats.h").write_text(header, encoding="utf-8")
     _copy_runtime(out / "src", [PROGRAMS[name] for name in target.programs.values()])
-    if not whole_runtime:
+    if whole_runtime:
+        # its conditionals are still there, and need the constants of the model in every file
+        with (out / "src/runtime/sc_platform.h").open("a", encoding="utf-8") as every:
+            every.write('#include "model.h"\n')
+    else:
         _keep_what_is_used(out, values.memories, missing_steps(tokenizer.encode_table()))
 
 

@@ -46,12 +46,15 @@ def flat_format(
     return name, [w for w in able if c_format(w) == name]
 
 
-def formats_header(formats: Iterable[str], widths: Iterable[int], command: str) -> str:
+def formats_header(
+    formats: Iterable[str], widths: Iterable[int], command: str, adapter: str | None = None
+) -> str:
     """The text of formats.h, which sc_dot.h includes.
 
     ``formats``: what c_format() says of the matrices that travel as tiles or hold embedding rows;
-    ``widths``: of all matrices.  Nothing is compiled of others: code that is never run would crowd
-    the instruction cache.  More than MOST formats share their code.
+    ``widths``: of all matrices; ``adapter``: what c_format() says of the adapters' second matrices.  Nothing is
+    compiled of others: code that is never run would crowd the instruction cache.  More than MOST formats share
+    their code.
     """
     stored = [format_of(bits) for bits in sorted(set(widths), reverse=True)]
     includes = "".join(f'#include "sc_dot_w{f.bits}.h"\n' for f in stored)
@@ -64,6 +67,11 @@ def formats_header(formats: Iterable[str], widths: Iterable[int], command: str) 
         f"#define SC_SEVERAL_SOME ({' | '.join(several)})\n"
         f"#define SC_SEVERAL_ALL ({' & '.join(f'({name})' for name in several)})\n"
     )
+    of_adapters = (
+        f"/* of the adapters' second matrices */\n#define SC_ADAPTER_FORMAT ({adapter})\n"
+        if adapter
+        else ""
+    )
     listed = f"/* X(sc_matrix.format) */\n#define SC_EACH_FORMAT(X) {each_format}\n"
     return (
         f"/* {command}\n * SPDX-License-Identifier: Apache-2.0\n"
@@ -72,5 +80,6 @@ def formats_header(formats: Iterable[str], widths: Iterable[int], command: str) 
         "/* X(bits, inputs per packed word, log2 of the factor of sums) */\n"
         f"#define SC_EACH_WIDTH(X) {each_width}\n"
         f"{listed if len(named) <= MOST else ''}"
+        f"{of_adapters}"
         f"{flags if several else ''}"
     )

@@ -44,7 +44,7 @@ class MatrixSpec:
 
 
 class Remainders(IntEnum):
-    """Jobs in which the cores multiply the last inputs of every row; sc_model.h has the same numbers."""
+    """Jobs in which the cores multiply the last inputs of every row; sc_matrix.h has the same numbers."""
 
     NONE = 0
     ALL = 1

@@ -20,7 +20,7 @@ from shrinkc.quantize.weights import MatrixFormat
 from shrinkc.storage import KV_BITS, WIDEST, WIDTHS, Offsets, format_of
 
 KEY_CHANNELS_MAX = 256  # uint8 numbers of sc_key_orders
-ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_model.h
+ROWS_MAX, INPUTS_MAX = 8 * 65535, 65535  # uint16 counts in sc_matrix.h
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def grouped_inputs(
 
 
 def check_sizes(c: LlamaConfig, kv_bits: int = KV_BITS[0]) -> None:
-    """Raise QuantizeError that lists every size too large for its field in the generated program (sc_model.h)."""
+    """Raise QuantizeError that lists every size too large for its field in the generated program (sc_matrix.h)."""
     sizes = {
         "vocab_size": (c.vocab_size, ROWS_MAX),
         "the rows of q, k and v": (slot_shapes(c)["qkv"][0], ROWS_MAX),

@@ -1,4 +1,4 @@
-"""Matrices as the cores read them: blocks of 8 rows with their multipliers, scales and offsets (C: sc_model.h)."""
+"""Matrices as the cores read them: blocks of 8 rows with their multipliers, scales and offsets (C: sc_matrix.h)."""
 
 from __future__ import annotations
 

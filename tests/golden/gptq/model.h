@@ -75,7 +75,6 @@ enum sc_op {
 #define SC_K_BLOCK_BYTES 160
 #define SC_V_BLOCK_BYTES 128
 
-#define SC_ADAPTER_FORMAT (8 | SC_FMT_Q16) /* format of the adapters' second matrices */
 #define SC_ON_CORES 0 /* value of sc_matrix.engine */
 #define SC_ENGINE_TABLE 148 /* bytes of L1 per matrix for the engine */
 #define SC_ON_NEUREKA_BOTH 1
