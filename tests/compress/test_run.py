@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from helpers.interrupting import InterruptAt
 from helpers.runs import contents
 from helpers.tiny_gguf import tiny_gguf
 from shrinkc.cli.main import run_cli
+from shrinkc.compression.card import About, card
 from shrinkc.compression.recipe import Recipe, load_recipe, parse_recipe
 from shrinkc.compression.run import compress
 from shrinkc.compression.run_directory import foreign_files, link_final
@@ -137,11 +139,40 @@ def test_the_model_card(whole: tuple[Path, CompressionResult], stories: Path) ->
     measured = cells["perplexity (wikitext512; per token)"]
     assert measured == f"{first.perplexity:.2f} | {last.perplexity:.2f} |"
     divergence = float(cells["KL divergence to the original, nats per token"].split()[-2])
-    assert divergence > 0.01
+    assert divergence > 0.01 and float(cells["perplexity ÷ the original's"].split()[-2]) > 0
     digest = file_record(out / name / "model.safetensors").sha256
     assert cells["SHA-256 of model.safetensors"].startswith(f"– | {digest[:16]}…")
     assert f"# {stories.name}, {last.share:.1%} of its bf16 size" in body
     assert str(out) not in text and "shrinkc compile . --target siracusa" in text
+
+
+def test_figures_of_the_model_card_have_standard_errors(
+    whole: tuple[Path, CompressionResult],
+) -> None:
+    """If there are any: one window has none, and some metrics of tasks."""
+    out, _ = whole
+    records = [read_step(out / step) for step in STEPS]
+    perplexity = {
+        **records[-1].metrics["perplexity"],
+        "perplexity": 32.081, "perplexity_standard_error": 2.391,
+        "base": {
+            "ratio": 1.1401, "ratio_standard_error": 0.0069,
+            "divergence": 0.18702, "divergence_standard_error": 0.00413,
+        },
+    }  # fmt: skip
+    metric = {"value": 0.3125, "standard_error": 0.0123}
+    metrics = {"acc_norm": metric, "steps": {**metric, "standard_error": None}}
+    last = replace(
+        records[-1],
+        metrics={"perplexity": perplexity, "tasks": {"hellaswag": {"metrics": metrics}}},
+    )
+    about = About("stories", "", "", "reference", [])
+    text = card(out / STEPS[-1], about, [*records[:-1], last])
+    assert " | 32.08 ± 2.39 |" in text
+    assert "| perplexity ÷ the original's | – | 1.140 ± 0.007 |" in text
+    assert "| KL divergence to the original, nats per token | – | 0.1870 ± 0.0041 |" in text
+    assert "| hellaswag acc_norm | – | 31.25 ± 1.23 % |" in text
+    assert "| hellaswag steps | – | 0.3125 |" in text
 
 
 def test_a_model_card_may_be_edited(whole: tuple[Path, CompressionResult], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from shrinkc.compression.steps import CARD, StepRecord
 from shrinkc.compression.summary import rows_of
 from shrinkc.core.output import write_file
 from shrinkc.core.words import show_metric, show_size, show_time
+from shrinkc.evaluation.rows import task_errors, task_values
 from shrinkc.importer import stated_license
 from shrinkc.importer.gptq_config import is_quantized
 
@@ -69,8 +70,8 @@ def card(folder: Path, about: About, records: Sequence[StepRecord]) -> str:
         *(f"| {name} | {before} | {after} |" for name, before, after in _compared(folder, records)),
         "",
         f"Seed {record.seed}, {record.threads} threads of torch; all steps took "
-        f"{show_time(sum(r.seconds for r in records))}. Packed bytes: integers at their width, scales and all other "
-        "numbers at 16 bits.",
+        f"{show_time(sum(r.seconds for r in records))}. ±: standard error. "
+        "Packed bytes: integers at their width, scales and all other numbers at 16 bits.",
         *_samples(record.metrics),
         "",
         "## Load it",
@@ -102,6 +103,8 @@ def _compared(folder: Path, records: Sequence[StepRecord]) -> list[tuple[str, st
     a, b = first.figures, last.figures
     half_precision = FLOAT_BYTES * a["parameters"]
     compiled = compiled_bytes(folder)
+    original, measured = (record.metrics.get("perplexity", {}) for record in (first, last))
+    base = measured.get("base", {})
     found: list[tuple[str, Any, Any]] = [
         ("layers, FFN channels, KV heads", _shape(a), _shape(b)),
         ("parameters", f"{a['parameters']:,}", f"{b['parameters']:,}"),
@@ -114,14 +117,12 @@ def _compared(folder: Path, records: Sequence[StepRecord]) -> list[tuple[str, st
         ("on disk", show_size(a["bytes_on_disk"]), show_size(b["bytes_on_disk"])),
         (
             f"perplexity ({after.protocol}; per token)",
-            _number(before.perplexity), _number(after.perplexity),
+            _figure(original, "perplexity", 2), _figure(measured, "perplexity", 2),
         ),
-        ("KL divergence to the original, nats per token", "", _number(_divergence(last.metrics), 4)),
+        ("perplexity ÷ the original's", "", _figure(base, "ratio", 3)),
+        ("KL divergence to the original, nats per token", "", _figure(base, "divergence", 4)),
         ("bits per byte", _number(before.bits_per_byte, 4), _number(after.bits_per_byte, 4)),
-        *(
-            (name, show_metric(name, before.tasks.get(name)), show_metric(name, value))
-            for name, value in after.tasks.items()
-        ),
+        *((name, _task(first.metrics, name), _task(last.metrics, name)) for name in after.tasks),
         *(
             (f"SHA-256 of {name}", "", f"{file.sha256[:HEAD_OF_HASH]}…")
             for name, file in last.files.items() if name.endswith(HASHED)
@@ -130,17 +131,23 @@ def _compared(folder: Path, records: Sequence[StepRecord]) -> list[tuple[str, st
     return [(what, x or "–", y) for what, x, y in found if y]
 
 
+def _figure(measured: Mapping[str, Any], key: str, digits: int) -> str | None:
+    """Return a figure of an evaluation with its standard error; None if it was not measured."""
+    shown, error = (_number(measured.get(k), digits) for k in (key, f"{key}_standard_error"))
+    return f"{shown} ± {error}" if shown and error else shown
+
+
+def _task(metrics: Mapping[str, Any], name: str) -> str:
+    shown, error = (show_metric(name, of(metrics).get(name)) for of in (task_values, task_errors))
+    return f"{shown.removesuffix(' %')} ± {error}" if shown and error else shown
+
+
 def _shape(figures: Mapping[str, Any]) -> str:
     return f"{figures['layers']}, {figures['intermediate']}, {figures['kv_heads']}"
 
 
 def _number(value: float | None, digits: int = 2) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
-
-
-def _divergence(metrics: Mapping[str, Any]) -> float | None:
-    compared = metrics.get("perplexity", {}).get("base")
-    return None if compared is None else float(compared["divergence"])
 
 
 def _samples(metrics: Mapping[str, Any]) -> list[str]:

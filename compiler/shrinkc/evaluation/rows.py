@@ -55,6 +55,15 @@ def task_values(report: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def task_errors(report: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return "task metric" -> standard error of all tasks in ``report``; None if it is not known."""
+    return {
+        f"{name} {metric}": found["standard_error"]
+        for name, task in report.get("tasks", {}).items()
+        for metric, found in task["metrics"].items()
+    }
+
+
 def _task_rows(tasks: Mapping[str, Any]) -> list[Row]:
     rows = []
     for name, task in tasks.items():
