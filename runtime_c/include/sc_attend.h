@@ -29,8 +29,7 @@ SC_PHASE static void sc_step_heads(const int32_t *qkv, uint32_t stride, uint32_t
         h.position = sc_now.position + t;
 #ifdef SC_KV_STREAMED
         h.position -= sc_now.position / SC_KV_POSITIONS * SC_KV_POSITIONS; /* in the new blocks */
-#endif
-#ifdef SC_WINDOW
+#elif defined(SC_WINDOW)
         h.position = sc_place_of_position(layer, h.position);
 #endif
         h.q8 = q8[t], h.q_scale = q_scale[t];
@@ -194,13 +193,18 @@ static void window_pass(enum kv_pass pass, uint32_t item, const uint8_t *kv, uin
     const uint32_t end = sc_now.position + sc_now.tokens, used = end < SC_RING ? end : SC_RING;
     const uint32_t n = used - first < places ? used - first : places;
     const int kv_head = (int)(head / (SC_HEADS / SC_KV_HEADS));
-    if (pass == PASS_SCORES)
-        sc_window_scores(&state[core], &scratch[core], q8[t] + head * SC_HDP, kv_head, kv, first, n,
-                         position);
-    else if (pass == PASS_WEIGH)
-        sc_window_weigh(&state[core], &scratch[core], kv_head, kv, first, n, position);
-    else
-        sc_head_values(&state[core], &scratch[core], kv_head, kv, first, n);
+    sc_head_state *const s = &state[core];
+    if (pass == PASS_SCORES) {
+        /* until the weights are computed, `drop` collects the scales of the values */
+        const uint32_t known = first ? (uint32_t)s->drop : 0;
+        s->drop = (int32_t)(known | sc_window_scores(s, &scratch[core], q8[t] + head * SC_HDP, kv_head, kv,
+                                                     first, first, n, position));
+    } else if (pass == PASS_WEIGH) {
+        if (first == 0) s->drop = weight_drop((uint32_t)s->drop);
+        sc_window_weigh(s, &scratch[core], kv_head, kv, first, first, n, position);
+    } else {
+        sc_head_values(s, &scratch[core], kv_head, kv, first, n);
+    }
 }
 #endif
 

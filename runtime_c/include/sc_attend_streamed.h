@@ -46,6 +46,24 @@ static void kv_await(const kv_turn *turn, uint32_t n) {
     if (n + 1 < 2 * turn->pieces) sc_ram_wait();
 }
 
+#ifdef SC_WINDOW
+/* kv_attend() for a head of a layer with a window, whose cache is a ring. */
+SC_PHASE static void kv_attend_ring(sc_head_state *s, const int8_t *q, uint32_t position, int kv_head,
+                                    const uint8_t *keys, const uint8_t *values, uint32_t first, int weigh,
+                                    int core) {
+    const uint32_t end = sc_now.position + sc_now.tokens, used = end < SC_RING ? end : SC_RING,
+                   most = SC_KV_TILE_BLOCKS * SC_KV_POSITIONS,
+                   count = used - first < most ? used - first : most;
+    const uint32_t scales = sc_window_scores(s, &scratch[core], q, kv_head, keys, 0, first, count, position);
+    if (!weigh) {
+        s->drop |= (int32_t)scales;
+        return;
+    }
+    sc_window_weigh(s, &scratch[core], kv_head, keys, 0, first, count, position);
+    sc_head_values(s, &scratch[core], kv_head, values, 0, count);
+}
+#endif
+
 /* What a core's heads do with part n. */
 SC_PHASE static void kv_attend(const kv_turn *turn, uint32_t n, int core) {
     const uint32_t first = n % turn->pieces * SC_KV_TILE_BLOCKS * SC_KV_POSITIONS;
@@ -53,14 +71,21 @@ SC_PHASE static void kv_attend(const kv_turn *turn, uint32_t n, int core) {
     for (uint32_t item = (uint32_t)core; item < turn->tokens * SC_HEADS; item += SC_CORES) {
         const uint32_t t = turn->first + item / SC_HEADS, head = item % SC_HEADS,
                        live = sc_now.position + t + 1;
+        const int8_t *const q = q8[t] + head * SC_HDP;
+        const int kv_head = (int)(head / (SC_HEADS / SC_KV_HEADS)), weigh = n >= turn->pieces;
+        sc_head_state *const s = &state[item];
+        if (n == turn->pieces) s->drop = weight_drop((uint32_t)s->drop);
+#ifdef SC_WINDOW
+        if (sc_cache_places[turn->layer].windowed) {
+            kv_attend_ring(s, q, live - 1, kv_head, keys, values, first, weigh, core);
+            continue;
+        }
+#endif
         if (live <= first) continue;
         const uint32_t most = SC_KV_TILE_BLOCKS * SC_KV_POSITIONS,
                        count = live - first < most ? live - first : most;
-        const int kv_head = (int)(head / (SC_HEADS / SC_KV_HEADS));
-        sc_head_state *const s = &state[item];
-        if (n == turn->pieces) s->drop = weight_drop((uint32_t)s->drop);
-        sc_head_scores(s, &scratch[core], q8[t] + head * SC_HDP, kv_head, keys, 0, count);
-        if (n < turn->pieces) {
+        sc_head_scores(s, &scratch[core], q, kv_head, keys, 0, count);
+        if (!weigh) {
             s->drop |= (int32_t)value_scales_of(keys, (uint32_t)kv_head, 0, count);
         } else {
             sc_head_weigh(s, &scratch[core], kv_head, keys, 0, count);
@@ -98,7 +123,7 @@ SC_PHASE static void kv_attend_turn(const kv_turn *turn, int32_t *dst, uint32_t 
 }
 
 SC_PHASE static void attend_streamed(int32_t *dst, uint32_t stride, uint32_t index, int core) {
-    kv_turn turn = {.layer = index, .blocks = kv_blocks(sc_now.position + sc_now.tokens)};
+    kv_turn turn = {.layer = index, .blocks = kv_used(index, sc_now.position + sc_now.tokens)};
     turn.pieces = (turn.blocks + SC_KV_TILE_BLOCKS - 1) / SC_KV_TILE_BLOCKS;
     sc_team_barrier(); /* all keys and values have been appended */
     if (!sc_is_worker(core)) return;
@@ -108,7 +133,7 @@ SC_PHASE static void attend_streamed(int32_t *dst, uint32_t stride, uint32_t ind
         turn.tokens = left < SC_KV_STREAMED ? left : SC_KV_STREAMED;
         kv_attend_turn(&turn, dst, stride, core);
     }
-    if (core == STREAM_CORE && index + 1 < SC_LAYERS) kv_load_begun_block(index + 1);
+    if (core == STREAM_CORE && index + 1 < SC_LAYERS) kv_load_begun_blocks(index + 1);
 }
 
 #endif

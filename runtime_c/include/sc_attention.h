@@ -71,6 +71,7 @@ static inline int sc_block_runs(uint32_t layer, uint32_t from, uint32_t to, sc_b
 #else
 #define SC_LONGEST_BLOCKS SC_KV_BLOCKS /* most blocks of a layer */
 #define sc_blocks_of(layer) SC_KV_BLOCKS
+#define sc_place_of_position(layer, position) (position)
 #endif
 #define SC_VALUES_AT(layer)                                                                                  \
     (sc_blocks_of(layer) * SC_K_BLOCK) /* offset of the values in a cache outside L1 */
@@ -138,11 +139,12 @@ void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint
 void sc_head_values(sc_head_state *s, const sc_head_scratch *w, int kv_head, const uint8_t *v, uint32_t first,
                     uint32_t count);
 #ifdef SC_WINDOW
-/* The same for a ring: the places first .. first + count - 1 of it are in k. sc_head_begin() gets scales of 1. */
-void sc_window_scores(sc_head_state *s, sc_head_scratch *w, const int8_t *q8, int kv_head, const uint8_t *k,
-                      uint32_t first, uint32_t count, uint32_t position);
+/* The same for a ring: k has its places from .. from + count - 1. sc_window_scores() returns the bitwise OR of the
+ * scales of the values, which s->drop has to be made of. */
+uint32_t sc_window_scores(sc_head_state *s, sc_head_scratch *w, const int8_t *q8, int kv_head,
+                          const uint8_t *k, uint32_t first, uint32_t from, uint32_t count, uint32_t position);
 void sc_window_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint8_t *k, uint32_t first,
-                     uint32_t count, uint32_t position);
+                     uint32_t from, uint32_t count, uint32_t position);
 #endif
 void sc_head_finish(const sc_head_state *s, int32_t *out, const sc_layer *layer);
 

@@ -35,23 +35,22 @@ SC_HOT void sc_head_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, con
 }
 
 #ifdef SC_WINDOW
-SC_HOT void sc_window_scores(sc_head_state *s, sc_head_scratch *w, const int8_t *q8, int kv_head,
-                             const uint8_t *k, uint32_t first, uint32_t count, uint32_t position) {
+SC_HOT uint32_t sc_window_scores(sc_head_state *s, sc_head_scratch *w, const int8_t *q8, int kv_head,
+                                 const uint8_t *k, uint32_t first, uint32_t from, uint32_t count,
+                                 uint32_t position) {
     place_run runs[2];
-    const int n = window_runs(position, first, count, runs);
+    const int n = window_runs(position, from, count, runs);
     head_softmax h = load_state(s);
-    /* until the weights are computed, `drop` collects the scales of the values */
-    const uint32_t known = first ? (uint32_t)s->drop : 0;
-    s->drop = (int32_t)(known | window_scores(&h, w->score + first, q8, k, (uint32_t)kv_head, runs, n));
+    const uint32_t scales = window_scores(&h, w->score + first, q8, k, (uint32_t)kv_head, runs, n);
     s->least = h.least;
+    return scales;
 }
 
 SC_HOT void sc_window_weigh(sc_head_state *s, sc_head_scratch *w, int kv_head, const uint8_t *k,
-                            uint32_t first, uint32_t count, uint32_t position) {
+                            uint32_t first, uint32_t from, uint32_t count, uint32_t position) {
     place_run runs[2];
-    const int n = window_runs(position, first, count, runs);
+    const int n = window_runs(position, from, count, runs);
     head_softmax h = load_state(s);
-    if (first == 0) s->drop = weight_drop((uint32_t)s->drop);
     window_weigh(&h, w->score + first, w->weight + first, k, (uint32_t)kv_head, runs, n, count, s->drop);
     s->total = h.total;
 }

@@ -37,6 +37,7 @@ from .programs import (
 from .test_declared_uses import REQUEST, watched
 
 LAYERS = 3
+WINDOWED = 12  # seeds of random sizes from which layers have windows
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Case:
     heads: int = 6
     kv_heads: int = 3
     head_dim: int = 10
+    window: int = 0  # of all layers but the second one
 
 
 CASES = {
@@ -62,6 +64,13 @@ CASES = {
     "4 bits": Case(93, 36.5, (3, 4), kv_bits=4),
     "more heads than cores": Case(67, 53, (2, 2), heads=12, kv_heads=2, head_dim=16),
     "4 bits, long heads": Case(72, 63.5, (2, 4), kv_bits=4, heads=4, kv_heads=4, head_dim=32),
+    "windows": Case(90, 37.5, (2, 4), window=11),
+    "windows, one token at a time": Case(90, 39.75, (1, 1), window=11),
+    "windows, passes of one token": Case(61, 22.75, (2, 4), chunk=1, window=6),
+    "windows, 4 bits": Case(93, 36.5, (3, 4), kv_bits=4, window=9),
+    "windows, a third of the context": Case(
+        330, 36.5, (5, 4), heads=4, kv_heads=1, head_dim=8, window=110
+    ),
     "long pieces": Case(330, 36.5, (5, 4), heads=4, kv_heads=1, head_dim=8),
 }
 
@@ -84,6 +93,8 @@ def build_case(folder: Path, name: str) -> Program:
         kv_heads=case.kv_heads, head_dim=case.head_dim, seed=5, max_position=512,
     )  # fmt: skip
     model = load_model(folder / "model")
+    if case.window:
+        model.config = replace(model.config, sliding_window=case.window, global_layers=(1,))
     graph = lower(model, QuantOptions(kv_bits=case.kv_bits), case.context)
     budget = int(case.l1 * KIB)
     target = cramped(shape_of(graph, model), budget)
@@ -123,7 +134,7 @@ def streaming(shape: ModelShape, rng: np.random.Generator) -> tuple[Target, int]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(18))
 def test_random_sizes(tmp_path: Path, seed: int) -> None:
     """Contexts, heads and prompts of any size, and what the planner chooses for some budget of L1."""
     need("host")
@@ -142,6 +153,9 @@ def test_random_sizes(tmp_path: Path, seed: int) -> None:
     )
     model = load_model(tmp_path / "model")
     context = int(rng.integers(40, 250))
+    if seed >= WINDOWED:
+        window = int(rng.integers(4, context))
+        model.config = replace(model.config, sliding_window=window, global_layers=(1,))
     graph = lower(model, QuantOptions(kv_bits=8 if seed % 2 else 4), context)
     target, budget = streaming(shape_of(graph, model), rng)
     program = compile_graph(graph, model, tmp_path / "out", target, budget)
@@ -151,7 +165,7 @@ def test_random_sizes(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["four tokens", "one token, pieces of a block"])
+@pytest.mark.parametrize("name", ["four tokens", "one token, pieces of a block", "windows"])
 def test_races(tmp_path: Path, name: str) -> None:
     """Eight threads, and transfers that come late or at once."""
     need("host")
@@ -183,7 +197,8 @@ def test_gvsoc(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sanitizers"), in_tiers(["four tokens", "two tokens"], "four tokens")
+    ("name", "sanitizers"),
+    in_tiers(["four tokens", "two tokens", "windows"], "four tokens", "windows"),
 )
 def test_wrong_drafts(tmp_path: Path, name: str, sanitizers: dict[str, str]) -> None:
     """The next pass writes to the blocks of rejected tokens once more."""

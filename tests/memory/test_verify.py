@@ -488,7 +488,7 @@ def test_a_cache_that_streams() -> None:
         replace(plan, kv_window_blocks=1),
     ):
         assert refused(mutant, s, t)
-    assert refused(plan, replace(s, windows=(8, 0, 0, 0, 0)), t)
+    assert refused(plan, replace(s, windows=(3, 0, 0, 0, 0)), t)
 
 
 @pytest.mark.slow

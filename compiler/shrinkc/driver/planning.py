@@ -21,7 +21,7 @@ from shrinkc.model import SLOT_MODULES, window_notes
 from shrinkc.quantize import QuantOptions, check_sizes
 from shrinkc.schedule.shapes import default_context, permutation_entries
 from shrinkc.storage import KV_BITS
-from shrinkc.targets import L2, MIB, MOST, SIZES, Target, target_named, with_sizes
+from shrinkc.targets import MIB, MOST, SIZES, Target, target_named, with_sizes
 
 # a longer context leaves fewer than 12 bits for a probability (ir/ops/attention.py)
 CONTEXT_MAX = 4096
@@ -77,24 +77,12 @@ def prepare(request: PlanRequest, *, whole: bool = False) -> Planned | Shortfall
             draft = step(draft)
         except DoesNotFit:
             lacks = shortfalls(draft.shape, target, draft.l1)
-            notes += _unstreamed(draft, lacks)
             search = partial(_alternatives, draft, request, fixed, lacks)
             return Shortfall(checkpoint.name, target, context, lacks, notes, search)
     return Planned(
         request, checkpoint, context, target, draft.shape, draft.plan, notes, draft.choices,
         draft.quant, widths,
     )  # fmt: skip
-
-
-def _unstreamed(draft: Draft, lacks: Sequence[Lack]) -> tuple[str, ...]:
-    """Return a note if L2 lacks room for a layer's KV cache that cannot stream because of sliding windows."""
-    for lack in lacks:
-        if any(draft.shape.windows) and lack.level == L2 and "kv stage" in dict(lack.largest):
-            return (
-                "L2 must hold one layer's KV cache, because a cache with sliding windows cannot "
-                "stream from HyperRAM",
-            )
-    return ()
 
 
 def _alternatives(

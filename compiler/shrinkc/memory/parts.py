@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +162,13 @@ def kv_stage_bytes(s: ModelShape, chunk: int, tile: int) -> int:
     kv = kv_shape(s, chunk)
     new = (chunk + 2 * KV_POSITIONS - 2) // KV_POSITIONS
     return (2 * tile + new) * (kv.k_block + kv.v_block)
+
+
+def rings_can_stream(windows: Sequence[int]) -> bool:
+    """Return whether caches of layers with these windows (0: none) can stream from HyperRAM.
+
+    A pass writes whole blocks, and a ring must not have two parts of a pass in one block."""
+    return all(window >= KV_POSITIONS for window in windows if window)
 
 
 def tile_blocks(m: MatrixShape, tile_bytes: int) -> int:

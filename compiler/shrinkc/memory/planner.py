@@ -24,6 +24,7 @@ from shrinkc.memory.parts import (
     kv_shape,
     kv_stage_bytes,
     multiplier_bytes,
+    rings_can_stream,
 )
 from shrinkc.memory.plan import KvUse, Plan, l1_buffers, pass_sizes, place
 from shrinkc.schedule.shapes import ModelShape
@@ -213,7 +214,7 @@ def _first(s: ModelShape, t: Target, total_l1: int, arena: _Arena) -> _Candidate
 
     Raises DoesNotFit of the way that comes further, or else lacks less."""
     refused: list[DoesNotFit] = []
-    streams = not t.board and not any(s.windows) and any(t.room(v) for v in OUTSIDE)
+    streams = not t.board and rings_can_stream(s.windows) and any(t.room(v) for v in OUTSIDE)
     for streamed in (False, True)[: 1 + streams]:
         try:
             chosen = _choose_l1(s, t, total_l1, arena, streamed=streamed)

@@ -61,8 +61,8 @@ def _cache_faults(plan: Plan, s: ModelShape, t: Target) -> Iterator[str]:
         yield f"the cache of {layers} layers lies in the lower memories, planned are {plan.kv_layers}"
     if plan.kv_streamed and (plan.kv_window_blocks or {*plan.kv_layers} - {*OUTSIDE}):
         yield f"kv cache: streamed from {sorted(plan.kv_layers)}, of which L1 holds {plan.kv_window_blocks} blocks"
-    if plan.kv_streamed and any(s.windows):
-        yield "kv cache: rings of sliding windows cannot be streamed"
+    if plan.kv_streamed and any(0 < window < 4 for window in s.windows):
+        yield f"kv cache: rings of windows of {min(filter(None, s.windows))} positions cannot be streamed"
     if plan.kv_streamed < 0 or (plan.kv_streamed and plan.kv_tile_blocks < 1):
         yield f"kv cache: {plan.kv_streamed} tokens at a time, in pieces of {plan.kv_tile_blocks} blocks"
     sizes = iter(layer_caches_bytes(s, plan.chunk))
