@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Public interface of a compiled language model. Needs no C library and no heap.
+ * Public interface of a compiled language model. Needs no C library and no heap. With a model named stories:
  *
- * The library of a model defines NAME_model. Its buffers are static, in sections that the linker script
- * places. A session is one conversation; it keeps its KV cache between calls. One session at a time uses a
- * model: llm_init() ends the session before. Sessions of different models are independent. All functions
- * are called by one core, on a cluster by its controller. */
+ *     LLM_DECLARE(stories);
+ *     static uint32_t tokens[CONTEXT], ids[ROOM];
+ *     llm s; char text[TEXT_BYTES];
+ *     int id, n = llm_encode(&stories_tokenizer, prompt, strlen(prompt), ids, ROOM);
+ *     if (n > 0 && llm_init(&s, &stories_model, tokens, CONTEXT) == LLM_OK && llm_feed(&s, ids, n) == LLM_OK)
+ *         while ((id = llm_next(&s, NULL)) >= 0) print(text, llm_text(&s, id, text, sizeof text));
+ *
+ * The library of a model defines NAME_model. Its buffers are static, in sections that the linker script places. A
+ * session is one conversation; it keeps its KV cache between calls. One session at a time uses a model: llm_init()
+ * ends the one before. One core calls all functions: the controller of a cluster. */
 #ifndef LLM_H
 #define LLM_H
 
@@ -175,15 +181,12 @@ typedef struct llm_tokenizer llm_tokenizer; /* tables, constant: llm_tokenizer.h
 /* Writes the ids of a prompt to `ids` and returns their number, or an error.
  *
  * ids[room] is also the only working memory: all of it may be overwritten, and after an error its content
- * means nothing. llm_encode_room(t, bytes) words always suffice: with the tokenizers of LLaMA 2, LLaMA 3 and
- * SmolLM2 that is one word per byte, and at most 12 more. Less suffices for most texts. At any time the room
- * holds the ids so far; a word for each character (or byte) of the piece that is being merged; and, if the
- * tokenizer rewrites text (LLaMA 2), the bytes of the rewritten text that is left. A piece is a word with the
- * space in front of it; text without spaces may be one piece.
+ * means nothing. llm_encode_room(t, bytes) words always suffice, and fewer do for most texts: for the ids so far;
+ * a word for each character (or byte) of the piece that is being merged; and the rest of the text, if the
+ * tokenizer rewrites it. A piece is a word with the space in front of it; text without spaces may be one piece.
  *
  * Time: linear in the text, except that a piece takes about two memory accesses x its length x the number of
- * different pairs that are merged in it. With the tokenizer of LLaMA 2 in the L2 of Siracusa, 4 KiB take 12
- * million cycles, and 4 KiB of letters without spaces 90 million. */
+ * different pairs that are merged in it. */
 int llm_encode(const llm_tokenizer *t, const char *utf8, size_t bytes, uint32_t *ids, size_t room);
 
 /* Words that suffice for every text of that many bytes; 0 if llm_encode() returns LLM_ERROR_TOKENIZER. */

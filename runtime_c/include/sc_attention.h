@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Attention heads and KV cache: shapes and types. Sizes come from SC_HEADS, SC_KV_HEADS, SC_HEAD_DIM (even),
- * SC_CONTEXT, SC_WEIGHT_BITS of model.h.
+ * SC_CONTEXT, SC_ATTENTION_WEIGHT_BITS of model.h.
  *
  * A layer's cache has two arrays of blocks of 4 positions, so that whole blocks are contiguous for the DMA,
  * and four positions of a value channel are one SIMD word. Scales are 1 .. 32767, in units of 2^k_unit and 2^v_unit of
@@ -108,7 +108,7 @@ typedef struct {
 #endif
 } sc_heads;
 
-/* State of a head while its cache passes through L1 in parts. */
+/* State of a head between parts of its cache, or of a range of its positions until cores combine the ranges. */
 typedef struct {
     int32_t least; /* head_softmax.least in sc_softmax.h */
     int32_t drop;  /* weight_drop() in sc_softmax.h */

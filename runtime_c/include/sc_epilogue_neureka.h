@@ -208,7 +208,9 @@ static inline __attribute__((always_inline)) void join_rows(const uint16_t *r, u
 #undef JOIN_TWO
 #undef ADD_TWO
 #undef JOINED
+#if !SC_EVEN_ROWS
     n &= 1;
+#endif
 #else
     if (barrier) sc_team_barrier();
 #endif

@@ -76,7 +76,7 @@ static inline const uint8_t *weights_of(const sc_matrix *m, int core) {
 #endif
 }
 
-/* All rows of a matrix: on its engine, or tile by tile on the cores. */
+/* All rows of a matrix: on its engine, or by the cores. */
 #if SC_RANK > 0
 SC_PHASE static
 #else

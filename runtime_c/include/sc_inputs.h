@@ -19,7 +19,7 @@ static inline const uint16_t *perm_of(const sc_matrix *m) {
 }
 
 #if defined(SC_HAS_ENGINES) || SC_TILE_BYTES == 0
-/* Address of a matrix that an engine, or on a board the core, reads in place. */
+/* Address of a matrix that is read in place. */
 static const uint8_t *in_place(const sc_matrix *m) { return SC_BLOB(m->level) + m->offset; }
 #endif
 

@@ -20,7 +20,8 @@
 /* Quantised vector of one token: x[i] = q[i] * c[group] * mantissa * 2^exponent * kappa; kappa: a constant of
  * the matrix (numerics/vectors.py). */
 typedef struct {
-    int8_t *q;    /* [4 * words], 4-byte aligned. 16-bit: low bytes, then high bytes */
+    int8_t
+        *q; /* [4 * words], 4-byte aligned. 16-bit: low bytes; high bytes follow sc_q16_pitch() bytes later */
     int32_t *c;   /* [groups] group scales, 1 .. range */
     int32_t *sum; /* [groups] sums of q, only for asymmetric weights, else NULL */
     uint32_t mantissa;

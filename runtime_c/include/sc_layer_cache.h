@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * KV cache of the current layer in L1, if it fits: loads it before attention, and stores the new positions.
- * One core moves the data by DMA. */
+ * Where attention finds a layer's keys and values. From a cache outside L1 one core loads them by DMA before, and
+ * stores the new positions after. */
 #ifndef SC_LAYER_CACHE_H
 #define SC_LAYER_CACHE_H
 

@@ -31,7 +31,7 @@ static extent extent_of(uint32_t rows, uint32_t taps, uint32_t tiles, uint32_t l
     };
 }
 
-/* start() for a matrix with a second layout. */
+/* sc_engine_start() for a matrix with a second layout. */
 static void start_copy(matrix_jobs *i, const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     const uint32_t taps = sc_taps(m);
     const uint32_t bits = bits_of(m), rows = padded_rows(m), pitch = 4u * m->in.words;

@@ -203,9 +203,9 @@ SC_INLINE const uint8_t *softmax_scores(head_softmax *s, int32_t *out, const int
 }
 #endif
 
-/* Right shift that gives probability * value scale SC_WEIGHT_BITS bits. scales: all scales ORed, which has
+/* Right shift that gives probability * value scale SC_ATTENTION_WEIGHT_BITS bits. scales: all scales ORed, which has
  * the bits of the largest. */
-SC_INLINE int weight_drop(uint32_t scales) { return sc_top_bit(scales) + 17 - SC_WEIGHT_BITS; }
+SC_INLINE int weight_drop(uint32_t scales) { return sc_top_bit(scales) + 17 - SC_ATTENTION_WEIGHT_BITS; }
 
 /* Bitwise OR of the value scales of positions from .. to - 1. k: their K records. */
 SC_INLINE uint32_t value_scales_of(const uint8_t *k, uint32_t kv, uint32_t from, uint32_t to) {

@@ -176,10 +176,10 @@ SC_HOT static void write_one(const matrix_jobs *i, uint32_t job) {
 /* Current matrix in passes with one token (or one left in the last layer). Written by the controller. */
 static SC_L1 struct {
     const matrix_jobs
-        *current;           /* of the current jobs; the workers copy it before the first barrier in end() */
+        *current; /* of the current jobs; the workers copy it before the first barrier in sc_engine_end() */
     const sc_matrix *of;    /* matrix whose first job is written, or 0 */
     const matrix_jobs *end; /* end of the pass's matrices */
-    uint32_t written;       /* jobs written before begin() */
+    uint32_t written;       /* jobs written before sc_engine_begin() */
 } now;
 
 static inline void write_first(const matrix_jobs *i) {

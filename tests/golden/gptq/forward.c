@@ -18,7 +18,7 @@
 /* After each step: an observer can read its result. */
 #define DONE(OP) sc_op_done(SC_OP_##OP, l, core)
 
-/* The layers, by every worker. Steps begin with a barrier, except for matrices, whose input is ready. */
+/* The layers, by every worker. Each step begins with a barrier: its input is ready. */
 SC_PHASE static void layers(int core) {
     for (uint32_t l = 0; l < SC_LAYERS; l++) {
         sc_step_quantize(SC_QKV, WORDS(X), 64, norm_weights_of(2 * l + 0, core), l, core); DONE(ATTN_IN); /* attn_in.q: RMSNorm of X -> XV */

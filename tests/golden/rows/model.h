@@ -40,14 +40,14 @@ enum sc_op {
 #define SC_OP_NAMES "embed", "attn_in.q", "qkv", "q8", "attn", "o_in.q", "mid", "mlp_in.q", "h", "down_in.q", "out", "final.q", "logits", "next"
 
 /* constants of ops */
-#define SC_EMBED_FACTOR 1849707600u
+#define SC_EMBED_FACTOR 1849707600u /* a row's integers times factor >> shift: the residual stream */
 #define SC_EMBED_SHIFT 6
-#define SC_NORM_EPS 2684ull
-#define SC_NORM_SHIFT 2
-#define SC_NORM_DROP 17
-#define SC_DOT_SHIFT 2
-#define SC_WEIGHT_BITS 15
-#define SC_LOGIT_SHIFT -1
+#define SC_NORM_EPS 2684ull /* of RMSNorm, in units of the sum of squares of x >> SC_NORM_SHIFT */
+#define SC_NORM_SHIFT 2 /* right shift of x before it is squared */
+#define SC_NORM_DROP 17 /* right shift of x, made as large as 31 bits allow, before it is squared */
+#define SC_DOT_SHIFT 2 /* right shift of the product of a query and a key */
+#define SC_ATTENTION_WEIGHT_BITS 15 /* bits of a probability times the scale of a value */
+#define SC_LOGIT_SHIFT -1 /* fraction bits of the logits minus 16 */
 
 /* memory plan */
 #define SC_CHUNK 36

@@ -198,7 +198,7 @@ class Attention(Op):
         return self.window or 0
 
     def macros(self) -> dict[str, int | str]:
-        return {"DOT_SHIFT": self.dot_shift, "WEIGHT_BITS": self.weight_bits}
+        return {"DOT_SHIFT": self.dot_shift, "ATTENTION_WEIGHT_BITS": self.weight_bits}
 
     def numbers(self) -> tuple[int, ...]:
         return self.scale_mantissa, self.scale_exponent, self.v_unit + self.extra_bits
