@@ -59,6 +59,16 @@ def test_branches() -> None:
     assert resolved(text, CONSTANTS) == "c\n"
 
 
+def test_an_outer_conditional_decides_inner_ones() -> None:
+    text = "#if !XPULP || CORES\na\n#else\n#ifdef XPULP\nb\n#endif\n#if XPULP\nc\n#else\nd\n#endif\n#endif\n"
+    expected = "#if !XPULP || CORES\na\n#else\n#ifdef XPULP\nb\n#endif\nc\n#endif\n"
+    assert resolved(text, CONSTANTS) == expected
+    text = "#if XPULP\na\n#elif !XPULP && CORES == 4\n#if CORES == 4\nb\n#endif\n#endif\n"
+    assert resolved(text, CONSTANTS) == "#if XPULP\na\n#elif CORES == 4\nb\n#endif\n"
+    text = "#ifndef XPULP\n#define XPULP 1\n#ifdef XPULP\na\n#endif\n#endif\n"
+    assert resolved(text, CONSTANTS) == text
+
+
 @pytest.mark.parametrize(
     "text", ["#if 1\n", "#endif\n", "#else\n", "#elif 1\n", "#if 1 +\n#endif\n", "#if `\n#endif\n"]
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 DIRECTIVE = re.compile(r"[ \t]*#\s*(\w+)[ \t]*(.*)", re.DOTALL)
 TOKEN = re.compile(r"\s*(\d\w*|[A-Za-z_]\w*|&&|\|\||[=!<>]=|<<|>>|[-+*/%<>!~()&|^])")
@@ -61,9 +62,18 @@ class _Term:
 
 
 class _Expression:
-    """Recursive descent over one condition (C11, 6.10.1)."""
+    """Recursive descent over one condition (C11, 6.10.1).
 
-    def __init__(self, text: str, constants: Constants, depth: int = 0) -> None:
+    ``facts``: terms whose value the conditionals around this one decide, 1 for not 0.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        constants: Constants,
+        depth: int = 0,
+        facts: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         code = re.sub(r"/\*.*?\*/|/\*.*|\\\n", " ", text, flags=re.DOTALL).strip()
         self.tokens: list[str] = []
         at = 0
@@ -73,7 +83,7 @@ class _Expression:
                 raise ValueError(f"not a condition: {text!r}")
             self.tokens.append(found[1])
             at = found.end()
-        self.at, self.constants, self.depth = 0, constants, depth
+        self.at, self.constants, self.depth, self.facts = 0, constants, depth, facts
 
     def parse(self) -> _Term:
         term = self._logical("||")
@@ -93,7 +103,10 @@ class _Expression:
         decides = operator == "||"
 
         def operand() -> _Term:
-            return self._logical("&&") if operator == "||" else self._binary(0)
+            if operator == "||":
+                return self._logical("&&")
+            term = self._binary(0)
+            return term if term.value is not None else _Term(self.facts.get(term.text), term.text)
 
         terms = [operand()]
         while self._peek() == operator:
@@ -126,7 +139,9 @@ class _Expression:
         if token in ("!", "-", "~", "+"):
             of = self._unary()
             value = None
-            if of.value is not None:
+            if token == "!" and of.text in self.facts:
+                value = 1 - self.facts[of.text]
+            elif of.value is not None:
                 value = {"!": int(not of.value), "-": -of.value, "~": ~of.value, "+": of.value}[
                     token
                 ]
@@ -191,14 +206,45 @@ def _lines(text: str) -> Iterator[str]:
         at = end
 
 
+def _facts(condition: str, holds: bool) -> dict[str, int]:
+    """What is known where a condition holds, or where it does not: each term's value, 1 for not 0."""
+    terms = condition.split(" && " if holds else " || ")
+    if any(mark in term for term in terms for mark in ("&&", "||")):
+        return {}
+    return {term.removeprefix("!"): int(holds != term.startswith("!")) for term in terms}
+
+
 def resolved(text: str, constants: Constants) -> str:
-    """``text`` without the conditionals that ``constants`` decide.
+    """``text`` without the conditionals that ``constants``, or conditionals around them, decide.
 
     Raises ValueError for a condition that is not one, and for an ``#else`` or ``#endif`` without an ``#if``.
     """
     out: list[str] = []
     # per open conditional: whether an earlier branch was taken, whether this one is kept, whether its #if is written
     stack: list[tuple[bool, bool, bool]] = []
+    # per open conditional: what is known in this branch, and the written conditions of its branches
+    facts: list[dict[str, int]] = []
+    conditions: list[list[str]] = []
+    changed = re.findall(r"(?m)^[ \t]*#\s*(?:define|undef)\s+(\w+)", text)
+
+    def parse(condition: str) -> _Term:
+        known = {term: value for branch in facts for term, value in branch.items()}
+        return _Expression(condition, constants, facts=known).parse()
+
+    def enter(condition: str) -> None:
+        """Begin the next branch of the conditional opened last; ``condition`` is "" for #else."""
+        known: dict[str, int] = {}
+        for earlier in conditions[-1]:
+            known |= _facts(earlier, False)
+        if condition:
+            known |= _facts(condition, True)
+            conditions[-1].append(condition)
+        facts[-1] = {
+            term: value
+            for term, value in known.items()
+            if not set(re.findall(r"\w+", term)) & set(changed)
+        }
+
     for line in _lines(text):
         directive = DIRECTIVE.match(line) if line.lstrip().startswith("#") else None
         kind = directive[1] if directive else ""
@@ -206,7 +252,7 @@ def resolved(text: str, constants: Constants) -> str:
         if kind in ("if", "ifdef", "ifndef"):
             assert directive is not None
             condition = directive[2] if kind == "if" else f"defined({directive[2].split()[0]})"
-            term = _Expression(condition, constants).parse() if outside else _Term(0, "0")
+            term = parse(condition) if outside else _Term(0, "0")
             value = term.value
             if kind == "ifndef" and value is not None:
                 value = int(not value)
@@ -216,20 +262,23 @@ def resolved(text: str, constants: Constants) -> str:
                 )
                 out.append(line if known else f"#if {term.text}\n")
             stack.append((bool(value), value is None or bool(value), value is None))
+            facts.append({})
+            conditions.append([])
+            if value is None:
+                enter(f"!{term.text}" if kind == "ifndef" else term.text)
         elif kind == "elif":
             assert directive is not None
             if not stack:
                 raise ValueError("#elif without #if")
             taken, _, written = stack.pop()
             around = all(kept for _, kept, _ in stack)
-            term = (
-                _Expression(directive[2], constants).parse()
-                if around and not taken
-                else _Term(0, "0")
-            )
+            facts[-1] = {}
+            enter("")
+            term = parse(directive[2]) if around and not taken else _Term(0, "0")
             if term.value is None:
                 out.append(f"#{'elif' if written else 'if'} {term.text}\n")
                 stack.append((False, True, True))
+                enter(term.text)
             elif term.value:
                 if written:
                     out.append("#else\n")
@@ -243,11 +292,14 @@ def resolved(text: str, constants: Constants) -> str:
             if written and not taken and all(kept for _, kept, _ in stack):
                 out.append(line)
             stack.append((True, not taken, written))
+            enter("")
         elif kind == "endif":
             if not stack:
                 raise ValueError("#endif without #if")
             if stack.pop()[2]:
                 out.append(line)
+            facts.pop()
+            conditions.pop()
         elif outside:
             out.append(line)
     if stack:
