@@ -134,6 +134,14 @@ SC_PHASE static void attend_window(int32_t *dst, uint32_t stride, uint32_t index
 }
 #endif
 
+/* Attention to all positions. */
+static inline void attend_all(int32_t *dst, uint32_t stride, uint32_t index, int core) {
+    if (__builtin_expect(sc_now.next, 1))
+        attend_next(dst, index, core);
+    else
+        attend_any(dst, stride, index, core);
+}
+
 static inline void attend_whole(int32_t *dst, uint32_t stride, uint32_t index, int core) {
     sc_team_barrier();
 #if !SC_KV_IN_L1
@@ -144,10 +152,7 @@ static inline void attend_whole(int32_t *dst, uint32_t stride, uint32_t index, i
         attend_window(dst, stride, index, core);
     else
 #endif
-        if (__builtin_expect(sc_now.next, 1))
-        attend_next(dst, index, core);
-    else
-        attend_any(dst, stride, index, core);
+        attend_all(dst, stride, index, core);
 #if !SC_KV_IN_L1
     if (core == SC_CACHE_CORE) kv_stored(index);
 #endif

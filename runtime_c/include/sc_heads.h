@@ -161,11 +161,11 @@ SC_INLINE int heads_prepare(const sc_heads *h, int head, int step) {
             exponent = e + n - 15;
         }
         top = n >= 0 ? top >> n : top << -n;
-        uint32_t mantissa = top, limit;
+        uint32_t mantissa = top;
 #ifdef SC_HAS_HEAD_NORM
         if (!is_v) mantissa = head_rms(total, top, &exponent);
 #endif
-        limit = mantissa;
+        uint32_t limit = mantissa;
 #if SC_KV_BITS == 4
         h->q_scale[at] = pack_scale(mantissa, exponent);
         order_query(h, at / (SC_HEADS / SC_KV_HEADS), z, n,

@@ -72,7 +72,9 @@ static inline job_share next_share(const job_split *c, uint32_t job, job_share p
     if (c->paired) return share_of_job(c, job);
 #endif
     if (c->lead) return share_of_job(c, job);
-    if (!ONLY_1X1 && (p.token += c->each) < c->tokens) return p;
+    if (!ONLY_1X1) {
+        if ((p.token += c->each) < c->tokens) return p;
+    }
     const uint32_t left = c->rows - (p.first += p.count);
     if (left < p.count) p.count = left;
     p.token = 0;

@@ -108,11 +108,11 @@ static inline void begun_several(const sc_matrix *m, uint32_t tokens) {
 
 SC_WARM static void control_several(const sc_matrix *m, uint32_t tokens) {
     const job_split c = split_of(m, tokens);
-    const matrix_jobs *const i = jobs_of(m);
+    const matrix_jobs *const jobs = jobs_of(m);
     for (uint32_t job = 0; job < c.count; job++) {
         const uint32_t left = job + 1 < c.count;
         if (c.summed) write_next(m, &c, job + 1, HIGH); /* runs after this job */
-        await_tails_of_all(i, &c, job);
+        await_tails_of_all(jobs, &c, job);
 #ifndef SC_AT_MULTIPLIERS
         sc_dma_wait(scales_dma[job % JOBS]);
 #endif
@@ -122,7 +122,7 @@ SC_WARM static void control_several(const sc_matrix *m, uint32_t tokens) {
             write_next(m, &c, job + 1, LOW);
         else
             write_next(m, &c, job + 2, BOTH);
-        fetch_tails_of_all(i, &c, job);
+        fetch_tails_of_all(jobs, &c, job);
     }
     prepare_next(m, tokens);
 }

@@ -118,10 +118,10 @@ static inline matrix_jobs *jobs_of(const sc_matrix *m) { return &jobs_of_matrice
 #include "sc_neureka_copies.h"
 
 void sc_engine_start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
-    matrix_jobs *const i = jobs_of(m);
-    i->multipliers = keep_multipliers(m, at);
+    matrix_jobs *const jobs = jobs_of(m);
+    jobs->multipliers = keep_multipliers(m, at);
     if (sc_taps(m)) {
-        start_copy(i, m, at, q);
+        start_copy(jobs, m, at, q);
         return;
     }
     const job_split c = split_of(m, 1);
@@ -131,46 +131,47 @@ void sc_engine_start(const sc_matrix *m, const uint8_t *at, const int8_t *q) {
     const job_split *const ends = whole == c.count ? &c : &half;
     const job_share last = share_of_job(ends, ends->count - 1);
     const sc_neureka_job first = job_of(m, at, q, ends, 0), end = job_of(m, at, q, ends, ends->count - 1);
-    i->job = job_of(m, at, q, &c, 0);
-    i->extents[WHOLE] = (extent){.last_out_in = first.last_out_in, .tiles_out_in = i->job.tiles_out_in};
-    i->extents[HALF] = (extent){.last_out_in = first.last_out_in, .tiles_out_in = first.tiles_out_in};
-    i->extents[LAST] = (extent){.last_out_in = end.last_out_in, .tiles_out_in = end.tiles_out_in};
-    same_places(i, c.apart << c.log);
-    i->half_bytes = (m->block_bytes << half.log) / SC_ROWS;
-    i->rows = (uint16_t)(1u << c.log), i->last_rows = (uint16_t)last.count;
-    i->last_each = (uint16_t)((last.count + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
-    i->last_blocks = (uint16_t)((last.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
-    i->config_id = m->in.words << 7 | bits_of(m) << 1 | (uint32_t)is_1x1(m);
+    jobs->job = job_of(m, at, q, &c, 0);
+    jobs->extents[WHOLE] = (extent){.last_out_in = first.last_out_in, .tiles_out_in = jobs->job.tiles_out_in};
+    jobs->extents[HALF] = (extent){.last_out_in = first.last_out_in, .tiles_out_in = first.tiles_out_in};
+    jobs->extents[LAST] = (extent){.last_out_in = end.last_out_in, .tiles_out_in = end.tiles_out_in};
+    same_places(jobs, c.apart << c.log);
+    jobs->half_bytes = (m->block_bytes << half.log) / SC_ROWS;
+    jobs->rows = (uint16_t)(1u << c.log), jobs->last_rows = (uint16_t)last.count;
+    jobs->last_each = (uint16_t)((last.count + SC_CORES * 2 - 1) / (SC_CORES * 2) * 2);
+    jobs->last_blocks = (uint16_t)((last.count + SC_CORES * SC_ROWS - 1) / (SC_CORES * SC_ROWS) * SC_ROWS);
+    jobs->config_id = m->in.words << 7 | bits_of(m) << 1 | (uint32_t)is_1x1(m);
 #ifdef SC_ENGINE_REMAINDERS
-    i->tails = m->remainders;
+    jobs->tails = m->remainders;
     if (m->remainders) {
-        i->tail_words = (uint8_t)tail_words(m), i->tail_at = (uint16_t)tail_of(m).first;
-        i->tail_row = (uint16_t)(tile_bytes(m) * tiles_before_tail(m)), i->high = (uint16_t)(4 * m->in.words);
-        i->nibbles = has_nibbles(m) & 1;
-        i->last_each = i->last_blocks;
-        i->config_id |= (uint32_t)m->remainders << 5;
+        jobs->tail_words = (uint8_t)tail_words(m), jobs->tail_at = (uint16_t)tail_of(m).first;
+        jobs->tail_row = (uint16_t)(tile_bytes(m) * tiles_before_tail(m)),
+        jobs->high = (uint16_t)(4 * m->in.words);
+        jobs->nibbles = has_nibbles(m) & 1;
+        jobs->last_each = jobs->last_blocks;
+        jobs->config_id |= (uint32_t)m->remainders << 5;
     }
 #endif
-    i->whole = (uint16_t)whole, i->count = (uint16_t)(ends == &c ? whole : half.count - whole);
+    jobs->whole = (uint16_t)whole, jobs->count = (uint16_t)(ends == &c ? whole : half.count - whole);
 }
 
 /* Half jobs before job `job` of one token. */
-static inline uint32_t halves_before(const matrix_jobs *i, uint32_t job) {
-    return job + (job < i->whole ? job : i->whole);
+static inline uint32_t halves_before(const matrix_jobs *jobs, uint32_t job) {
+    return job + (job < jobs->whole ? job : jobs->whole);
 }
 
 #include "sc_neureka_tails.h"
 
 /* Writes the next job for one token, without starting it. Waits while two jobs are in progress. */
-SC_HOT static void write_one(const matrix_jobs *i, uint32_t job) {
-    const extent *const e = &i->extents[job + 1u == i->count ? LAST : job < i->whole ? WHOLE : HALF];
+SC_HOT static void write_one(const matrix_jobs *jobs, uint32_t job) {
+    const extent *const e = &jobs->extents[job + 1u == jobs->count ? LAST : job < jobs->whole ? WHOLE : HALF];
     const sc_neureka at = sc_neureka_acquire();
-    sc_neureka_place(at, i->job.weights + halves_before(i, job) * i->half_bytes,
-                     i->job.out + job % JOBS * SC_NEUREKA_SUMS, e->last_out_in, e->tiles_out_in);
-    if (sc_neureka_holds() != i->config_id) sc_neureka_configure(at, &i->job);
+    sc_neureka_place(at, jobs->job.weights + halves_before(jobs, job) * jobs->half_bytes,
+                     jobs->job.out + job % JOBS * SC_NEUREKA_SUMS, e->last_out_in, e->tiles_out_in);
+    if (sc_neureka_holds() != jobs->config_id) sc_neureka_configure(at, &jobs->job);
     write_places(at, e);
-    write_tail(at, i, job, e->last_out_in, e->tiles_out_in);
-    sc_neureka_written(i->config_id);
+    write_tail(at, jobs, job, e->last_out_in, e->tiles_out_in);
+    sc_neureka_written(jobs->config_id);
 }
 
 /* Current matrix in passes with one token (or one left in the last layer). Written by the controller. */
@@ -180,18 +181,18 @@ static SC_L1 struct {
     const sc_matrix *of;    /* matrix whose first job is written, or 0 */
     const matrix_jobs *end; /* end of the pass's matrices */
     uint32_t written;       /* jobs written before sc_engine_begin() */
-} now;
+} single;
 
-static inline void write_first(const matrix_jobs *i) {
-    now.current = i;
-    write_one(i, 0);
-    fetch_tails(i, 0);
+static inline void write_first(const matrix_jobs *jobs) {
+    single.current = jobs;
+    write_one(jobs, 0);
+    fetch_tails(jobs, 0);
 }
 
 /* For a pass's first matrix, and for one after a matrix of another engine. */
 SC_WARM static void prepare_first(const sc_matrix *m) {
-    now.end = jobs_of(sc_pass_end());
-    now.of = m;
+    single.end = jobs_of(sc_pass_end());
+    single.of = m;
     write_first(jobs_of(m));
 }
 
@@ -202,14 +203,15 @@ SC_HOT void sc_engine_prepare(const sc_matrix *m, uint32_t tokens, int after_nor
         prepare_several(m, tokens);
         return;
     }
-    if (__builtin_expect(now.of != m, 0)) prepare_first(m);
-    const matrix_jobs *const i = now.current;
-    clear_between(i);
-    now.written = 1;
-    if (after_norm && i->count > 1) { /* there is time, and the engine continues right after the first job */
-        now.written = 2;
+    if (__builtin_expect(single.of != m, 0)) prepare_first(m);
+    const matrix_jobs *const jobs = single.current;
+    clear_between(jobs);
+    single.written = 1;
+    if (after_norm && jobs->count > 1) {
+        /* there is time, and the engine continues right after the first job */
+        single.written = 2;
         sc_neureka_hold();
-        write_one(i, 1);
+        write_one(jobs, 1);
     }
 }
 
@@ -224,29 +226,29 @@ SC_HOT void sc_engine_control(const sc_matrix *m, uint32_t tokens) {
         control_several(m, tokens);
         return;
     }
-    const matrix_jobs *i = now.current;
+    const matrix_jobs *jobs = single.current;
     uint32_t job = 0, left;
-    await_tails(i, 0);
+    await_tails(jobs, 0);
     sc_team_barrier(); /* the vector's scale is ready */
     do {               /* keeps two jobs in progress */
-        left = i->count - ++job;
-        if (left && job >= now.written) {
-            write_one(i, job);
+        left = jobs->count - ++job;
+        if (left && job >= single.written) {
+            write_one(jobs, job);
             sc_neureka_commit();
         }
 #ifdef SC_ENGINE_REMAINDERS
         if (left) { /* tail weights of this job replace those of the job before the last */
-            fetch_tails(i, job);
-            await_tails(i, job);
+            fetch_tails(jobs, job);
+            await_tails(jobs, job);
         }
 #endif
         sc_neureka_wait(left > 0);
         sc_team_barrier();
     } while (left);
     /* writes the next matrix's first job while the workers finish the last sums */
-    const int follows = ++i != now.end && i->count;
-    now.of = follows ? now.of + 1 : 0;
-    if (follows) write_first(i);
+    const int follows = ++jobs != single.end && jobs->count;
+    single.of = follows ? single.of + 1 : 0;
+    if (follows) write_first(jobs);
 }
 
 #ifdef SC_ENGINE_REMAINDERS
@@ -262,19 +264,20 @@ SC_HOT void sc_engine_end(const sc_matrix *m, const uint8_t *at, const sc_qvec *
         end_several(m, x, tokens, out, core);
         return;
     }
-    const matrix_jobs *const i = now.current;
+    const matrix_jobs *const jobs = single.current;
     /* This core's rows of a job: `rows` from `mine` on; `row`: first row of the job. */
-    uint32_t rows = i->rows / SC_CORES, mine = rows * (uint32_t)core, row = 0, job = 0, places = JOBS;
-    uint32_t apart = apart_of(i, i->whole ? WHOLE : HALF), left = i->count;
-    int32_t *sums = (int32_t *)(uintptr_t)i->job.out;
+    uint32_t rows = jobs->rows / SC_CORES, mine = rows * (uint32_t)core, row = 0, job = 0, places = JOBS;
+    uint32_t apart = apart_of(jobs, jobs->whole ? WHOLE : HALF), left = jobs->count;
+    int32_t *sums = (int32_t *)(uintptr_t)jobs->job.out;
     sc_team_barrier();
     const joining j = joining_of(m, x, out);
-    if (has_any_tails(i)) own_tails(i, 0, x, core);
+    if (has_any_tails(jobs)) own_tails(jobs, 0, x, core);
     for (;;) {
-        if (job == i->whole) mine /= 2, rows /= 2, apart = apart_of(i, HALF);
+        if (job == jobs->whole) mine /= 2, rows /= 2, apart = apart_of(jobs, HALF);
         if (--left == 0) {
-            const uint32_t each = out->kind == SC_SILU ? i->last_blocks : i->last_each, there = m->rows - row;
-            apart = apart_of(i, LAST);
+            const uint32_t each = out->kind == SC_SILU ? jobs->last_blocks : jobs->last_each;
+            const uint32_t there = m->rows - row;
+            apart = apart_of(jobs, LAST);
             mine = each * (uint32_t)core;
             if (mine >= there) {
                 sc_team_barrier();
@@ -286,12 +289,12 @@ SC_HOT void sc_engine_end(const sc_matrix *m, const uint8_t *at, const sc_qvec *
         const uint32_t of = row + mine;
 #ifdef SC_ENGINE_REMAINDERS
         sc_team_barrier();
-        if (has_tails(i, job)) add_own_tails(i, core, low, (rows + SC_ROWS - 1) / SC_ROWS * SC_ROWS);
+        if (has_tails(jobs, job)) add_own_tails(jobs, core, low, (rows + SC_ROWS - 1) / SC_ROWS * SC_ROWS);
 #endif
-        join(&j, i->multipliers + of, of, rows, low, low + apart, out->dst, BARRIER_IN_JOIN, OF_ONE);
+        join(&j, jobs->multipliers + of, of, rows, low, low + apart, out->dst, BARRIER_IN_JOIN, OF_ONE);
         if (left == 0) return;
         job++;
-        if (has_tails(i, job)) own_tails(i, job, x, core);
+        if (has_tails(jobs, job)) own_tails(jobs, job, x, core);
         row += rows * SC_CORES;
         sums += SC_NEUREKA_SUMS / 4;
         if (--places == 0) places = JOBS, sums -= JOBS * SC_NEUREKA_SUMS / 4;

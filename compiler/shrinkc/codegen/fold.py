@@ -357,7 +357,9 @@ def _once(code: str, known: Known) -> str | None:
             close = _closing(tokens, at + 1)
             called = tokens[at - 1].text in (*AROUND, "&&", "||", "!", "+", "-", "*", "/", "?")
             if called and tokens[close + 1].text != "{":
-                new = code[: token.at] + known.calls[token.text] + code[tokens[close].end :]
+                value, after = known.calls[token.text], code[tokens[close].end :]
+                once = value == "1" and after.startswith(" * ")
+                new = code[: token.at] + (after[3:] if once else value + after)
         elif token.text in known.empty and tokens[at - 1].text in (";", "{", "}", ")"):
             close = _closing(tokens, at + 1)
             # if (...) empty();

@@ -294,6 +294,8 @@ def _tidy(text: str) -> str:
         r"\1 \2\nvoid ",
         text,
     )
+    # a variable whose first value no #if decides any more
+    text = re.sub(r"(?m)^( *)(u?int\d+_t (\w+));\n\1 *\3 = ", r"\1\2 = ", text)
     lines: list[str] = []
     least = extra = 0  # indentation of the last statement; spaces too many of the lines after it
     for line in text.split("\n"):
