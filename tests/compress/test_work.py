@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from shrinkc.compression import fisher, sensitivity
 from shrinkc.compression.calibration import Calibration
-from shrinkc.compression.facts import facts_of
+from shrinkc.compression.facts import ModelFacts, facts_of
+from shrinkc.compression.gptq import Weighting, damped, quantize_matrix, work_of_matrix
 from shrinkc.compression.rounding import ROUNDING_PASSES, rounded
 from shrinkc.compression.stages import awq, gptq
+from shrinkc.core.progress import Silent
 from shrinkc.importer.model import QuantizedWeight
 from shrinkc.model import FAMILIES
 
@@ -78,6 +82,48 @@ def test_quantisation_aware_training() -> None:
     with counting:
         layer(x).sum().backward()
     assert 0.67 < ROUNDING_PASSES * q.size / counting.numbers < 1.5, counting.by
+
+
+def counted_on(stories: Path, measure: Callable[[Any], object]) -> tuple[Counting, ModelFacts]:
+    """What ``measure`` does with the model."""
+    from shrinkc.checkpoints import load
+
+    model, counting = load(stories, dtype="float32").model, Counting()
+    with counting:
+        measure(model)
+    return counting, facts_of(stories)
+
+
+def test_estimated_costs(stories: Path) -> None:
+    windows = torch.randint(3, 500, (2, 128))
+    counting, facts = counted_on(
+        stories, lambda model: fisher.estimate_costs(model, windows, 0, Silent())
+    )
+    said = fisher.work(facts, 2, 128)
+    assert 0.67 < said.numbers / counting.numbers < 1.5, counting.by
+    assert 0.67 < said.tokens * facts.parameters / counting.products < 1.5
+
+
+def test_sensitivities(stories: Path, tmp_path: Path) -> None:
+    windows, fit = torch.randint(3, 500, (2, 128)), torch.randint(3, 500, (16, 128))
+    counting, facts = counted_on(
+        stories, lambda model: sensitivity.measure(model, windows, fit, tmp_path / "s", Silent())
+    )
+    said = sensitivity.work(facts, 2, 128)
+    assert 0.67 < said.tokens * facts.parameters / counting.products < 1.5
+    assert 0.5 < said.calls / counting.calls < 1.5
+
+
+@pytest.mark.parametrize(("bits", "points"), [(2, False), (8, False), (4, True)])
+def test_a_matrix_with_error_feedback(bits: int, points: bool) -> None:
+    n, k, moment = 96, 256, torch.randn(256, 256)
+    weighting, counting = Weighting.of(damped(moment @ moment.T, 0.05)), Counting()
+    with counting:
+        quantize_matrix(torch.randn(n, k), weighting, bits=bits, group_size=32, points=points)
+    said = work_of_matrix(n, k, bits, points=points)
+    assert 0.67 < said.numbers / counting.numbers < 1.5, counting.by
+    assert 0.67 < said.tokens * n * k / counting.products < 1.5
+    assert 0.5 < said.calls / counting.calls < 1.5
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from shrinkc.compression import fisher, sensitivity
 from shrinkc.compression.calibration import Calibration
 from shrinkc.compression.choices import Choice, Space, gptq_of
 from shrinkc.compression.compiled_choices import CompiledMatrices, OnTarget
@@ -25,7 +26,7 @@ from shrinkc.compression.recipe import Recipe, parse_toml
 from shrinkc.compression.recipe_settings import BudgetSettings
 from shrinkc.compression.sensitivity import FITTED, Sensitivity, measure
 from shrinkc.compression.stages import depth, gptq, width
-from shrinkc.compression.stages.context import Stage
+from shrinkc.compression.stages.context import Stage, Work
 from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.steps import check_unchanged, read_json, write_json
 from shrinkc.core.errors import BadRecipe
@@ -137,6 +138,16 @@ def decide(
     stages = [*first, *later.stages]
     report = _report(choice, space.counted, budget, measured, facts)
     return Decision(recipe.with_stages(stages), choice, report)
+
+
+def work(recipe: Recipe, facts: ModelFacts, calibration: Calibration) -> Work:
+    """Return the work of measuring what each change costs; none without a budget."""
+    if recipe.budget is None:
+        return Work()
+    if recipe.budget.cut:
+        probed = max(1, min(PROBED, calibration.samples // 2))
+        return sensitivity.work(facts, probed, min(PROBE_LENGTH, calibration.length))
+    return fisher.work(facts, min(ESTIMATED, calibration.samples), calibration.length)
 
 
 def before_budget(recipe: Recipe) -> list[Stage]:

@@ -16,14 +16,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shrinkc.compression.gptq import fit_groups, fit_points
+from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.gptq import fit_groups, fit_points, rounding_passes
 from shrinkc.compression.sensitivity import GROUPS, MODULES, WIDTHS, Costs, LayerSensitivity
+from shrinkc.compression.stages.context import Work
+from shrinkc.compression.stages.gptq import weights_of
 from shrinkc.core.progress import Reporter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _EMBEDDING = "embedding"
+_SOFTMAX_PASSES = 8  # over the probabilities of all tokens, for each width
 
 
 @dataclass
@@ -92,6 +96,21 @@ def estimate_costs(model: Any, windows: Tensor, seed: int, reporter: Reporter) -
         {bits: cost / tokens for bits, cost in embedding.items()},
     )
     return Estimated(loss / tokens, tokens, costs)
+
+
+def work(facts: ModelFacts, windows: int, length: int) -> Work:
+    """Return the work of :func:`estimate_costs` with ``windows`` of ``length`` tokens."""
+    c, tokens = facts.config, windows * length
+    head = c.vocab_size * c.hidden_size
+    embeddings = head * (1 if c.tie_embeddings else 2)
+    numbers = sum(
+        weights_of(c) * rounding_passes(bits)
+        + embeddings * rounding_passes(bits, points=True)
+        + tokens * c.vocab_size * _SOFTMAX_PASSES
+        for bits in WIDTHS
+    )
+    # a pass forward and one backward; for each width the error of all outputs, and the logits once more
+    return Work(tokens * (2 + len(WIDTHS) * (1 + head / facts.parameters)), numbers)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shrinkc.compression.stages.context import Work
 from shrinkc.importer.model import QuantizedWeight
 
 if TYPE_CHECKING:
@@ -19,10 +20,24 @@ if TYPE_CHECKING:
 
 # bits -> ranges that are tried for a group, relative to its full range
 SHRINK = {8: (1.0, 0.95), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)}
+# passes over the weights: for each of SHRINK's ranges with points and without, when rounding, and of the error feedback
+_RANGE_PASSES, _ROUND_PASSES, _FEEDBACK_PASSES = {False: 32, True: 56}, 8, 70
+_COLUMN_CALLS = 35  # of torch, for a column that is rounded with error feedback
 _ROWS = 8192  # rows that are quantised together; limits the memory
 _LEAST = 2.0**-14  # least scale, for constant rows: the smallest normal float16
 
 _Fit = Callable[["Tensor", "Tensor", int], "tuple[Tensor, Tensor]"]
+
+
+def rounding_passes(bits: int, *, points: bool = False) -> int:
+    """Return the passes over the weights of a fit of all groups, and of rounding without error feedback."""
+    return _ROUND_PASSES + len(SHRINK.get(bits, SHRINK[4])) * _RANGE_PASSES[points]
+
+
+def work_of_matrix(n: int, k: int, bits: int, *, points: bool = False) -> Work:
+    """Return the work of :func:`quantize_matrix`; its tokens are through this matrix only."""
+    passes = rounding_passes(bits, points=points) + _FEEDBACK_PASSES
+    return Work(k / 2, n * k * passes, _COLUMN_CALLS * k)
 
 
 def damped(moment: Tensor, share: float) -> Tensor:

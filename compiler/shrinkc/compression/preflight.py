@@ -16,7 +16,7 @@ from shrinkc.compression.recipe import Recipe
 from shrinkc.compression.recipe_settings import EvaluateSettings
 from shrinkc.compression.run_directory import saved_state_bytes, step_name
 from shrinkc.compression.self_generated import SelfGeneratedSettings
-from shrinkc.compression.stages.context import Stage
+from shrinkc.compression.stages.context import Stage, Work
 from shrinkc.compression.stages.kinds import KINDS
 from shrinkc.compression.writing import TOKEN_COST
 from shrinkc.core.errors import (
@@ -39,6 +39,7 @@ SELF_GENERATED_BYTES = 6  # of self-generated text on disk, per token
 # A step loads its model (some twice), saves it, loads it again as a check, counts and hashes it.  Together that takes
 # about this many times the time of one load.
 STEP_LOADS = 5.0
+NO_WORK = Work()
 
 
 @dataclass
@@ -82,12 +83,14 @@ def preflight(
     done: int = 0,
     unmeasured: Sequence[int] = (),
     loading: float = 0.0,
+    measured: Work = NO_WORK,
 ) -> Preflight:
     """Check all stages of ``recipe`` for the model ``facts``; the first ``done`` stages are finished.
 
     ``unmeasured``: finished steps (0: the source model) that have to be evaluated.  ``loaded``: the model for timed
-    forward passes, and its tokenizer; ``loading``: seconds that loading took.  Raises an error with all problems, of
-    the class of the first one: BadRecipe, UnsupportedModel, QuantizeError, BadData or OutputError.
+    forward passes, and its tokenizer; ``loading``: seconds that loading took.  ``measured``: work before the stages,
+    to choose them.  Raises an error with all problems, of the class of the first one: BadRecipe, UnsupportedModel,
+    QuantizeError, BadData or OutputError.
     """
     problems, chain = stage_problems(recipe, facts)
     notes: list[str] = []
@@ -100,7 +103,7 @@ def preflight(
     estimate = None
     if not problems:
         estimate = _estimate(
-            recipe, chain, calibration, loaded, out, done, unmeasured, loading, ratios
+            recipe, chain, calibration, loaded, out, done, unmeasured, loading, ratios, measured
         )
     if estimate is not None:
         problems += _resource_problems(estimate, out, notes)
@@ -275,6 +278,7 @@ def _estimate(
     unmeasured: Sequence[int],
     loading: float,
     ratios: Mapping[str, float],
+    measured: Work,
 ) -> Estimate:
     """Estimate the remaining steps.  Time per token is proportional to the model's parameters and to ``ratios``; of an
     evaluation, only perplexity is included."""
@@ -285,6 +289,7 @@ def _estimate(
     measuring = evaluation_tokens(recipe.evaluate, calibration.characters_per_token)
     shares = [facts.parameters / chain[0].parameters for facts in chain]
     seconds = speed.token * measuring * sum(shares[number] for number in unmeasured)
+    seconds += speed.of(measured) + loads * (measured != NO_WORK)
     disk, most, memory = 0, 0, 0
     store = calibration.self_generated
     if store is not None and done < len(recipe.stages):
@@ -298,7 +303,7 @@ def _estimate(
         work = kind.work(stage.settings, before, calibration)
         products = 1 - PRODUCTS + PRODUCTS * ratios.get(stage.name, 1.0)
         seconds += (speed.token * work.tokens * products + loads) * shares[number]
-        seconds += speed.number * work.numbers + speed.call * work.calls + kind.child_seconds
+        seconds += speed.of(Work(0, work.numbers, work.calls)) + kind.child_seconds
         seconds += speed.token * measuring * shares[number + 1]
         disk += after.bytes_on_disk
         own_memory = LIBRARY_BYTES + kind.parameter_bytes * before.parameters
@@ -337,6 +342,10 @@ class Speed:
     number: float
     call: float
     busy: float
+
+    def of(self, work: Work) -> float:
+        """Return the seconds that ``work`` takes on the idle machine."""
+        return self.token * work.tokens + self.number * work.numbers + self.call * work.calls
 
 
 PARALLEL = 0.8  # parallel share of a forward pass and of elementwise operations

@@ -281,6 +281,7 @@ class _Run:
             loading = time.monotonic() - started
             done = max(0, len(self.records) - 1)
             recipe = self.recipe
+            measured = budget.work(recipe, facts, self.calibration)
             if recipe.budget is not None:
                 recipe, _ = resolve_recipe(budget.with_gptq(recipe, facts), facts)
             found = preflight(
@@ -292,6 +293,7 @@ class _Run:
                 done=done,
                 unmeasured=self._unmeasured() if self.records else [0],
                 loading=loading,
+                measured=measured,
             )
         for note in found.notes:
             self._note(note)

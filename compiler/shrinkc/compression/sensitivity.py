@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 from shrinkc.compression.blocks import INPUT_OF, batches, block, embed, positions, second_moments
 from shrinkc.compression.calibration import encode_texts
 from shrinkc.compression.embedding import embedding_weightings, quantize_embedding
-from shrinkc.compression.gptq import Weighting, damped, quantize_matrix
+from shrinkc.compression.facts import ModelFacts
+from shrinkc.compression.gptq import Weighting, damped, quantize_matrix, work_of_matrix
 from shrinkc.compression.stages import gptq
+from shrinkc.compression.stages.context import Work
 from shrinkc.compression.stages.width import (
     channel_scores,
     group_scores,
@@ -170,6 +172,29 @@ def measure(
         with torch.no_grad(), reporter.stage("sensitivity") as update:
             run.everything(update)
         return run.result()
+
+
+def work(facts: ModelFacts, windows: int, length: int) -> Work:
+    """Return the work of :func:`measure` with ``windows`` of ``length`` tokens."""
+    c = facts.config
+    shapes = gptq.module_shapes(c).values()
+    head = c.vocab_size * c.hidden_size
+    probes = len(WIDTHS) * (len(MODULES) + 1) + len(NARROW) + 2  # of a layer
+    # a probe of a layer computes the layers after it, half of them in the mean, and the LM head
+    share = (gptq.weights_of(c) / 2 + head) / facts.parameters
+    tokens = windows * length * (probes * c.num_layers * share + len(WIDTHS) + 1)
+    tokens += 4 * FITTED * length  # second moments, with and without weights of tokens
+    numbers = calls = 0.0
+    for bits in WIDTHS:
+        for n, k in shapes:
+            one = work_of_matrix(n, k, bits)
+            tokens += one.tokens * n * k / facts.parameters
+            numbers, calls = numbers + one.numbers, calls + one.calls
+        for _ in range(1 if c.tie_embeddings else 2):
+            one = work_of_matrix(c.vocab_size, c.hidden_size, bits, points=True)
+            tokens += one.tokens * head / facts.parameters
+            numbers, calls = numbers + one.numbers, calls + one.calls
+    return Work(tokens, numbers, calls)
 
 
 def split_text(
